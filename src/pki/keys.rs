@@ -1,0 +1,151 @@
+//! Private keys of authorities, and reading them in the forms that openssl and Istio write (PKCS#8, SEC1, PKCS#1).
+
+use std::fmt;
+use std::sync::Arc;
+
+use ring::signature::RsaKeyPair;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use serde::{Deserialize, Serialize};
+
+/// Which key an authority or a server makes for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyAlgorithm {
+    /// ECDSA on P-256, signing with SHA-256.
+    P256,
+    /// ECDSA on P-384, signing with SHA-384.
+    P384,
+}
+
+/// A private key that signs certificates. Cheap to clone; it never shows itself.
+#[derive(Clone)]
+pub struct IssuerKey(Arc<rcgen::KeyPair>);
+
+/// Why a private key can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// No PEM block with a private key.
+    #[error("no private key: expected one PEM block PRIVATE KEY, EC PRIVATE KEY or RSA PRIVATE KEY")]
+    NotAPrivateKey,
+    /// It is encrypted.
+    #[error("the private key is encrypted: decrypt it first, for example with `openssl pkey -in KEY -out PLAIN`")]
+    Encrypted,
+    /// ring doesn't take it.
+    #[error("the private key is not P-256, P-384, Ed25519 or RSA of 2048 to 4096 bits: {0}")]
+    Unsupported(String),
+    /// It could not be made.
+    #[error("no key could be made: {0}")]
+    Generation(String),
+}
+
+impl IssuerKey {
+    /// Makes a new key.
+    ///
+    /// # Errors
+    /// [`KeyError::Generation`] where the system gives no randomness.
+    pub fn generate(algorithm: KeyAlgorithm) -> Result<Self, KeyError> {
+        let algorithm = match algorithm {
+            KeyAlgorithm::P256 => &rcgen::PKCS_ECDSA_P256_SHA256,
+            KeyAlgorithm::P384 => &rcgen::PKCS_ECDSA_P384_SHA384,
+        };
+        let pair = rcgen::KeyPair::generate_for(algorithm).map_err(|error| KeyError::Generation(error.to_string()))?;
+        Ok(Self(Arc::new(pair)))
+    }
+
+    /// Reads the first private key of a PEM text.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
+        if pem.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") || pem.contains("Proc-Type: 4,ENCRYPTED") {
+            return Err(KeyError::Encrypted);
+        }
+        let pkcs8 = match PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| KeyError::NotAPrivateKey)? {
+            PrivateKeyDer::Pkcs8(der) => der.secret_pkcs8_der().to_vec(),
+            PrivateKeyDer::Sec1(der) => pkcs8_of_sec1(der.secret_sec1_der())?,
+            PrivateKeyDer::Pkcs1(der) => pkcs8_of_pkcs1(der.secret_pkcs1_der()),
+            _ => return Err(KeyError::NotAPrivateKey),
+        };
+        Self::from_pkcs8(&pkcs8)
+    }
+
+    fn from_pkcs8(der: &[u8]) -> Result<Self, KeyError> {
+        let unsupported = |error: &dyn fmt::Display| KeyError::Unsupported(error.to_string());
+        let pair = rcgen::KeyPair::try_from(&PrivatePkcs8KeyDer::from(der)).map_err(|error| unsupported(&error))?;
+        if pair.algorithm() == &rcgen::PKCS_RSA_SHA256 {
+            let bits = RsaKeyPair::from_pkcs8(der).map_err(|error| unsupported(&error))?.public().modulus_len() * 8;
+            if bits > 4096 {
+                return Err(unsupported(&format!("{bits} bits")));
+            }
+        }
+        Ok(Self(Arc::new(pair)))
+    }
+
+    /// The key as PKCS#8 PEM, for a store to keep.
+    pub fn to_pem(&self) -> String {
+        pem_rfc7468::encode_string("PRIVATE KEY", pem_rfc7468::LineEnding::LF, self.0.serialized_der()).unwrap_or_default()
+    }
+
+    /// The key as PKCS#8 DER, for a TLS stack.
+    pub fn to_pkcs8_der(&self) -> PrivatePkcs8KeyDer<'static> {
+        PrivatePkcs8KeyDer::from(self.0.serialized_der().to_vec())
+    }
+
+    /// The public half, a DER SubjectPublicKeyInfo (RFC 5280 §4.1.2.7).
+    pub fn public_key_info(&self) -> Vec<u8> {
+        rcgen::PublicKeyData::subject_public_key_info(self.0.as_ref())
+    }
+
+    pub(crate) fn pair(&self) -> &rcgen::KeyPair {
+        &self.0
+    }
+}
+
+impl fmt::Debug for IssuerKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "IssuerKey({:?}, secret)", self.0.algorithm())
+    }
+}
+
+/// Wraps an `ECPrivateKey` (RFC 5915 §3) as PKCS#8 (RFC 5208 §5): the curve moves into the algorithm.
+fn pkcs8_of_sec1(der: &[u8]) -> Result<Vec<u8>, KeyError> {
+    const EC_PUBLIC_KEY: &[u64] = &[1, 2, 840, 10045, 2, 1];
+    let curve = yasna::parse_der(der, |reader| {
+        reader.read_sequence(|reader| {
+            reader.next().read_u8()?;
+            reader.next().read_bytes()?;
+            let curve = reader.next().read_tagged(yasna::Tag::context(0), |reader| reader.read_oid())?;
+            while reader.read_optional(|reader| reader.read_der())?.is_some() {}
+            Ok(curve)
+        })
+    })
+    .map_err(|_| KeyError::Unsupported("the EC private key doesn't name its curve".to_owned()))?;
+    Ok(pkcs8(der, |writer| {
+        writer.write_sequence(|writer| {
+            writer.next().write_oid(&yasna::models::ObjectIdentifier::from_slice(EC_PUBLIC_KEY));
+            writer.next().write_oid(&curve);
+        });
+    }))
+}
+
+/// Wraps an `RSAPrivateKey` (RFC 8017 §A.1.2) as PKCS#8.
+fn pkcs8_of_pkcs1(der: &[u8]) -> Vec<u8> {
+    const RSA_ENCRYPTION: &[u64] = &[1, 2, 840, 113_549, 1, 1, 1];
+    pkcs8(der, |writer| {
+        writer.write_sequence(|writer| {
+            writer.next().write_oid(&yasna::models::ObjectIdentifier::from_slice(RSA_ENCRYPTION));
+            writer.next().write_null();
+        });
+    })
+}
+
+fn pkcs8(key: &[u8], algorithm: impl FnOnce(yasna::DERWriter<'_>)) -> Vec<u8> {
+    yasna::construct_der(|writer| {
+        writer.write_sequence(|writer| {
+            writer.next().write_u8(0);
+            algorithm(writer.next());
+            writer.next().write_bytes(key);
+        });
+    })
+}

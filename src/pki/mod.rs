@@ -1,0 +1,5 @@
+//! Certificates: what is taken from a request, what is put into a certificate, and what a person wants to see of one.
+
+mod keys;
+
+pub use keys::{IssuerKey, KeyAlgorithm, KeyError};

@@ -1,0 +1,89 @@
+//! Where the authority state and the keys live. One trait: the document is replaced whole by compare-and-swap, keys are written once.
+
+pub mod file;
+
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+
+use crate::authority::{AuthorityState, KeyRef};
+use crate::pki::IssuerKey;
+
+/// Which version of the document was read: opaque, equal only to itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version(pub String);
+
+/// A place for the authority state and the keys. A crash at any instruction leaves the old document or the new one.
+#[async_trait]
+pub trait StateStore: Send + Sync + Debug {
+    /// The document and its version; `None` where there is none yet.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn load(&self) -> Result<Option<(AuthorityState, Version)>, StoreError>;
+
+    /// Writes the document if it is still at `expected` (`None`: if there is none yet), durably.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] where somebody else was faster: read again and decide anew.
+    async fn swap(&self, expected: Option<&Version>, state: &AuthorityState) -> Result<Version, StoreError>;
+
+    /// Keeps a key under a name that must not exist yet, durably, before any document refers to it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn put_key(&self, name: &str, key: &IssuerKey) -> Result<KeyRef, StoreError>;
+
+    /// The key behind a reference.
+    ///
+    /// # Errors
+    /// [`StoreError::KeyMissing`] where it is not there.
+    async fn key(&self, reference: &KeyRef) -> Result<IssuerKey, StoreError>;
+
+    /// Forgets a key; one that is not there is no error.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn destroy_key(&self, reference: &KeyRef) -> Result<(), StoreError>;
+}
+
+/// What a store could not do.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The document changed since it was read.
+    #[error("the authority state was changed by somebody else")]
+    Conflict,
+    /// The document can't be taken.
+    #[error(transparent)]
+    State(#[from] crate::authority::StateError),
+    /// A key that the document names is not there.
+    #[error("the key {0} is missing from the store: restore it from your copy of the state folder")]
+    KeyMissing(String),
+    /// A key is there but can't be used.
+    #[error("the key {name} can't be used: {reason}")]
+    KeyUnusable {
+        /// Its reference.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// Somebody else could read or change what is kept there.
+    #[error("{path} is not a safe place for keys: {reason}")]
+    Unsafe {
+        /// The folder or file.
+        path: String,
+        /// What is wrong with it, and what would be right.
+        reason: String,
+    },
+    /// Another process has the store open.
+    #[error("another meshmint is using {0}; stop it first, or give this one a folder of its own")]
+    Locked(String),
+    /// The place itself failed.
+    #[error("{path}: {reason}")]
+    Io {
+        /// The file or folder.
+        path: String,
+        /// The system's words.
+        reason: String,
+    },
+}
