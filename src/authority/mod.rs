@@ -1,8 +1,16 @@
 //! What signs: the authority state (one small document), the rules by which it changes, and the snapshot that a request is answered from.
 
+mod accepted;
+mod birth;
+mod generation;
+mod import;
+pub mod rotation;
 mod state;
 
+pub use accepted::{AcceptedIssuers, PresentedLeaf, Rejection};
+pub use birth::{AuthorityPolicy, BirthError, Certified, certify_issuing, first_state, issuing_name, make_root};
+pub use generation::{Generation, GenerationError};
+pub use import::{ImportError, Imported, import};
 pub use state::{
-    Authority, AuthorityId, AuthorityState, GenerationNumber, HistoryEntry, KeyRef, LedgerMark, MadeBy, Origin, Phase, Role, Rotation, StateError,
-    TrustEntry,
+    Authority, AuthorityId, AuthorityState, GenerationNumber, HistoryEntry, KeyRef, LedgerMark, MadeBy, Origin, Phase, Role, Rotation, StateError, TrustEntry,
 };

@@ -8,6 +8,8 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 
+use super::public_key::{CheckedKey, PublicKeyError};
+
 /// Which key an authority or a server makes for itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -90,6 +92,14 @@ impl IssuerKey {
     /// The key as PKCS#8 DER, for a TLS stack.
     pub fn to_pkcs8_der(&self) -> PrivatePkcs8KeyDer<'static> {
         PrivatePkcs8KeyDer::from(self.0.serialized_der().to_vec())
+    }
+
+    /// The public half, checked as every public key that is certified.
+    ///
+    /// # Errors
+    /// [`PublicKeyError`] for an RSA key with an unusual exponent.
+    pub fn public_key(&self) -> Result<CheckedKey, PublicKeyError> {
+        CheckedKey::of_own_key(self)
     }
 
     /// The public half, a DER SubjectPublicKeyInfo (RFC 5280 §4.1.2.7).

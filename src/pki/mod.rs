@@ -1,5 +1,17 @@
 //! Certificates: what is taken from a request, what is put into a certificate, and what a person wants to see of one.
 
+mod csr;
 mod keys;
+mod pem;
+mod prepare;
+mod profile;
+mod public_key;
+mod signer;
 
+pub use csr::{CsrError, MAX_CSR_BYTES, check_csr};
 pub use keys::{IssuerKey, KeyAlgorithm, KeyError};
+pub use pem::{PemError, certificate_to_pem, certificates_from_pem};
+pub use prepare::{IssuedBy, PrepareError, Prepared, Serial, Subject, prepare};
+pub use profile::{Profile, TooLittleLeft, Validity};
+pub use public_key::{CheckedKey, PublicKeyAlgorithm, PublicKeyError};
+pub use signer::{Signer, SignerError};

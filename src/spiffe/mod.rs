@@ -4,6 +4,7 @@
 
 mod id;
 mod trust_domain;
+pub mod x509_svid;
 
 pub use id::{IdError, SpiffeId};
 pub use trust_domain::{TrustDomain, TrustDomainError};

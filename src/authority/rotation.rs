@@ -1,0 +1,185 @@
+//! What is due: the pure rule by which the authority state moves on. The loop in `crate::rotation` acts on it.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+
+use super::{Authority, AuthorityId, AuthorityPolicy, AuthorityState, Certified, GenerationNumber, HistoryEntry, KeyRef, Phase, Role};
+use crate::pki::{certificate_to_pem, certificates_from_pem};
+
+/// The longest history that a state keeps.
+const HISTORY: usize = 200;
+
+/// One thing to do, or when to ask again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Reserve `until` as the latest notAfter of anything below `root`, before anything that lives that long is signed.
+    Reserve {
+        /// The root.
+        root: AuthorityId,
+        /// The new mark.
+        until: OffsetDateTime,
+    },
+    /// Make a new issuing key, certified by `parent` (`None`: by the upstream issuer).
+    RenewIssuing {
+        /// The authority of ours that signs it.
+        parent: Option<AuthorityId>,
+    },
+    /// Close this generation in the ledger: it signs no more and nothing of it is under way.
+    Close(GenerationNumber),
+    /// Nothing before this time.
+    Wait(OffsetDateTime),
+}
+
+/// What the loop found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// Whether an upstream issuer is configured.
+    pub upstream: bool,
+    /// How long a request that began with an older snapshot may still be under way.
+    pub longest_request: Duration,
+}
+
+/// What is due `now`. The same question has the same answer until the state is changed, so a crash anywhere is a re-run.
+pub fn step(state: &AuthorityState, facts: Facts, policy: &AuthorityPolicy, now: OffsetDateTime) -> Step {
+    let Some((issuing, _)) = state.issuing() else {
+        return Step::RenewIssuing { parent: parent(state).map(|parent| parent.id.clone()) };
+    };
+    let mark = state.reserved_not_after.get(&issuing.root).copied();
+    let low = now + policy.longest_leaf.mul_f64(1.25) + SLACK;
+    if mark.is_none_or(|mark| mark < low) {
+        return Step::Reserve { root: issuing.root.clone(), until: now + policy.longest_leaf * 2 + SLACK * 2 };
+    }
+    let renewal = renewal_time(state, issuing, facts, policy, now);
+    if let Some((at, parent)) = &renewal
+        && *at <= now
+    {
+        return Step::RenewIssuing { parent: parent.clone() };
+    }
+    let closing = state.authorities.iter().filter_map(|authority| match (authority.role, authority.phase, &authority.key) {
+        (Role::Issuing(generation), Phase::Retiring, Some(_)) => Some((retired_at(state, generation) + facts.longest_request, generation)),
+        _ => None,
+    });
+    let closing = closing.min();
+    if let Some((at, generation)) = closing
+        && at <= now
+    {
+        return Step::Close(generation);
+    }
+    let reserve_at = mark.map_or(now, |mark| mark - policy.longest_leaf.mul_f64(1.25) - SLACK);
+    let next = [Some(reserve_at), renewal.map(|(at, _)| at), closing.map(|(at, _)| at)];
+    Step::Wait(next.into_iter().flatten().min().unwrap_or(reserve_at))
+}
+
+/// Rounding to whole seconds and two clocks that differ a little.
+const SLACK: Duration = Duration::from_secs(2);
+
+/// The authority of ours that signs issuing certificates.
+pub fn parent(state: &AuthorityState) -> Option<&Authority> {
+    state.authorities.iter().find(|authority| {
+        matches!(authority.role, Role::Root | Role::Intermediate) && authority.phase == Phase::Active && authority.key.is_some()
+    })
+}
+
+/// When the issuing key is to be renewed, by whom; `None` where nobody could give it a later end.
+fn renewal_time(
+    state: &AuthorityState,
+    issuing: &Authority,
+    facts: Facts,
+    policy: &AuthorityPolicy,
+    now: OffsetDateTime,
+) -> Option<(OffsetDateTime, Option<AuthorityId>)> {
+    let (not_before, not_after) = validity(&issuing.certificate)?;
+    let lifetime = (not_after - not_before).try_into().unwrap_or(Duration::ZERO);
+    let at = not_after - (lifetime / 3).max(policy.longest_leaf * 2);
+    if facts.upstream {
+        return Some((at, None));
+    }
+    let parent = parent(state)?;
+    let (_, parent_ends) = validity(&parent.certificate)?;
+    let would_end = (at.max(now) + policy.issuing_lifetime).min(parent_ends);
+    (would_end - not_after > lifetime / 10).then(|| (at, Some(parent.id.clone())))
+}
+
+/// The end of the chain of what signs now: the earliest notAfter from the issuing certificate to its root.
+pub fn chain_end(state: &AuthorityState) -> Option<OffsetDateTime> {
+    let (issuing, _) = state.issuing()?;
+    let root = state.trust.iter().find(|entry| entry.id == issuing.root)?;
+    let chain = std::iter::once(&issuing.certificate).chain(&issuing.upstream_chain).chain(std::iter::once(&root.certificate));
+    chain.map(|pem| validity(pem).map(|(_, not_after)| not_after)).min().flatten()
+}
+
+fn validity(pem: &str) -> Option<(OffsetDateTime, OffsetDateTime)> {
+    let certificates = certificates_from_pem(pem).ok()?;
+    let (_, certificate) = X509Certificate::from_der(certificates.first()?).ok()?;
+    Some((certificate.validity().not_before.to_datetime(), certificate.validity().not_after.to_datetime()))
+}
+
+fn retired_at(state: &AuthorityState, generation: GenerationNumber) -> OffsetDateTime {
+    let successor = state.authorities.iter().filter(|authority| matches!(authority.role, Role::Issuing(number) if number > generation));
+    successor.map(|authority| authority.since).min().unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+impl AuthorityState {
+    /// The state in which a new issuing certificate signs; the one before it retires, and what has expired is forgotten.
+    #[must_use]
+    pub fn with_issuing(mut self, certified: Certified, key: KeyRef, now: OffsetDateTime) -> Self {
+        let generation = self.next_generation();
+        self.authorities.retain(|authority| match (authority.role, authority.phase) {
+            // Its key must be destroyed first, and the ledger must have closed it: `Step::Close` does both.
+            (Role::Issuing(_), Phase::Retiring) if authority.key.is_none() => validity(&authority.certificate).is_none_or(|(_, end)| end > now - FORGET_AFTER),
+            _ => true,
+        });
+        for authority in &mut self.authorities {
+            if matches!((authority.role, authority.phase), (Role::Issuing(_), Phase::Active)) {
+                authority.phase = Phase::Retiring;
+            }
+        }
+        self.authorities.push(Authority {
+            id: AuthorityId::of_certificate(&certified.certificate),
+            role: Role::Issuing(generation),
+            certificate: certificate_to_pem(&certified.certificate),
+            parent: certified.parent,
+            upstream_chain: certified.upstream_chain,
+            root: certified.root,
+            key: Some(key),
+            phase: Phase::Active,
+            origin: certified.origin,
+            since: now,
+        });
+        self.remember(now, format!("generation {generation} signs"))
+    }
+
+    /// The state in which `generation` is closed; its key is no longer referred to and may be destroyed.
+    #[must_use]
+    pub fn with_closed(mut self, generation: GenerationNumber, now: OffsetDateTime) -> Self {
+        for authority in &mut self.authorities {
+            if authority.role == Role::Issuing(generation) && authority.phase != Phase::Active {
+                authority.key = None;
+            }
+        }
+        self.remember(now, format!("generation {generation} is closed"))
+    }
+
+    /// The state with a later reservation; a mark never goes back.
+    #[must_use]
+    pub fn with_reservation(mut self, root: AuthorityId, until: OffsetDateTime) -> Self {
+        let mark = self.reserved_not_after.entry(root).or_insert(until);
+        *mark = until.max(*mark);
+        self
+    }
+
+    /// The state with one more line of history.
+    #[must_use]
+    pub fn remember(mut self, at: OffsetDateTime, what: String) -> Self {
+        self.history.push(HistoryEntry { at, what });
+        let surplus = self.history.len().saturating_sub(HISTORY);
+        self.history.drain(..surplus);
+        self
+    }
+}
+
+/// How long after its end an issuing certificate is still known: longer than any clock is wrong.
+const FORGET_AFTER: time::Duration = time::Duration::days(1);

@@ -1,0 +1,173 @@
+//! What is taken out of a certificate signing request (PKCS#10, RFC 2986): its public key, once the request has proved that
+//! its sender holds the private one. Nothing else of a request survives: no name, no extension, no attribute.
+
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::oid_registry::{
+    OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA, OID_PKCS1_SHA512WITHRSA, OID_SIG_ECDSA_WITH_SHA256, OID_SIG_ECDSA_WITH_SHA384, OID_SIG_ED25519,
+};
+use x509_parser::prelude::FromDer;
+use x509_parser::x509::AlgorithmIdentifier;
+
+use super::public_key::{CheckedKey, PublicKeyAlgorithm, PublicKeyError};
+
+/// The longest request that is looked at, in bytes of PEM. An RSA-4096 request with a dozen names has about 3 KiB.
+pub const MAX_CSR_BYTES: usize = 16 * 1024;
+
+const BEGIN: &str = "-----BEGIN";
+const LABEL: &str = "CERTIFICATE REQUEST";
+
+/// Why a request can't be accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CsrError {
+    /// There is none.
+    #[error("the CSR is empty")]
+    Empty,
+    /// More than [`MAX_CSR_BYTES`].
+    #[error("the CSR has more than {MAX_CSR_BYTES} bytes")]
+    TooLarge,
+    /// Not one PEM block, with nothing before and after it (RFC 7468 §3).
+    #[error("the CSR is not exactly one PEM block")]
+    NotPem,
+    /// A PEM block of something else.
+    #[error("the CSR's PEM label is not {LABEL}")]
+    Label,
+    /// Not DER of a CertificationRequest, or something follows it.
+    #[error("the CSR is not a PKCS#10 request")]
+    Malformed,
+    /// A key that isn't accepted.
+    #[error("the CSR's key is not accepted: {0}")]
+    Key(#[from] PublicKeyError),
+    /// A signature algorithm that isn't accepted, or doesn't fit the key.
+    #[error("the CSR's signature algorithm is not accepted for its key")]
+    SignatureAlgorithm,
+    /// The signature doesn't verify: the sender doesn't hold the key, or the request was changed.
+    #[error("the CSR's signature does not verify")]
+    Signature,
+}
+
+impl CsrError {
+    /// A short name for metrics and logs.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Empty => "csr_empty",
+            Self::TooLarge => "csr_too_large",
+            Self::NotPem => "csr_not_pem",
+            Self::Label => "csr_wrong_label",
+            Self::Malformed => "csr_malformed",
+            Self::Key(_) => "csr_key_not_accepted",
+            Self::SignatureAlgorithm => "csr_signature_algorithm",
+            Self::Signature => "csr_bad_signature",
+        }
+    }
+}
+
+/// Checks a request and returns its key.
+///
+/// # Errors
+/// [`CsrError`], for the first thing that is wrong.
+pub fn check_csr(pem: &str) -> Result<CheckedKey, CsrError> {
+    if pem.is_empty() {
+        return Err(CsrError::Empty);
+    }
+    if pem.len() > MAX_CSR_BYTES {
+        return Err(CsrError::TooLarge);
+    }
+    // The decoder allows text before the first boundary; we don't.
+    if !pem.starts_with(BEGIN) {
+        return Err(CsrError::NotPem);
+    }
+    let (label, der) = pem_rfc7468::decode_vec(pem.as_bytes()).map_err(|_| CsrError::NotPem)?;
+    if label != LABEL {
+        return Err(CsrError::Label);
+    }
+    let (rest, request) = X509CertificationRequest::from_der(&der).map_err(|_| CsrError::Malformed)?;
+    if !rest.is_empty() {
+        return Err(CsrError::Malformed);
+    }
+    let key = CheckedKey::from_subject_public_key_info(&request.certification_request_info.subject_pki)?;
+    check_signature_algorithm(&request.signature_algorithm, key.algorithm())?;
+    request.verify_signature().map_err(|_| CsrError::Signature)?;
+    Ok(key)
+}
+
+fn check_signature_algorithm(signature: &AlgorithmIdentifier<'_>, key: PublicKeyAlgorithm) -> Result<(), CsrError> {
+    let accepted: &[_] = match key {
+        PublicKeyAlgorithm::P256 | PublicKeyAlgorithm::P384 => &[OID_SIG_ECDSA_WITH_SHA256, OID_SIG_ECDSA_WITH_SHA384],
+        PublicKeyAlgorithm::Ed25519 => &[OID_SIG_ED25519],
+        PublicKeyAlgorithm::Rsa { .. } => &[OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA, OID_PKCS1_SHA512WITHRSA],
+    };
+    if accepted.contains(&signature.algorithm) { Ok(()) } else { Err(CsrError::SignatureAlgorithm) }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
+
+    use super::*;
+
+    fn request(algorithm: &'static rcgen::SignatureAlgorithm) -> String {
+        let key = KeyPair::generate_for(algorithm).unwrap();
+        let csr = CertificateParams::new(vec!["evil.example".to_owned()]).unwrap().serialize_request(&key).unwrap();
+        encode(LABEL, csr.der())
+    }
+
+    fn encode(label: &str, der: &[u8]) -> String {
+        pem_rfc7468::encode_string(label, pem_rfc7468::LineEnding::LF, der).unwrap()
+    }
+
+    fn decode(pem: &str) -> Vec<u8> {
+        pem_rfc7468::decode_vec(pem.as_bytes()).unwrap().1
+    }
+
+    #[test]
+    fn accepts_the_keys_that_ring_can_check() {
+        for (algorithm, expected) in [
+            (&PKCS_ECDSA_P256_SHA256, PublicKeyAlgorithm::P256),
+            (&PKCS_ECDSA_P384_SHA384, PublicKeyAlgorithm::P384),
+            (&PKCS_ED25519, PublicKeyAlgorithm::Ed25519),
+        ] {
+            assert_eq!(check_csr(&request(algorithm)).unwrap().algorithm(), expected);
+        }
+    }
+
+    #[test]
+    fn wants_exactly_one_block_and_nothing_else() {
+        let good = request(&PKCS_ECDSA_P256_SHA256);
+        for (bad, error) in [
+            (String::new(), CsrError::Empty),
+            ("x".repeat(MAX_CSR_BYTES + 1), CsrError::TooLarge),
+            ("hello".to_owned(), CsrError::NotPem),
+            (format!(" {good}"), CsrError::NotPem),
+            (format!("text\n{good}"), CsrError::NotPem),
+            (format!("{good}{good}"), CsrError::NotPem),
+            (format!("{good}trailing"), CsrError::NotPem),
+            (good.replacen('M', "*", 1), CsrError::NotPem),
+            (encode("CERTIFICATE", &decode(&good)), CsrError::Label),
+            (encode("NEW CERTIFICATE REQUEST", &decode(&good)), CsrError::Label),
+            (encode(LABEL, &[decode(&good), vec![0]].concat()), CsrError::Malformed),
+            (encode(LABEL, b""), CsrError::Malformed),
+        ] {
+            assert_eq!(check_csr(&bad).unwrap_err(), error, "{bad:.60}");
+        }
+    }
+
+    #[test]
+    fn a_request_cut_anywhere_is_refused() {
+        let good = request(&PKCS_ECDSA_P256_SHA256);
+        let end = good.trim_end().len();
+        for length in 0..end {
+            assert!(check_csr(good.get(..length).unwrap()).is_err(), "{length} of {end}");
+        }
+        assert!(check_csr(good.trim_end()).is_ok());
+    }
+
+    #[test]
+    fn a_changed_request_is_refused() {
+        let good = decode(&request(&PKCS_ECDSA_P256_SHA256));
+        for index in 0..good.len() {
+            let mut bad = good.clone();
+            bad[index] ^= 1;
+            assert!(check_csr(&encode(LABEL, &bad)).is_err(), "byte {index}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Public keys that may be certified: P-256, P-384, Ed25519, and RSA of 2048 to 4096 bits with exponent 65537.
+
+use std::fmt;
+
+use rcgen::PublicKeyData;
+use x509_parser::public_key::PublicKey;
+use x509_parser::x509::SubjectPublicKeyInfo;
+
+/// A public key that passed every check. It can only be made here.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CheckedKey {
+    info: rcgen::SubjectPublicKeyInfo,
+    algorithm: PublicKeyAlgorithm,
+}
+
+/// Which kind of key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PublicKeyAlgorithm {
+    /// ECDSA on P-256.
+    P256,
+    /// ECDSA on P-384.
+    P384,
+    /// Ed25519 (RFC 8410).
+    Ed25519,
+    /// RSA.
+    Rsa {
+        /// Length of the modulus.
+        bits: usize,
+    },
+}
+
+/// Why a public key isn't accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PublicKeyError {
+    /// Another algorithm or curve.
+    #[error("it must be P-256, P-384, Ed25519 or RSA")]
+    Algorithm,
+    /// The bits of the key don't have the form that its algorithm says.
+    #[error("its bits are malformed")]
+    Malformed,
+    /// RSA outside 2048 to 4096 bits.
+    #[error("an RSA key must have 2048 to 4096 bits")]
+    RsaSize,
+    /// RSA with an even modulus, which is no product of two odd primes.
+    #[error("an RSA modulus must be odd")]
+    RsaModulus,
+    /// RSA with another exponent.
+    #[error("an RSA exponent must be 65537")]
+    RsaExponent,
+}
+
+impl CheckedKey {
+    /// Checks a SubjectPublicKeyInfo (RFC 5280 §4.1.2.7). Whether a point is on its curve shows when a signature is checked with it.
+    ///
+    /// # Errors
+    /// [`PublicKeyError`].
+    pub fn from_subject_public_key_info(info: &SubjectPublicKeyInfo<'_>) -> Result<Self, PublicKeyError> {
+        let bits = info.subject_public_key.data.as_ref();
+        if info.subject_public_key.unused_bits != 0 {
+            return Err(PublicKeyError::Malformed);
+        }
+        let checked = rcgen::SubjectPublicKeyInfo::from_der(info.raw).map_err(|_| PublicKeyError::Algorithm)?;
+        let algorithm = if checked.algorithm() == &rcgen::PKCS_ECDSA_P256_SHA256 {
+            uncompressed_point(bits, 32).map(|()| PublicKeyAlgorithm::P256)
+        } else if checked.algorithm() == &rcgen::PKCS_ECDSA_P384_SHA384 {
+            uncompressed_point(bits, 48).map(|()| PublicKeyAlgorithm::P384)
+        } else if checked.algorithm() == &rcgen::PKCS_ED25519 {
+            if bits.len() == 32 { Ok(PublicKeyAlgorithm::Ed25519) } else { Err(PublicKeyError::Malformed) }
+        } else if checked.algorithm() == &rcgen::PKCS_RSA_SHA256 {
+            rsa(info)
+        } else {
+            Err(PublicKeyError::Algorithm)
+        }?;
+        Ok(Self { info: checked, algorithm })
+    }
+
+    /// The public half of a key that we made.
+    pub(super) fn of_own_key(key: &super::IssuerKey) -> Result<Self, PublicKeyError> {
+        use x509_parser::prelude::FromDer;
+        let der = key.public_key_info();
+        let (_, info) = SubjectPublicKeyInfo::from_der(&der).map_err(|_| PublicKeyError::Malformed)?;
+        Self::from_subject_public_key_info(&info)
+    }
+
+    /// Which kind of key it is.
+    pub fn algorithm(&self) -> PublicKeyAlgorithm {
+        self.algorithm
+    }
+
+    /// The key as DER SubjectPublicKeyInfo.
+    pub fn to_der(&self) -> Vec<u8> {
+        self.info.subject_public_key_info()
+    }
+
+    pub(super) fn info(&self) -> &rcgen::SubjectPublicKeyInfo {
+        &self.info
+    }
+}
+
+impl fmt::Debug for CheckedKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "CheckedKey({:?})", self.algorithm)
+    }
+}
+
+/// SEC 1 §2.3.3: 0x04, then both coordinates. ring takes no other form.
+fn uncompressed_point(bits: &[u8], coordinate: usize) -> Result<(), PublicKeyError> {
+    if bits.first() == Some(&4) && bits.len() == 1 + 2 * coordinate { Ok(()) } else { Err(PublicKeyError::Malformed) }
+}
+
+fn rsa(info: &SubjectPublicKeyInfo<'_>) -> Result<PublicKeyAlgorithm, PublicKeyError> {
+    let Ok(PublicKey::RSA(key)) = info.parsed() else { return Err(PublicKeyError::Malformed) };
+    let modulus = key.modulus.strip_prefix(&[0]).unwrap_or(key.modulus);
+    let bits = modulus.len() * 8 - modulus.first().map_or(0, |first| first.leading_zeros() as usize);
+    if !(2048..=4096).contains(&bits) {
+        return Err(PublicKeyError::RsaSize);
+    }
+    if modulus.last().is_none_or(|last| last % 2 == 0) {
+        return Err(PublicKeyError::RsaModulus);
+    }
+    if key.try_exponent() != Ok(65537) {
+        return Err(PublicKeyError::RsaExponent);
+    }
+    Ok(PublicKeyAlgorithm::Rsa { bits })
+}
