@@ -24,8 +24,9 @@ pub trait Ledger: Send + Sync + Debug {
     /// The random id that this ledger was made with. The authority state remembers it, so a lost or replaced ledger is noticed.
     fn id(&self) -> &str;
 
-    /// Records one certificate (and, for a leaf, that it is its holder's latest). When this returns `Ok`, the record survives the loss of power.
-    /// Concurrent calls are committed together.
+    /// Records one certificate (and, where it has a holder and none issued later is on record, that it is the holder's latest).
+    /// When this returns `Ok`, the record survives the loss of power. Concurrent calls are committed together. A caller that stops
+    /// waiting doesn't know whether it was recorded.
     ///
     /// # Errors
     /// [`LedgerError::Fenced`] where `generation` is not open; [`LedgerError::Duplicate`] where (issuer, serial) exists;
@@ -38,7 +39,7 @@ pub trait Ledger: Send + Sync + Debug {
     /// [`LedgerError::Fenced`] where it was closed; [`LedgerError::Unavailable`].
     async fn open_generation(&self, generation: GenerationNumber, authority: &AuthorityId, now: OffsetDateTime) -> Result<(), LedgerError>;
 
-    /// Closes a generation for ever, once every record of it that was under way is in.
+    /// Closes a generation for ever, once every record of it that was under way is in. The first closing time stays.
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`].
@@ -86,7 +87,7 @@ pub trait Ledger: Send + Sync + Debug {
     /// [`LedgerError::Unavailable`].
     async fn holder(&self, holder: &HolderId) -> Result<Option<HolderRecord>, LedgerError>;
 
-    /// One page of certificates that match, newest first.
+    /// One page of at most `limit` (from 1 to 1,000) certificates that match, those recorded last first.
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`].
@@ -98,8 +99,8 @@ pub trait Ledger: Send + Sync + Debug {
     /// [`LedgerError::Unavailable`].
     async fn stats(&self, now: OffsetDateTime) -> Result<Stats, LedgerError>;
 
-    /// Forgets up to `limit` certificates whose notAfter lies before `before`, oldest first, and holders of which nothing is left;
-    /// returns how many certificates went. Short, so that it never stalls the writer: call it again while it returns `limit`.
+    /// Forgets up to `limit` certificates whose notAfter lies before `before`, oldest first, and holders whose latest certificate went;
+    /// returns how many certificates went. In small steps, so that it never stalls the writer: call it again while it returns `limit`.
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`].

@@ -35,7 +35,7 @@ pub struct CertificateFilter {
 /// Whether a certificate can still be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
-    /// Within its validity and not revoked.
+    /// Not past its notAfter (which still counts, RFC 5280 §4.1.2.5), and not revoked.
     Valid,
     /// Past its notAfter, and never revoked.
     Expired,
@@ -59,19 +59,19 @@ pub struct Page {
 /// Counts over the ledger.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Certificates on record.
+    /// Certificates on record: the sum of the three states below.
     pub total: u64,
-    /// Within their validity and not revoked.
+    /// [`State::Valid`].
     pub valid: u64,
-    /// Past their notAfter.
+    /// [`State::Expired`].
     pub expired: u64,
-    /// Revoked.
+    /// [`State::Revoked`].
     pub revoked: u64,
-    /// Holders with a certificate that is still valid.
+    /// Holders whose latest certificate is still valid.
     pub live_holders: u64,
     /// The earliest notAfter among the latest certificates of live holders.
     pub next_expiry: Option<OffsetDateTime>,
-    /// Certificates by kind, issuer and generation.
+    /// Certificates by kind, issuer and generation, in this order (kinds by name).
     pub rows: Vec<StatsRow>,
 }
 

@@ -1,0 +1,278 @@
+//! The ledger in one SQLite file, for one replica: the default.
+//!
+//! Writes go through a bounded queue to one thread ([`writer`]), which commits all that waits together; questions run on connections
+//! of their own ([`readers`]). The log is flushed at each commit (WAL, `synchronous = FULL`), so what was acknowledged survives the loss of
+//! power. Full disks, failing flushes, deleted files: the answer is Unavailable until they are over, and then all goes on by itself.
+
+mod commands;
+mod place;
+mod queries;
+mod readers;
+mod rows;
+mod schema;
+mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use async_trait::async_trait;
+use time::OffsetDateTime;
+use tokio::sync::{mpsc, oneshot};
+
+use self::commands::Command;
+use self::place::Place;
+use self::readers::Readers;
+use self::writer::{Job, Opened, Writer};
+use super::{
+    AuditEntry, CertificateFilter, CertificateRecord, Cursor, HolderId, HolderRecord, Ledger, LedgerError, OpenError, Page, Stats, StoredCertificate,
+};
+use crate::authority::{AuthorityId, GenerationNumber};
+use crate::clock::{Entropy, random_id};
+
+/// How many commands may wait for the writer. About four transactions: whoever comes later would not be answered in time.
+const QUEUE: usize = 8_192;
+
+/// How many certificates one command of [`Ledger::prune`] takes: records wait behind it for some milliseconds at most.
+const PRUNED_AT_ONCE: u32 = 500;
+
+/// A ledger in a file. Dropping it waits until what is queued is committed and the log is merged into the file.
+#[derive(Debug)]
+pub struct SqliteLedger {
+    id: String,
+    /// `None` only while it is dropped.
+    queue: Option<mpsc::Sender<Job>>,
+    writer: Option<JoinHandle<()>>,
+    readers: Arc<Readers>,
+}
+
+impl SqliteLedger {
+    /// Opens the ledger at `path`; makes one (mode 0600, with a new random id) where there is no file or an empty one, in a folder
+    /// that exists. Older schemas are brought up to date. Blocks for some disk writes.
+    ///
+    /// # Errors
+    /// [`OpenError`]; a file that is refused stays as it was.
+    pub fn open(path: &Path, entropy: &dyn Entropy) -> Result<Self, OpenError> {
+        Self::open_with(path, entropy, schema::LADDER)
+    }
+
+    fn open_with(path: &Path, entropy: &dyn Entropy, ladder: &[&str]) -> Result<Self, OpenError> {
+        let name = path.display().to_string();
+        let failed = |reason: String| OpenError::Engine { path: name.clone(), reason };
+        let fresh_id = random_id(entropy, 16).map_err(|error| failed(error.to_string()))?;
+        let place = Place::create_or_find(path)?;
+        let refused = |error: rusqlite::Error| schema::refusal(&name, &error);
+
+        let mut connection = writer::open_connection(&place).map_err(refused)?;
+        // Before anything is changed: the file may be somebody else's.
+        let id = schema::upgrade(&mut connection, &name, ladder, &fresh_id)?;
+        schema::configure_writer(&connection).map_err(failed)?;
+        // The bare file must hold the id: that is where it is looked for when files were swapped. It also opens the log.
+        connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).map_err(refused)?;
+        let identity = place.identity().map_err(failed)?;
+
+        let readers = Arc::new(Readers::new(place.clone()));
+        let (queue, jobs) = mpsc::channel(QUEUE);
+        let writer = Writer::new(place, id.clone(), Opened { connection, identity }, Arc::clone(&readers));
+        let thread = std::thread::Builder::new().name("ledger".to_owned());
+        let writer = thread.spawn(move || writer.run(jobs)).map_err(|error| failed(error.to_string()))?;
+        Ok(Self { id, queue: Some(queue), writer: Some(writer), readers })
+    }
+
+    async fn write(&self, command: Command) -> Result<u32, LedgerError> {
+        let unavailable = |reason: &str| LedgerError::Unavailable(reason.to_owned());
+        let (reply, answer) = oneshot::channel();
+        let queue = self.queue.as_ref().ok_or_else(|| unavailable("it is closed"))?;
+        queue.try_send(Job { command, reply }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => unavailable("too many writes are waiting"),
+            mpsc::error::TrySendError::Closed(_) => unavailable("its writer has ended"),
+        })?;
+        answer.await.map_err(|_| unavailable("its writer has ended"))?
+    }
+}
+
+#[async_trait]
+impl Ledger for SqliteLedger {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    async fn record(&self, record: CertificateRecord) -> Result<(), LedgerError> {
+        self.write(Command::Record(Box::new(record))).await.map(drop)
+    }
+
+    async fn open_generation(&self, generation: GenerationNumber, authority: &AuthorityId, now: OffsetDateTime) -> Result<(), LedgerError> {
+        self.write(Command::OpenGeneration { generation, authority: authority.clone(), now }).await.map(drop)
+    }
+
+    async fn close_generation(&self, generation: GenerationNumber, now: OffsetDateTime) -> Result<(), LedgerError> {
+        // The queue is in order: what was under way is in before it, what comes later is fenced.
+        self.write(Command::CloseGeneration { generation, now }).await.map(drop)
+    }
+
+    async fn record_bundle(&self, number: u64, pem: &str, now: OffsetDateTime) -> Result<(), LedgerError> {
+        self.write(Command::RecordBundle { number, pem: pem.to_owned(), now }).await.map(drop)
+    }
+
+    async fn audit(&self, entry: AuditEntry) -> Result<(), LedgerError> {
+        self.write(Command::Audit(entry)).await.map(drop)
+    }
+
+    async fn replica_serves(&self, replica: &str, generation: GenerationNumber, bundle_number: u64, now: OffsetDateTime) -> Result<(), LedgerError> {
+        self.write(Command::ReplicaServes { replica: replica.to_owned(), generation, bundle_number, now }).await.map(drop)
+    }
+
+    async fn last_sequence(&self, replica: &str) -> Result<Option<u64>, LedgerError> {
+        let replica = replica.to_owned();
+        self.readers.ask(move |connection| queries::last_sequence(connection, &replica)).await
+    }
+
+    async fn find_leaf(&self, issuer: &AuthorityId, serial: &[u8], sha256: &[u8; 32]) -> Result<Option<StoredCertificate>, LedgerError> {
+        let (issuer, serial, sha256) = (issuer.clone(), serial.to_owned(), *sha256);
+        self.readers.ask(move |connection| queries::find_leaf(connection, &issuer, &serial, &sha256)).await
+    }
+
+    async fn find_serial(&self, serial: &[u8]) -> Result<Vec<StoredCertificate>, LedgerError> {
+        let serial = serial.to_owned();
+        self.readers.ask(move |connection| queries::find_serial(connection, &serial)).await
+    }
+
+    async fn holder(&self, holder: &HolderId) -> Result<Option<HolderRecord>, LedgerError> {
+        let holder = holder.clone();
+        self.readers.ask(move |connection| queries::holder(connection, &holder)).await
+    }
+
+    async fn list(&self, filter: &CertificateFilter, after: Option<Cursor>, limit: u32, now: OffsetDateTime) -> Result<Page, LedgerError> {
+        let filter = filter.clone();
+        self.readers.ask(move |connection| queries::list(connection, &filter, after, limit, now)).await
+    }
+
+    async fn stats(&self, now: OffsetDateTime) -> Result<Stats, LedgerError> {
+        self.readers.ask(move |connection| queries::stats(connection, now)).await
+    }
+
+    async fn prune(&self, before: OffsetDateTime, limit: u32) -> Result<u32, LedgerError> {
+        let mut pruned = 0;
+        while pruned < limit {
+            let share = PRUNED_AT_ONCE.min(limit - pruned);
+            let gone = self.write(Command::Prune { before, limit: share }).await?;
+            pruned += gone;
+            if gone < share {
+                break;
+            }
+        }
+        Ok(pruned)
+    }
+
+    async fn check_writable(&self) -> Result<(), LedgerError> {
+        self.write(Command::CheckWritable).await.map(drop)
+    }
+}
+
+impl Drop for SqliteLedger {
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            tracing::error!("the ledger's writer ended in a panic");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+    use crate::clock::SystemEntropy;
+
+    const NOW: OffsetDateTime = datetime!(2026-11-01 12:00 UTC);
+
+    fn open(folder: &tempfile::TempDir, ladder: &[&str]) -> Result<SqliteLedger, OpenError> {
+        SqliteLedger::open_with(&folder.path().join("ledger.db"), SystemEntropy::shared().as_ref(), ladder)
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_the_writer_is_answered_and_survived() {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = open(&folder, schema::LADDER).unwrap();
+        ledger.record_bundle(1, "before", NOW).await.unwrap();
+        for _ in 0..3 {
+            // Polled in this order, so the bundle stands before the panic, mostly in the same transaction.
+            let (_, panicked) = tokio::join!(ledger.record_bundle(2, "with", NOW), ledger.write(Command::Panic));
+            assert!(matches!(&panicked, Err(LedgerError::Unavailable(reason)) if reason.contains("panicked")), "{panicked:?}");
+        }
+        ledger.record_bundle(3, "after", NOW).await.unwrap();
+        assert!(matches!(ledger.record_bundle(1, "other", NOW).await, Err(LedgerError::Duplicate(_))));
+        assert_eq!(ledger.last_sequence("nobody").await, Ok(None));
+    }
+
+    #[tokio::test]
+    async fn a_transaction_that_panicked_left_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::create_or_find(&folder.path().join("ledger.db")).unwrap();
+        let (queue, jobs) = mpsc::channel(8);
+        let mut answers = Vec::new();
+        let bundle = |number, pem: &str| Command::RecordBundle { number, pem: pem.to_owned(), now: NOW };
+        // Queued before the writer starts: surely one transaction.
+        for command in [bundle(1, "one"), Command::Panic, bundle(2, "two")] {
+            let (reply, answer) = oneshot::channel();
+            queue.try_send(Job { command, reply }).unwrap();
+            answers.push(answer);
+        }
+        let mut connection = writer::open_connection(&place).unwrap();
+        let id = schema::upgrade(&mut connection, "x", schema::LADDER, "id").unwrap();
+        schema::configure_writer(&connection).unwrap();
+        connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).unwrap();
+        let identity = place.identity().unwrap();
+        let readers = Arc::new(Readers::new(place.clone()));
+        let writer = Writer::new(place, id, Opened { connection, identity }, readers);
+        let thread = std::thread::spawn(move || writer.run(jobs));
+        for answer in answers {
+            assert!(matches!(answer.await.unwrap(), Err(LedgerError::Unavailable(_))));
+        }
+        drop(queue);
+        thread.join().unwrap();
+        let ledger = open(&folder, schema::LADDER).unwrap();
+        ledger.record_bundle(1, "another", NOW).await.unwrap();
+        ledger.record_bundle(2, "another", NOW).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_is_refused_at_once() {
+        let (queue, mut jobs) = mpsc::channel(1);
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::create_or_find(&folder.path().join("ledger.db")).unwrap();
+        let ledger = SqliteLedger { id: "id".to_owned(), queue: Some(queue), writer: None, readers: Arc::new(Readers::new(place)) };
+        let (waiting, refused) = tokio::join!(ledger.write(Command::CheckWritable), async {
+            let refused = ledger.check_writable().await;
+            // Nobody answers the first: its writer ends.
+            jobs.close();
+            drop(jobs.recv().await);
+            refused
+        });
+        assert_eq!(refused, Err(LedgerError::Unavailable("too many writes are waiting".to_owned())));
+        assert_eq!(waiting, Err(LedgerError::Unavailable("its writer has ended".to_owned())));
+        assert_eq!(ledger.check_writable().await, Err(LedgerError::Unavailable("its writer has ended".to_owned())));
+        assert!(matches!(ledger.last_sequence("a").await, Err(LedgerError::Unavailable(_))), "never opened");
+    }
+
+    #[tokio::test]
+    async fn an_older_ledger_is_brought_up_to_date_and_then_too_new_for_the_older_program() {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = open(&folder, schema::LADDER).unwrap();
+        ledger.record_bundle(1, "one", NOW).await.unwrap();
+        let id = ledger.id().to_owned();
+        drop(ledger);
+
+        let longer = [schema::LADDER, &["ALTER TABLE bundles ADD COLUMN note TEXT"]].concat();
+        let ledger = open(&folder, &longer).unwrap();
+        assert_eq!(ledger.id(), id);
+        assert!(matches!(ledger.record_bundle(1, "other", NOW).await, Err(LedgerError::Duplicate(_))));
+        drop(ledger);
+
+        let refused = open(&folder, schema::LADDER).unwrap_err();
+        assert!(matches!(refused, OpenError::TooNew { found: 2, known: 1, .. }), "{refused}");
+    }
+}

@@ -1,0 +1,530 @@
+//! What every ledger must do, whatever keeps it: one suite, run against each backend.
+#![cfg(feature = "service")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a failure here is the test's answer")]
+
+#[path = "common/ledger.rs"]
+mod common;
+
+use std::future::{Future, poll_fn};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+
+use async_trait::async_trait;
+use common::{FIRST, START, bare, digest, issuer, leaf, other_issuer, serial, walk};
+use meshmint::authority::GenerationNumber;
+use meshmint::ledger::{AuditEntry, CertificateFilter, CertificateRecord, CredentialKind, Cursor, HolderId, Kind, Ledger, LedgerError, State};
+use time::{Duration, OffsetDateTime};
+use tokio::task::JoinSet;
+
+/// A place with one ledger in it, empty at first.
+#[async_trait]
+trait Backend: Send + Sync {
+    /// Opens it. The tests drop the one they have before they open it again.
+    async fn open(&self) -> Arc<dyn Ledger>;
+}
+
+/// Every test of the suite, for one backend: `suite!(name, an expression that makes a Backend)`.
+macro_rules! suite {
+    ($backend:ident, $make:expr, [$($test:ident),+ $(,)?]) => {
+        mod $backend {
+            use super::*;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    super::$test(&$make).await;
+                }
+            )+
+        }
+    };
+}
+
+suite!(
+    sqlite,
+    Sqlite::new(),
+    [
+        a_record_comes_back_whole,
+        a_record_needs_its_generation_open,
+        a_serial_is_taken_once_for_each_issuer,
+        one_refused_record_leaves_the_others_alone,
+        a_number_that_cannot_be_kept_refuses_only_itself,
+        a_thousand_records_at_once,
+        nothing_is_accepted_after_a_close,
+        generations_open_once_and_close_for_ever,
+        bundles_keep_their_bytes,
+        the_log_of_operators_and_replicas_takes_entries,
+        sequences_are_counted_by_replica,
+        leaves_are_found_by_all_three_of_issuer_serial_and_digest,
+        serials_are_compared_as_numbers,
+        a_holder_has_its_latest_certificate,
+        every_filter_selects,
+        pages_end_where_the_next_begins,
+        a_page_walk_survives_inserts_and_pruning,
+        stats_count_what_is_there,
+        pruning_takes_the_oldest_and_their_holders,
+        a_caller_that_stops_waiting_harms_nobody,
+        the_same_ledger_is_there_after_a_restart,
+    ]
+);
+
+struct Sqlite(tempfile::TempDir);
+
+impl Sqlite {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+}
+
+#[async_trait]
+impl Backend for Sqlite {
+    async fn open(&self) -> Arc<dyn Ledger> {
+        let entropy = meshmint::clock::SystemEntropy::shared();
+        Arc::new(meshmint::ledger::sqlite::SqliteLedger::open(&self.0.path().join("ledger.db"), entropy.as_ref()).unwrap())
+    }
+}
+
+/// The ledger with the first generation open.
+async fn ready(backend: &dyn Backend) -> Arc<dyn Ledger> {
+    let ledger = backend.open().await;
+    ledger.open_generation(FIRST, &issuer(), START).await.unwrap();
+    ledger
+}
+
+async fn record_all(ledger: &dyn Ledger, records: impl IntoIterator<Item = CertificateRecord>) {
+    for record in records {
+        ledger.record(record).await.unwrap();
+    }
+}
+
+async fn a_record_comes_back_whole(backend: &dyn Backend) {
+    let ledger = ready(backend).await;
+    let mut records = vec![leaf(0)];
+    records.extend(Kind::ALL.iter().zip(1..).map(|((kind, _), number)| bare(number, *kind)));
+    records
+        .extend(CredentialKind::ALL.iter().zip(10..).map(|((credential, _), number)| CertificateRecord { credential: *credential, ..leaf(number) }));
+    record_all(ledger.as_ref(), records.clone()).await;
+
+    let page = ledger.list(&CertificateFilter::default(), None, 100, START).await.unwrap();
+    let found: Vec<_> = page.certificates.iter().rev().map(|stored| stored.record.clone()).collect();
+    assert_eq!(found, records);
+    assert!(page.certificates.iter().all(|stored| stored.revoked.is_none()));
+    ledger.check_writable().await.unwrap();
+}
+
+async fn a_record_needs_its_generation_open(backend: &dyn Backend) {
+    let ledger = ready(backend).await;
+    let of = |generation| CertificateRecord { generation, ..leaf(0) };
+    assert_eq!(ledger.record(of(GenerationNumber(2))).await, Err(LedgerError::Fenced(GenerationNumber(2))));
+    ledger.close_generation(FIRST, START).await.unwrap();
+    assert_eq!(ledger.record(of(FIRST)).await, Err(LedgerError::Fenced(FIRST)));
+    assert_eq!(ledger.find_serial(&serial(0)).await.unwrap(), []);
+    assert_eq!(ledger.holder(&leaf(0).holder.unwrap()).await.unwrap(), None);
+    assert_eq!(ledger.last_sequence("replica-a").await.unwrap(), None);
+}
+
+async fn a_serial_is_taken_once_for_each_issuer(backend: &dyn Backend) {
+    let ledger = ready(backend).await;
+    let first = leaf(0);
+    ledger.record(first.clone()).await.unwrap();
+    let again = CertificateRecord { serial: first.serial.clone(), ..leaf(1) };
+    assert!(matches!(ledger.record(again.clone()).await, Err(LedgerError::Duplicate(_))));
+    assert_eq!(ledger.holder(&again.holder.clone().unwrap()).await.unwrap(), None, "the refused one left no holder");
+    ledger.record(CertificateRecord { issuer: other_issuer(), ..again.clone() }).await.unwrap();
+
+    let found = ledger.find_serial(&first.serial).await.unwrap();
+    assert_eq!(found.iter().map(|stored| stored.record.issuer.clone()).collect::<Vec<_>>(), [other_issuer(), issuer()]);
+    // The fence comes first: a stale process learns that it is stale.
+    ledger.close_generation(FIRST, START).await.unwrap();
+    assert_eq!(ledger.record(again).await, Err(LedgerError::Fenced(FIRST)));
+}
+
+async fn one_refused_record_leaves_the_others_alone(backend: &dyn Backend) {
+    let ledger = ready(backend).await;
+    ledger.record(leaf(0)).await.unwrap();
+    let mut tasks = JoinSet::new();
+    for number in 1..=300_u64 {
+        let ledger = Arc::clone(&ledger);
+        let record = match number % 3 {
+            0 => CertificateRecord { serial: serial(0), ..leaf(number) },
+            1 => CertificateRecord { generation: GenerationNumber(9), ..leaf(number) },
+            _ => leaf(number),
+        };
+        tasks.spawn(async move { (number, ledger.record(record).await) });
+    }
+    while let Some(done) = tasks.join_next().await {
+        let (number, outcome) = done.unwrap();
+        match number % 3 {
+            0 => assert!(matches!(outcome, Err(LedgerError::Duplicate(_))), "{number}: {outcome:?}"),
+            1 => assert_eq!(outcome, Err(LedgerError::Fenced(GenerationNumber(9))), "{number}"),
+            _ => assert_eq!(outcome, Ok(()), "{number}"),
+        }
+    }
+    assert_eq!(ledger.stats(START).await.unwrap().total, 101);
+    assert_eq!(ledger.last_sequence("replica-a").await.unwrap(), Some(300), "number 299 is the last that got in");
+}
+
+async fn a_number_that_cannot_be_kept_refuses_only_itself(backend: &dyn Backend) {
+    let ledger = ready(backend).await;
+    let huge = CertificateRecord { replica_sequence: u64::MAX, ..leaf(1) };
+    let (good, bad) = tokio::join!(ledger.record(leaf(0)), ledger.record(huge));
+    assert_eq!(good, Ok(()));
+    assert!(matches!(bad, Err(LedgerError::Unavailable(_))), "{bad:?}");
+    assert_eq!(ledger.stats(START).await.unwrap().total, 1);
+    let nobody = CertificateFilter { generation: Some(GenerationNumber(u64::MAX)), ..CertificateFilter::default() };
+    assert_eq!(ledger.list(&nobody, Some(Cursor(u64::MAX)), 10, START).await.unwrap().certificates, []);
+}
+
+async fn a_thousand_records_at_once(backend: &dyn Backend) {
+    let ledger = ready(backend).await;
+    let mut tasks = JoinSet::new();
+    for number in 0..1_000 {
+        let ledger = Arc::clone(&ledger);
+        tasks.spawn(async move {
+            ledger.record(leaf(number)).await.unwrap();
+            // What was acknowledged can be read at once.
+            assert_eq!(ledger.find_serial(&serial(number)).await.unwrap().len(), 1);
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    let stats = ledger.stats(START).await.unwrap();
+    assert_eq!((stats.total, stats.live_holders), (1_000, 1_000));
+    assert_eq!(ledger.last_sequence("replica-a").await.unwrap(), Some(1_000));
+}
+
+async fn nothing_is_accepted_after_a_close(backend: &dyn Backend) {
+    let ledger = ready(backend).await;
+    for round in 1..=10_u64 {
+        let generation = GenerationNumber(round + 1);
+        ledger.open_generation(generation, &issuer(), START).await.unwrap();
+        let of_round = move |number: u64| CertificateRecord { generation, ..leaf(round * 1_000_000 + number) };
+        let accepted = Arc::new(AtomicU64::new(0));
+        let mut tasks = JoinSet::new();
+        for task in 0..8 {
+            let (ledger, accepted) = (Arc::clone(&ledger), Arc::clone(&accepted));
+            tasks.spawn(async move {
+                // Each writes until it is told that its generation is closed.
+                for number in 0.. {
+                    match ledger.record(of_round(number * 8 + task)).await {
+                        Ok(()) => accepted.fetch_add(1, Ordering::SeqCst),
+                        Err(LedgerError::Fenced(fenced)) if fenced == generation => return,
+                        Err(error) => panic!("{error}"),
+                    };
+                }
+            });
+        }
+        while accepted.load(Ordering::SeqCst) < 20 {
+            tokio::task::yield_now().await;
+        }
+        ledger.close_generation(generation, START).await.unwrap();
+        let filter = CertificateFilter { generation: Some(generation), ..CertificateFilter::default() };
+        let at_close = walk(ledger.as_ref(), &filter, 1_000, START).await;
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap();
+        }
+        assert_eq!(walk(ledger.as_ref(), &filter, 1_000, START).await, at_close, "none came in later");
+        assert_eq!(accepted.load(Ordering::SeqCst), at_close.len() as u64, "and all that were acknowledged are there");
+    }
+}
+
+async fn generations_open_once_and_close_for_ever(backend: &dyn Backend) {
+    let ledger = ready(backend).await;
+    ledger.open_generation(FIRST, &issuer(), START + Duration::HOUR).await.unwrap();
+    ledger.record(leaf(0)).await.unwrap();
+    ledger.close_generation(FIRST, START).await.unwrap();
+    ledger.close_generation(FIRST, START + Duration::HOUR).await.unwrap();
+    assert_eq!(ledger.open_generation(FIRST, &issuer(), START).await, Err(LedgerError::Fenced(FIRST)));
+    // One that was closed unseen can't be opened by a late comer either.
+    let unseen = GenerationNumber(7);
+    ledger.close_generation(unseen, START).await.unwrap();
+    assert_eq!(ledger.open_generation(unseen, &issuer(), START).await, Err(LedgerError::Fenced(unseen)));
+}
+
+async fn bundles_keep_their_bytes(backend: &dyn Backend) {
+    let ledger = backend.open().await;
+    ledger.record_bundle(1, "one\n", START).await.unwrap();
+    ledger.record_bundle(1, "one\n", START + Duration::HOUR).await.unwrap();
+    assert!(matches!(ledger.record_bundle(1, "one\n ", START).await, Err(LedgerError::Duplicate(_))));
+    ledger.record_bundle(2, "one\n", START).await.unwrap();
+}
+
+async fn the_log_of_operators_and_replicas_takes_entries(backend: &dyn Backend) {
+    let ledger = backend.open().await;
+    let entry = AuditEntry {
+        at: START,
+        actor: "local".to_owned(),
+        action: "authority.import".to_owned(),
+        detail: "'); DROP TABLE audit; --".to_owned(),
+        reason: String::new(),
+    };
+    ledger.audit(entry.clone()).await.unwrap();
+    ledger.audit(entry).await.unwrap();
+    ledger.replica_serves("replica-a", FIRST, 1, START).await.unwrap();
+    ledger.replica_serves("replica-a", GenerationNumber(2), 2, START).await.unwrap();
+}
+
+async fn sequences_are_counted_by_replica(backend: &dyn Backend) {
+    let ledger = ready(backend).await;
+    ledger.replica_serves("replica-a", FIRST, 1, START).await.unwrap();
+    assert_eq!(ledger.last_sequence("replica-a").await.unwrap(), None, "it serves, but has recorded nothing");
+    let by = |number, replica: &str, sequence| CertificateRecord { replica: replica.to_owned(), replica_sequence: sequence, ..leaf(number) };
+    record_all(ledger.as_ref(), [by(0, "replica-a", 5), by(1, "replica-a", 4), by(2, "replica-b", 1)]).await;
+    assert_eq!(ledger.last_sequence("replica-a").await.unwrap(), Some(5));
+    assert_eq!(ledger.last_sequence("replica-b").await.unwrap(), Some(1));
+    assert_eq!(ledger.last_sequence("replica-c").await.unwrap(), None);
+    assert_eq!(ledger.prune(START + Duration::days(9), 10).await.unwrap(), 3);
+    assert_eq!(ledger.last_sequence("replica-a").await.unwrap(), Some(5), "it outlives the records");
+}
+
+async fn leaves_are_found_by_all_three_of_issuer_serial_and_digest(backend: &dyn Backend) {
+    let ledger = ready(backend).await;
+    record_all(ledger.as_ref(), [leaf(0), bare(1, Kind::Serving)]).await;
+    let find = |issuer, serial: Vec<u8>, digest: [u8; 32]| {
+        let ledger = Arc::clone(&ledger);
+        async move { ledger.find_leaf(&issuer, &serial, &digest).await.unwrap() }
+    };
+    assert_eq!(find(issuer(), serial(0), digest(0)).await.unwrap().record, leaf(0));
+    let padded = [vec![0], serial(0)].concat();
+    assert_eq!(find(issuer(), padded, digest(0)).await.unwrap().record, leaf(0));
+    assert_eq!(find(other_issuer(), serial(0), digest(0)).await, None);
+    assert_eq!(find(issuer(), serial(2), digest(0)).await, None);
+    assert_eq!(find(issuer(), serial(0), digest(2)).await, None);
+    assert_eq!(find(issuer(), serial(1), digest(1)).await, None, "a serving certificate is no leaf");
+}
+
+async fn serials_are_compared_as_numbers(backend: &dyn Backend) {
+    let ledger = ready(backend).await;
+    let with = |number, serial: &[u8]| CertificateRecord { serial: serial.to_owned(), ..leaf(number) };
+    record_all(ledger.as_ref(), [with(0, &[1, 0]), with(1, &[0x81])]).await;
+    for same in [[1, 0].as_slice(), &[0, 1, 0], &[0, 0, 0, 1, 0]] {
+        assert_eq!(ledger.find_serial(same).await.unwrap().len(), 1, "{same:?}");
+    }
+    for other in [[1].as_slice(), &[1, 0, 0], &[0], &[]] {
+        assert_eq!(ledger.find_serial(other).await.unwrap(), [], "{other:?}");
+    }
+    assert_eq!(ledger.find_serial(&[0, 0x81]).await.unwrap().len(), 1);
+    assert!(matches!(ledger.record(with(2, &[0, 1, 0])).await, Err(LedgerError::Duplicate(_))));
+}
+
+async fn a_holder_has_its_latest_certificate(backend: &dyn Backend) {
+    let ledger = ready(backend).await;
+    let holder = HolderId::lineage(&[1, 2]);
+    let of = |number| CertificateRecord { holder: Some(holder.clone()), ..leaf(number) };
+    let latest = || async { ledger.holder(&holder).await.unwrap().map(|record| record.serial) };
+    assert_eq!(latest().await, None);
+    record_all(ledger.as_ref(), [of(5)]).await;
+    let first = ledger.holder(&holder).await.unwrap().unwrap();
+    assert_eq!((&first.holder, &first.spiffe_id, &first.issuer), (&holder, &of(5).spiffe_id, &issuer()));
+    assert_eq!((first.generation, first.bundle_number), (FIRST, 3));
+    assert_eq!((first.issued_at, first.not_after), (of(5).issued_at, of(5).not_after));
+
+    record_all(ledger.as_ref(), [of(9)]).await;
+    assert_eq!(latest().await, Some(serial(9)));
+    record_all(ledger.as_ref(), [of(7)]).await;
+    assert_eq!(latest().await, Some(serial(9)), "one that was issued earlier and recorded later");
+    record_all(ledger.as_ref(), [CertificateRecord { issued_at: of(9).issued_at, ..of(10) }]).await;
+    assert_eq!(latest().await, Some(serial(10)), "of two issued at once, the one recorded later");
+}
+
+async fn every_filter_selects(backend: &dyn Backend) {
+    let ledger = ready(backend).await;
+    let second = GenerationNumber(2);
+    ledger.open_generation(second, &other_issuer(), START).await.unwrap();
+    let special = CertificateRecord {
+        namespace: Some("it's".to_owned()),
+        service_account: Some("pay".to_owned()),
+        issuer: other_issuer(),
+        generation: second,
+        kind: Kind::Intermediate,
+        not_after: START + Duration::HOUR,
+        ..leaf(100)
+    };
+    record_all(ledger.as_ref(), [leaf(0), special.clone(), leaf(200)]).await;
+
+    let only = |change: &dyn Fn(&mut CertificateFilter)| {
+        let mut filter = CertificateFilter::default();
+        change(&mut filter);
+        filter
+    };
+    let (issued, expires, moment) = (special.issued_at, special.not_after, Duration::microseconds(1));
+    let after_hours = START + Duration::hours(2);
+    for (filter, expected) in [
+        (only(&|_| {}), vec![200, 100, 0]),
+        (only(&|filter| filter.namespace = special.namespace.clone()), vec![100]),
+        (only(&|filter| filter.namespace = Some("%".to_owned())), vec![]),
+        (only(&|filter| filter.service_account = Some("pay".to_owned())), vec![100]),
+        (only(&|filter| filter.holder = special.holder.clone()), vec![100]),
+        (only(&|filter| filter.issuer = Some(other_issuer())), vec![100]),
+        (only(&|filter| filter.generation = Some(second)), vec![100]),
+        (only(&|filter| filter.kind = Some(Kind::Intermediate)), vec![100]),
+        (only(&|filter| filter.state = Some(State::Valid)), vec![200, 0]),
+        (only(&|filter| filter.state = Some(State::Expired)), vec![100]),
+        (only(&|filter| filter.state = Some(State::Revoked)), vec![]),
+        (only(&|filter| filter.issued_after = Some(issued)), vec![200, 100]),
+        (only(&|filter| filter.issued_after = Some(issued + moment)), vec![200]),
+        (only(&|filter| filter.issued_before = Some(issued)), vec![0]),
+        (only(&|filter| filter.issued_before = Some(issued + moment)), vec![100, 0]),
+        (only(&|filter| filter.expires_after = Some(expires)), vec![200, 100, 0]),
+        (only(&|filter| filter.expires_after = Some(expires + moment)), vec![200, 0]),
+        (only(&|filter| filter.expires_before = Some(expires)), vec![]),
+        (only(&|filter| filter.expires_before = Some(expires + moment)), vec![100]),
+        (
+            only(&|filter| {
+                filter.namespace = Some("shop".to_owned());
+                filter.issued_after = Some(issued);
+                filter.state = Some(State::Valid);
+            }),
+            vec![200],
+        ),
+        (
+            only(&|filter| {
+                filter.namespace = Some("shop".to_owned());
+                filter.kind = Some(Kind::Intermediate);
+            }),
+            vec![],
+        ),
+    ] {
+        let expected: Vec<_> = expected.into_iter().map(serial).collect();
+        assert_eq!(walk(ledger.as_ref(), &filter, 2, after_hours).await, expected, "{filter:?}");
+    }
+    // notAfter itself is the last valid moment.
+    let expired = only(&|filter| filter.state = Some(State::Expired));
+    assert_eq!(walk(ledger.as_ref(), &expired, 2, expires).await, Vec::<Vec<u8>>::new());
+    assert_eq!(walk(ledger.as_ref(), &expired, 2, expires + moment).await, [serial(100)]);
+}
+
+async fn pages_end_where_the_next_begins(backend: &dyn Backend) {
+    let ledger = ready(backend).await;
+    let everything = CertificateFilter::default();
+    let empty = ledger.list(&everything, None, 10, START).await.unwrap();
+    assert_eq!((empty.certificates.len(), empty.next), (0, None));
+    let mut tasks = JoinSet::new();
+    for number in 0..1_001 {
+        let ledger = Arc::clone(&ledger);
+        tasks.spawn(async move { ledger.record(leaf(number)).await.unwrap() });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    let mut expected: Vec<_> = (0..1_001).map(serial).collect();
+    for limit in [7, 143, 500] {
+        let mut walked = walk(ledger.as_ref(), &everything, limit, START).await;
+        walked.sort();
+        expected.sort();
+        assert_eq!(walked, expected, "pages of {limit}");
+    }
+    let all = ledger.list(&everything, None, u32::MAX, START).await.unwrap();
+    assert_eq!(all.certificates.len(), 1_000, "the most on one page");
+    let last = ledger.list(&everything, all.next, 1, START).await.unwrap();
+    assert_eq!((last.certificates.len(), last.next), (1, None), "a full last page has no next");
+    assert_eq!(ledger.list(&everything, None, 0, START).await.unwrap().certificates.len(), 1, "a page is never empty for want of a limit");
+}
+
+async fn a_page_walk_survives_inserts_and_pruning(backend: &dyn Backend) {
+    let ledger = ready(backend).await;
+    // Even ones expire early and are pruned under the walk; odd ones stay.
+    let old = |number: u64| CertificateRecord { not_after: START - Duration::DAY, ..leaf(number) };
+    record_all(ledger.as_ref(), (0..100).map(|number| if number % 2 == 0 { old(number) } else { leaf(number) })).await;
+
+    let mut seen = Vec::new();
+    let mut after = None;
+    let mut added = 1_000;
+    loop {
+        let page = ledger.list(&CertificateFilter::default(), after, 9, START).await.unwrap();
+        seen.extend(page.certificates.into_iter().map(|stored| stored.record.serial));
+        ledger.record(leaf(added)).await.unwrap();
+        added += 1;
+        assert!(ledger.prune(START, 4).await.unwrap() <= 4);
+        let Some(next) = page.next else { break };
+        after = Some(next);
+    }
+    let stayed: Vec<_> = (0..100).rev().filter(|number| number % 2 == 1).map(serial).collect();
+    let seen_of_those: Vec<_> = seen.iter().filter(|serial| stayed.contains(serial)).cloned().collect();
+    assert_eq!(seen_of_those, stayed, "each exactly once, in order");
+    assert!(seen.iter().all(|seen| (0..100).any(|number| serial(number) == *seen)), "none that came after the walk began");
+
+    // With every row gone, a cursor from before shows nothing that is new.
+    while ledger.prune(START + Duration::days(30), 1_000).await.unwrap() > 0 {}
+    ledger.record(leaf(5_000)).await.unwrap();
+    assert_eq!(ledger.list(&CertificateFilter::default(), after, 9, START).await.unwrap().certificates, []);
+}
+
+async fn stats_count_what_is_there(backend: &dyn Backend) {
+    let ledger = ready(backend).await;
+    assert_eq!(ledger.stats(START).await.unwrap(), meshmint::ledger::Stats::default());
+    let second = GenerationNumber(2);
+    ledger.open_generation(second, &other_issuer(), START).await.unwrap();
+    let renewed = CertificateRecord { holder: leaf(0).holder, generation: second, issuer: other_issuer(), ..leaf(50) };
+    let short = CertificateRecord { not_after: START + Duration::minutes(30), ..leaf(2) };
+    record_all(ledger.as_ref(), [leaf(0), leaf(1), short, renewed.clone(), bare(4, Kind::Serving)]).await;
+
+    let stats = ledger.stats(START + Duration::HOUR).await.unwrap();
+    assert_eq!((stats.total, stats.valid, stats.expired, stats.revoked), (5, 4, 1, 0));
+    assert_eq!(stats.live_holders, 2, "one renewed, one not, one expired");
+    assert_eq!(stats.next_expiry, Some(leaf(1).not_after));
+    let rows: Vec<_> = stats.rows.iter().map(|row| (row.kind, row.issuer.clone(), row.generation, row.total, row.valid)).collect();
+    assert_eq!(rows, [(Kind::Leaf, issuer(), FIRST, 3, 2), (Kind::Leaf, other_issuer(), second, 1, 1), (Kind::Serving, issuer(), FIRST, 1, 1),]);
+    let long_after: OffsetDateTime = START + Duration::days(400);
+    let stats = ledger.stats(long_after).await.unwrap();
+    assert_eq!((stats.valid, stats.expired, stats.live_holders, stats.next_expiry), (0, 5, 0, None));
+}
+
+async fn pruning_takes_the_oldest_and_their_holders(backend: &dyn Backend) {
+    let ledger = ready(backend).await;
+    let until = |number: u64, minutes| CertificateRecord { not_after: START + Duration::minutes(minutes), ..leaf(number) };
+    let renewed = CertificateRecord { holder: leaf(0).holder, ..leaf(10) };
+    record_all(ledger.as_ref(), [until(0, 30), until(1, 10), until(2, 20), renewed, bare(3, Kind::Root)]).await;
+
+    assert_eq!(ledger.prune(START + Duration::minutes(10), 10).await.unwrap(), 0, "notAfter at the limit stays");
+    assert_eq!(ledger.prune(START + Duration::HOUR, 0).await.unwrap(), 0);
+    assert_eq!(ledger.prune(START + Duration::HOUR, 1).await.unwrap(), 1);
+    assert_eq!(ledger.find_serial(&serial(1)).await.unwrap(), [], "the oldest notAfter first");
+    assert_eq!(ledger.holder(&leaf(1).holder.unwrap()).await.unwrap(), None);
+    assert_eq!(ledger.prune(START + Duration::HOUR, 10).await.unwrap(), 2);
+    assert_eq!(ledger.holder(&leaf(2).holder.unwrap()).await.unwrap(), None);
+    let kept = ledger.holder(&leaf(0).holder.unwrap()).await.unwrap().unwrap();
+    assert_eq!(kept.serial, serial(10), "a holder with a newer certificate stays");
+    assert_eq!(walk(ledger.as_ref(), &CertificateFilter::default(), 10, START).await, [serial(3), serial(10)]);
+
+    record_all(ledger.as_ref(), (100..1_400).map(|number| until(number, 5))).await;
+    assert_eq!(ledger.prune(START + Duration::HOUR, 1_200).await.unwrap(), 1_200);
+    assert_eq!(ledger.prune(START + Duration::HOUR, 1_200).await.unwrap(), 100);
+}
+
+async fn a_caller_that_stops_waiting_harms_nobody(backend: &dyn Backend) {
+    let ledger = ready(backend).await;
+    for number in 0..50 {
+        let mut call = Box::pin(ledger.record(leaf(number)));
+        // Polled once: it is under way. Then its caller goes.
+        poll_fn(|context| Poll::Ready(call.as_mut().poll(context).is_ready())).await;
+    }
+    // Each is on record or it isn't; whoever asks again is told which, and nothing is there twice.
+    for number in 0..=50 {
+        let outcome = ledger.record(leaf(number)).await;
+        assert!(matches!(outcome, Ok(()) | Err(LedgerError::Duplicate(_))), "{outcome:?}");
+    }
+    assert_eq!(ledger.stats(START).await.unwrap().total, 51);
+}
+
+async fn the_same_ledger_is_there_after_a_restart(backend: &dyn Backend) {
+    let ledger = ready(backend).await;
+    let id = ledger.id().to_owned();
+    assert_eq!((id.len(), id.chars().all(|character| character.is_ascii_hexdigit())), (32, true));
+    record_all(ledger.as_ref(), (0..20).map(leaf)).await;
+    ledger.record_bundle(1, "one\n", START).await.unwrap();
+    let closed = GenerationNumber(2);
+    ledger.close_generation(closed, START).await.unwrap();
+    drop(ledger);
+
+    let ledger = backend.open().await;
+    assert_eq!(ledger.id(), id);
+    let mut expected: Vec<_> = (0..20).map(serial).collect();
+    expected.reverse();
+    assert_eq!(walk(ledger.as_ref(), &CertificateFilter::default(), 7, START).await, expected);
+    assert_eq!(ledger.holder(&leaf(3).holder.unwrap()).await.unwrap().unwrap().serial, serial(3));
+    assert_eq!(ledger.last_sequence("replica-a").await.unwrap(), Some(20));
+    assert!(matches!(ledger.record_bundle(1, "two\n", START).await, Err(LedgerError::Duplicate(_))));
+    assert_eq!(ledger.open_generation(closed, &issuer(), START).await, Err(LedgerError::Fenced(closed)));
+    ledger.record(leaf(20)).await.unwrap();
+}
