@@ -2,8 +2,10 @@
 //!
 //! Everything here is built from parsed parts and compared as values; no identity is ever matched as text.
 
+pub mod bundle;
 mod id;
 mod trust_domain;
+pub mod x509_svid;
 
 pub use id::{IdError, SpiffeId};
 pub use trust_domain::{TrustDomain, TrustDomainError};
