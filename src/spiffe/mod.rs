@@ -2,6 +2,7 @@
 //!
 //! Everything here is built from parsed parts and compared as values; no identity is ever matched as text.
 
+pub mod bundle;
 mod id;
 mod trust_domain;
 pub mod x509_svid;
