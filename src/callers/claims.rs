@@ -1,0 +1,153 @@
+//! The claims of a Kubernetes service-account token, by type. What they must say is for [`super::TokenRules`].
+
+use serde_json::{Map, Value};
+use time::OffsetDateTime;
+
+use super::token::{ObjectRef, TokenError};
+
+/// The claims that matter here, each of the right type. Claims that aren't named are ignored (RFC 7519 §4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claims {
+    /// `iss`.
+    pub issuer: String,
+    /// `sub`.
+    pub subject: String,
+    /// `aud`: one text or a list; not empty.
+    pub audiences: Vec<String>,
+    /// `exp`.
+    pub expires_at: OffsetDateTime,
+    /// `iat`, which Kubernetes always writes.
+    pub issued_at: OffsetDateTime,
+    /// `nbf`.
+    pub not_before: Option<OffsetDateTime>,
+    /// `jti`.
+    pub id: Option<String>,
+    /// `kubernetes.io`/`namespace`.
+    pub namespace: String,
+    /// `kubernetes.io`/`serviceaccount`.
+    pub service_account: ObjectRef,
+    /// `kubernetes.io`/`pod`.
+    pub pod: Option<ObjectRef>,
+    /// `kubernetes.io`/`node`.
+    pub node: Option<ObjectRef>,
+    /// `kubernetes.io`/`secret`.
+    pub secret: Option<ObjectRef>,
+    /// `kubernetes.io`/`warnafter`.
+    pub warn_after: Option<OffsetDateTime>,
+}
+
+impl Claims {
+    /// # Errors
+    /// [`TokenError::BadClaims`] with the claim's name.
+    pub(super) fn read(payload: &Map<String, Value>) -> Result<Self, TokenError> {
+        let private = payload.get("kubernetes.io").and_then(Value::as_object).ok_or(TokenError::BadClaims("kubernetes.io"))?;
+        let audiences = match payload.get("aud") {
+            Some(Value::String(one)) => vec![one.clone()],
+            Some(Value::Array(list)) => list.iter().map(|item| item.as_str().map(str::to_owned)).collect::<Option<_>>().unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        if audiences.is_empty() {
+            return Err(TokenError::BadClaims("aud"));
+        }
+        Ok(Self {
+            issuer: text(payload, "iss")?,
+            subject: text(payload, "sub")?,
+            audiences,
+            expires_at: date(payload, "exp")?.ok_or(TokenError::BadClaims("exp"))?,
+            issued_at: date(payload, "iat")?.ok_or(TokenError::BadClaims("iat"))?,
+            not_before: date(payload, "nbf")?,
+            id: payload.contains_key("jti").then(|| text(payload, "jti")).transpose()?,
+            namespace: text(private, "namespace")?,
+            service_account: object(private, "serviceaccount")?.ok_or(TokenError::BadClaims("serviceaccount"))?,
+            pod: object(private, "pod")?,
+            node: object(private, "node")?,
+            secret: object(private, "secret")?,
+            warn_after: date(private, "warnafter")?,
+        })
+    }
+}
+
+/// A NumericDate (RFC 7519 §2) from 1970 to 9999. Kubernetes writes whole seconds, so fractions are no claim of its.
+pub(super) fn numeric_date(value: &Value) -> Option<OffsetDateTime> {
+    OffsetDateTime::from_unix_timestamp(i64::try_from(value.as_u64()?).ok()?).ok()
+}
+
+fn date(members: &Map<String, Value>, name: &'static str) -> Result<Option<OffsetDateTime>, TokenError> {
+    members.get(name).map(|value| numeric_date(value).ok_or(TokenError::BadClaims(name))).transpose()
+}
+
+fn text(members: &Map<String, Value>, name: &'static str) -> Result<String, TokenError> {
+    members.get(name).and_then(Value::as_str).map(str::to_owned).ok_or(TokenError::BadClaims(name))
+}
+
+fn object(members: &Map<String, Value>, name: &'static str) -> Result<Option<ObjectRef>, TokenError> {
+    let Some(value) = members.get(name) else { return Ok(None) };
+    let object = value.as_object().ok_or(TokenError::BadClaims(name))?;
+    let part = |part| object.get(part).and_then(Value::as_str).map(str::to_owned).ok_or(TokenError::BadClaims(name));
+    Ok(Some(ObjectRef { name: part("name")?, uid: part("uid")? }))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn good() -> Value {
+        json!({
+            "iss": "https://issuer", "sub": "system:serviceaccount:ns:sa", "aud": ["a", "b"], "exp": 2000, "iat": 1000, "nbf": 1000, "jti": "id",
+            "kubernetes.io": {
+                "namespace": "ns", "serviceaccount": {"name": "sa", "uid": "u1"}, "pod": {"name": "p", "uid": "u2"},
+                "node": {"name": "n", "uid": "u3"}, "warnafter": 1500,
+            },
+            "somebody-else's": {"exp": []},
+        })
+    }
+
+    fn read(value: &Value) -> Result<Claims, TokenError> {
+        Claims::read(value.as_object().unwrap())
+    }
+
+    #[test]
+    fn reads_what_kubernetes_writes() {
+        let claims = read(&good()).unwrap();
+        assert_eq!(claims.audiences, ["a", "b"]);
+        assert_eq!(claims.pod, Some(ObjectRef { name: "p".into(), uid: "u2".into() }));
+        assert_eq!(claims.warn_after, OffsetDateTime::from_unix_timestamp(1500).ok());
+        let mut bare = good();
+        for name in ["nbf", "jti"] {
+            bare.as_object_mut().unwrap().remove(name);
+        }
+        bare["aud"] = json!("one");
+        bare["kubernetes.io"] = json!({"namespace": "ns", "serviceaccount": {"name": "sa", "uid": "u1"}});
+        let claims = read(&bare).unwrap();
+        assert_eq!((claims.pod, claims.node, claims.not_before, claims.id), (None, None, None, None));
+        assert_eq!(claims.audiences, ["one"]);
+    }
+
+    #[test]
+    fn a_claim_of_the_wrong_type_is_refused_by_name() {
+        let wrong = [json!(null), json!(true), json!(1.5), json!(-1), json!([]), json!({}), json!([1]), json!(253_402_300_800_u64), json!(1e300)];
+        for name in ["iss", "sub", "aud", "exp", "iat", "nbf", "jti", "kubernetes.io"] {
+            for value in &wrong {
+                let mut claims = good();
+                claims[name] = value.clone();
+                // An empty `kubernetes.io` is of the right type; what it lacks is named.
+                let named = if name == "kubernetes.io" && value.is_object() { "namespace" } else { name };
+                assert_eq!(read(&claims), Err(TokenError::BadClaims(named)), "{name}: {value}");
+            }
+        }
+        for name in ["namespace", "serviceaccount", "pod", "node", "secret", "warnafter"] {
+            for value in &wrong {
+                let mut claims = good();
+                claims["kubernetes.io"][name] = value.clone();
+                assert_eq!(read(&claims), Err(TokenError::BadClaims(name)), "{name}: {value}");
+            }
+        }
+        for name in ["iss", "sub", "aud", "exp", "iat", "kubernetes.io"] {
+            let mut claims = good();
+            claims.as_object_mut().unwrap().remove(name);
+            assert_eq!(read(&claims), Err(TokenError::BadClaims(name)), "{name}");
+        }
+    }
+}
