@@ -9,33 +9,33 @@ use time::macros::datetime;
 use time::{Duration, OffsetDateTime};
 
 /// The time at which the tests begin.
-pub const START: OffsetDateTime = datetime!(2026-11-01 12:00:00.123456 UTC);
+pub(crate) const START: OffsetDateTime = datetime!(2026-11-01 12:00:00.123456 UTC);
 
 /// The generation that is open in most tests.
-pub const FIRST: GenerationNumber = GenerationNumber(1);
+pub(crate) const FIRST: GenerationNumber = GenerationNumber(1);
 
-pub fn issuer() -> AuthorityId {
+pub(crate) fn issuer() -> AuthorityId {
     AuthorityId::from_text("0123456789abcdef0123456789abcdef".to_owned())
 }
 
-pub fn other_issuer() -> AuthorityId {
+pub(crate) fn other_issuer() -> AuthorityId {
     AuthorityId::from_text("fedcba9876543210fedcba9876543210".to_owned())
 }
 
 /// The SHA-256 that certificate `number` has in these tests.
-pub fn digest(number: u64) -> [u8; 32] {
+pub(crate) fn digest(number: u64) -> [u8; 32] {
     let mut digest = [0xa5; 32];
     digest[..8].copy_from_slice(&number.to_be_bytes());
     digest
 }
 
 /// The serial that certificate `number` has in these tests.
-pub fn serial(number: u64) -> Vec<u8> {
+pub(crate) fn serial(number: u64) -> Vec<u8> {
     [[0x40; 12].as_slice(), &number.to_be_bytes()].concat()
 }
 
 /// The leaf of a workload: every field set, issued `number` seconds after [`START`] for one day.
-pub fn leaf(number: u64) -> CertificateRecord {
+pub(crate) fn leaf(number: u64) -> CertificateRecord {
     let issued_at = START + Duration::seconds(i64::try_from(number).unwrap());
     let whole = issued_at.replace_microsecond(0).unwrap();
     CertificateRecord {
@@ -64,7 +64,7 @@ pub fn leaf(number: u64) -> CertificateRecord {
 }
 
 /// A certificate of ours with as little as possible: nobody's identity, no caller, no holder.
-pub fn bare(number: u64, kind: Kind) -> CertificateRecord {
+pub(crate) fn bare(number: u64, kind: Kind) -> CertificateRecord {
     CertificateRecord {
         kind,
         spiffe_id: None,
@@ -80,7 +80,7 @@ pub fn bare(number: u64, kind: Kind) -> CertificateRecord {
 }
 
 /// The serials that a filter finds, walked in pages of `limit`.
-pub async fn walk(ledger: &dyn Ledger, filter: &CertificateFilter, limit: u32, now: OffsetDateTime) -> Vec<Vec<u8>> {
+pub(crate) async fn walk(ledger: &dyn Ledger, filter: &CertificateFilter, limit: u32, now: OffsetDateTime) -> Vec<Vec<u8>> {
     let mut serials = Vec::new();
     let mut after: Option<Cursor> = None;
     loop {

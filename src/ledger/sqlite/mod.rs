@@ -240,6 +240,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn bytes_changed_below_a_closed_connection_are_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, kept) = (folder.path().join("ledger.db"), folder.path().join("kept.db"));
+        drop(open(&folder, schema::LADDER).unwrap());
+        std::fs::copy(&path, &kept).unwrap();
+        let stranger = tempfile::tempdir().unwrap();
+        let other = open(&stranger, schema::LADDER).unwrap();
+        let other_id = other.id().to_owned();
+        drop(other);
+
+        let ledger = open(&folder, schema::LADDER).unwrap();
+        ledger.record_bundle(1, "one", NOW).await.unwrap();
+        // A panic closes every connection before it is answered; copying over the file keeps its inode.
+        assert!(ledger.write(Command::Panic).await.is_err());
+        let newest = std::fs::read(&path).unwrap();
+        for (bytes, told) in [(kept, "rolled back"), (stranger.path().join("ledger.db"), other_id.as_str())] {
+            std::fs::copy(bytes, &path).unwrap();
+            for _ in 0..2 {
+                let refused = ledger.check_writable().await;
+                assert!(matches!(&refused, Err(LedgerError::Unavailable(reason)) if reason.contains(told)), "{refused:?}");
+                assert!(ledger.last_sequence("nobody").await.is_err());
+            }
+        }
+        std::fs::write(&path, newest).unwrap();
+        assert!(matches!(ledger.record_bundle(1, "other", NOW).await, Err(LedgerError::Duplicate(_))));
+    }
+
+    #[tokio::test]
     async fn a_full_queue_is_refused_at_once() {
         let (queue, mut jobs) = mpsc::channel(1);
         let folder = tempfile::tempdir().unwrap();
