@@ -1,7 +1,7 @@
 //! What an operator writes, checked once into typed values; the only place that knows defaults (`keys` is the one table).
 //!
 //! Called by the commands. Pure: nothing here reads a file or the environment; both are handed in. A YAML file (`document`) and
-//! environment variables (`environment`) become flat values, `check` turns them into a [`Config`] in which nothing contradicts
+//! environment variables (`environment`) become flat values; `check` (one value: `reading`, several: `together`) turns them into a [`Config`] in which nothing contradicts
 //! anything else, or lists every problem with its key, its place and what would be right.
 
 mod check;
@@ -10,6 +10,8 @@ mod environment;
 mod keys;
 mod print;
 mod problem;
+mod reading;
+mod together;
 mod units;
 mod values;
 

@@ -1,13 +1,13 @@
 //! From flat values to the checked [`Config`]: each value by its kind, then what they mean together. Every problem is collected.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use super::document::{Values, Written};
-use super::keys::{self, KEYS, Key, Kind, Preset};
-use super::problem::{ConfigError, Problem, Source};
-use super::units::{self, duration_text};
+use super::document::Values;
+use super::keys::Kind;
+use super::problem::{ConfigError, Problem};
+use super::reading::{Checking, is_https};
+use super::units::duration_text;
 use super::values::{Account, Authorities, Certificates, Config, Import, KeySource, LogFormat, Server, TokenIssuer, Tokens};
 use crate::pki::KeyAlgorithm;
 use crate::spiffe::{SpiffeId, TrustDomain};
@@ -22,11 +22,6 @@ pub(super) fn check(values: Values, problems: Vec<Problem>) -> Result<Config, Co
         Some(config) if problems.is_empty() => Ok(Config { written: values, ..config }),
         _ => Err(ConfigError::Values(problems)),
     }
-}
-
-struct Checking<'a> {
-    values: &'a Values,
-    problems: Vec<Problem>,
 }
 
 impl Checking<'_> {
@@ -108,7 +103,7 @@ impl Checking<'_> {
         })
     }
 
-    fn issuer_count(&self) -> usize {
+    pub(super) fn issuer_count(&self) -> usize {
         let number = |path: &String| path.strip_prefix("tokens.issuers[")?.split(']').next()?.parse::<usize>().ok();
         self.values.keys().filter_map(number).max().map_or(0, |last| last + 1)
     }
@@ -166,7 +161,7 @@ impl Checking<'_> {
         let import = match (path(cert?), path(key?), path(chain?), path(root?)) {
             (Some(cert_file), Some(key_file), chain_file, root_file) => Some(Import { cert_file, key_file, chain_file, root_file }),
             (None, None, None, None) => None,
-            _ => return self.refuse("authority.import", "expected certFile and keyFile together (chainFile and rootFile are for beside them)"),
+            _ => return self.refuse("authority.import", "expected certFile and keyFile together (chainFile and rootFile only beside them)"),
         };
         Some(Authorities {
             key_algorithm: if algorithm? == "p384" { KeyAlgorithm::P384 } else { KeyAlgorithm::P256 },
@@ -175,193 +170,6 @@ impl Checking<'_> {
             import,
         })
     }
-
-    /// What values mean together.
-    fn check_together(&mut self, config: Option<&Config>) {
-        if self.issuer_count() == 0 && !self.problems.iter().any(|problem| problem.key.starts_with("tokens.issuers")) {
-            self.refuse::<()>("tokens.issuers", "is empty, so no token would be believed: expected at least one { issuer: …, keys: { file: … } }");
-        }
-        let Some(config) = config else { return };
-        let Config { certificates, authority, server, tokens, .. } = config;
-        let text = duration_text;
-        let (longest, floor) = (certificates.max_lifetime, certificates.floor());
-        if floor > longest {
-            let reason = format!(
-                "{} is too long: five times it is the shortest lifetime, so at most {} beside maxLifetime {}",
-                text(certificates.backdate),
-                text(longest / 5),
-                text(longest)
-            );
-            self.refuse::<()>("certificates.backdate", &reason);
-        } else if certificates.default_lifetime < floor {
-            let reason = format!("{} is too short: expected at least five times backdate, {}", text(certificates.default_lifetime), text(floor));
-            self.refuse::<()>("certificates.defaultLifetime", &reason);
-        }
-        if certificates.default_lifetime > longest {
-            let reason = format!("{} is longer than maxLifetime: expected at most {}", text(certificates.default_lifetime), text(longest));
-            self.refuse::<()>("certificates.defaultLifetime", &reason);
-        }
-        if authority.issuing_lifetime < longest * 3 {
-            let reason = format!(
-                "{} is too short: expected at least three times certificates.maxLifetime, {}, so that it is renewed before it shortens a certificate",
-                text(authority.issuing_lifetime),
-                text(longest * 3)
-            );
-            self.refuse::<()>("authority.issuingLifetime", &reason);
-        }
-        if authority.issuing_lifetime > authority.root_lifetime {
-            let reason =
-                format!("{} is longer than rootLifetime: expected at most {}", text(authority.issuing_lifetime), text(authority.root_lifetime));
-            self.refuse::<()>("authority.issuingLifetime", &reason);
-        }
-        if tokens.audiences.is_empty() {
-            self.refuse::<()>("tokens.audiences", "is empty, so no token would be believed: expected at least one, like [istio-ca]");
-        }
-        for (index, issuer) in tokens.issuers.iter().enumerate() {
-            if tokens.issuers.iter().take(index).any(|earlier| earlier.issuer == issuer.issuer) {
-                self.refuse::<()>(
-                    &format!("tokens.issuers[{index}].issuer"),
-                    &format!("{:?} is there already: expected each issuer only once", issuer.issuer),
-                );
-            }
-        }
-        if server.serving_dns_names.is_empty() && server.serving_ip_addresses.is_empty() {
-            self.refuse::<()>("server.servingDNSNames", "is empty, and so is servingIPAddresses: expected at least one name that clients connect to");
-        }
-        if server.max_in_flight < server.max_concurrent_streams as usize {
-            let reason = format!(
-                "{} is below maxConcurrentStreams: expected at least {}, or one connection could take all",
-                server.max_in_flight, server.max_concurrent_streams
-            );
-            self.refuse::<()>("server.maxInFlight", &reason);
-        }
-        if server.max_handshakes > server.max_connections {
-            self.refuse::<()>(
-                "server.maxHandshakes",
-                &format!("{} is above maxConnections: expected at most {}", server.max_handshakes, server.max_connections),
-            );
-        }
-        let listeners = [("server.listen", server.listen), ("health.listen", config.health_listen), ("metrics.listen", config.metrics_listen)];
-        for (index, (key, address)) in listeners.iter().enumerate() {
-            if let Some((other, _)) = listeners.iter().take(index).find(|(_, earlier)| collide(*earlier, *address)) {
-                self.refuse::<()>(key, &format!("{address} is taken by {other}: expected another port"));
-            }
-        }
-    }
-
-    /// Notes a problem with a key, or with the first value below it where it is a section. Always `None`.
-    fn refuse<T>(&mut self, path: &str, reason: &str) -> Option<T> {
-        let exact = self.values.get(path);
-        let given = exact.or_else(|| {
-            self.values.iter().find(|(key, _)| key.strip_prefix(path).is_some_and(|rest| rest.starts_with(['.', '[']))).map(|(_, given)| given)
-        });
-        let source = given.map_or(Source::Default, |given| given.source.clone());
-        self.problems.push(Problem { key: path.to_owned(), source, reason: reason.to_owned() });
-        None
-    }
-
-    /// The text of a scalar, given or default; `Ok(None)` where it is optional and absent.
-    fn one(&mut self, path: &str) -> Result<Option<(String, &'static Key)>, ()> {
-        let Some(key) = keys::find(&keys::table_path(path)) else { return self.refuse(path, "is not in the table of keys").ok_or(()) };
-        match (self.values.get(path).map(|given| &given.value), key.default) {
-            (Some(Written::One(text)), _) => Ok(Some((text.clone(), key))),
-            (None, Preset::Is(text)) => Ok(Some((text.to_owned(), key))),
-            (None, Preset::Optional(_)) => Ok(None),
-            (None, Preset::Required(example)) => {
-                self.refuse(path, &format!("is missing: expected {}, for example {example}", key.kind.expected())).ok_or(())
-            }
-            _ => self.refuse(path, &format!("expected {}", key.kind.expected())).ok_or(()),
-        }
-    }
-
-    fn wrong<T>(&mut self, path: &str, text: &str, key: &Key) -> Option<T> {
-        let shown: String = if key.secret { "the value".to_owned() } else { format!("{:?}", text.chars().take(200).collect::<String>()) };
-        self.refuse(path, &format!("{shown} is not right: expected {}", key.kind.expected()))
-    }
-
-    /// A scalar that must be there.
-    fn scalar<T>(&mut self, path: &str, parse: impl Fn(&str, Kind) -> Option<T>) -> Option<T> {
-        let (text, key) = self.one(path).ok()??;
-        parse(&text, key.kind).or_else(|| self.wrong(path, &text, key))
-    }
-
-    fn text(&mut self, path: &str) -> Option<String> {
-        self.scalar(path, plain)
-    }
-
-    fn path(&mut self, path: &str) -> Option<PathBuf> {
-        self.text(path).map(PathBuf::from)
-    }
-
-    /// A scalar that may be absent: `None` is a problem, `Some(None)` is absence.
-    fn optional(&mut self, path: &str) -> Option<Option<String>> {
-        match self.one(path).ok()? {
-            None => Some(None),
-            Some((text, key)) => plain(&text, key.kind).map(Some).or_else(|| self.wrong(path, &text, key)),
-        }
-    }
-
-    fn listen(&mut self, path: &str) -> Option<SocketAddr> {
-        self.scalar(path, |text, _| text.parse().ok())
-    }
-
-    fn duration(&mut self, path: &str) -> Option<Duration> {
-        self.scalar(path, |text, kind| match kind {
-            Kind::Duration(least, most) => {
-                units::duration(text).filter(|value| (Duration::from_millis(least)..=Duration::from_millis(most)).contains(value))
-            }
-            _ => None,
-        })
-    }
-
-    /// A count, a size in bytes, or whole percent.
-    fn number(&mut self, path: &str) -> Option<usize> {
-        self.scalar(path, |text, kind| {
-            let value = match kind {
-                Kind::Count(least, most) => units::count(text).filter(|value| (least..=most).contains(value)),
-                Kind::Size(least, most) => units::size(text).filter(|value| (least..=most).contains(value)),
-                Kind::Percent(least, most) => units::percent(text).filter(|value| (least..=most).contains(value)).map(u64::from),
-                _ => None,
-            };
-            value.and_then(|value| usize::try_from(value).ok())
-        })
-    }
-
-    fn list<T: PartialEq>(&mut self, path: &str, parse: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
-        let key = KEYS.iter().find(|key| key.path == path)?;
-        let items = match (self.values.get(path).map(|given| &given.value), key.default) {
-            (Some(Written::Many(items)), _) => items.clone(),
-            (None, Preset::Items(text)) => text.split(',').filter(|item| !item.is_empty()).map(str::to_owned).collect(),
-            (Some(Written::One(text)), _) => return self.wrong(path, &text.clone(), key),
-            _ => Vec::new(),
-        };
-        let mut parsed = Vec::new();
-        for item in &items {
-            match parse(item).filter(|value| !parsed.contains(value)) {
-                Some(value) => parsed.push(value),
-                None => return self.wrong(path, item, key),
-            }
-        }
-        Some(parsed)
-    }
-}
-
-/// A text as its kind wants it.
-fn plain(text: &str, kind: Kind) -> Option<String> {
-    let good = match kind {
-        Kind::Choice(words) => words.contains(&text),
-        Kind::Flag => text == "true",
-        Kind::Url => is_https(text),
-        Kind::Socket => (1..=keys::MAX_SOCKET_BYTES).contains(&text.len()) && !text.contains('\0'),
-        _ => !text.is_empty() && !text.contains(char::is_control),
-    };
-    good.then(|| text.to_owned())
-}
-
-fn is_https(text: &str) -> bool {
-    let Ok(url) = text.parse::<http::Uri>() else { return false };
-    let authority = url.authority().is_some_and(|authority| !authority.host().is_empty() && !authority.as_str().contains('@'));
-    url.scheme_str() == Some("https") && authority && !text.contains('#')
 }
 
 /// RFC 1123 §2.1, lower case.
@@ -378,9 +186,4 @@ fn account(text: &str) -> Option<Account> {
     let domain = "x".parse().ok()?;
     SpiffeId::workload(&domain, namespace, name).ok()?;
     Some(Account { namespace: namespace.to_owned(), name: name.to_owned() })
-}
-
-/// Whether two listeners would want the same port; port 0 is a free one.
-fn collide(one: SocketAddr, other: SocketAddr) -> bool {
-    one.port() != 0 && one.port() == other.port() && (one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified())
 }

@@ -85,6 +85,9 @@ impl Reading<'_> {
             Node::Null => {}
             Node::List(items) => {
                 for (index, item) in items.into_iter().enumerate() {
+                    // Marks the item, so that one with nothing in it counts too.
+                    let marker = Given { value: Written::Many(Vec::new()), source: self.source(item.referenced) };
+                    self.values.insert(format!("{path}[{index}]"), marker);
                     self.section(&format!("{path}[{index}]"), item);
                 }
             }
@@ -162,11 +165,11 @@ fn list(names: &[&str]) -> String {
     names.join(", ")
 }
 
-/// The parser's message without the place, which stands before it already.
+/// The parser's message without the place, which stands before it already, and without its advice to programmers.
 fn words(message: &str) -> String {
     let line = message.lines().next().unwrap_or_default();
-    let cut = line.find(" at line ").or_else(|| line.find(" (line "));
-    cut.and_then(|end| line.get(..end)).unwrap_or(line).trim_start_matches("error: ").to_owned()
+    let end = [" at line ", " (line ", "; use ", ", set "].iter().filter_map(|start| line.find(start)).min();
+    end.and_then(|end| line.get(..end)).unwrap_or(line).trim_start_matches("error: ").to_owned()
 }
 
 /// Any YAML, kept as it is. Numbers and the like are only marked: their text is taken from the file.

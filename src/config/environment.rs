@@ -12,7 +12,7 @@ pub(super) fn apply(environment: impl Iterator<Item = (String, String)>, values:
         if !name.starts_with(PREFIX) || name.starts_with("MESHMINT_TEST_") || is_service_link(&name) {
             continue;
         }
-        let source = Source::Environment(name.clone());
+        let source = Source::Environment(name.escape_debug().to_string());
         match KEYS.iter().find(|key| keys::environment_name(key.path).as_ref() == Some(&name)) {
             Some(key) => {
                 values.insert(key.path.to_owned(), Given { value: written(key, &text), source });

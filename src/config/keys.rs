@@ -68,7 +68,7 @@ impl Kind {
             Self::Duration(least, most) => format!("a duration from {} to {}, like 30s, 2m, 1h30m or 30d", millis(least), millis(most)),
             Self::Size(least, most) => format!("a size from {} to {}, like 64KiB", units::size_text(least), units::size_text(most)),
             Self::Count(least, most) => format!("a whole number from {least} to {most}"),
-            Self::Percent(least, most) => format!("a share from {least}% to {most}%, like {most}%"),
+            Self::Percent(least, most) => format!("a share from {least}% to {most}% in whole percent, like 10%"),
             Self::Choice(words) => format!("one of {}", words.join(", ")),
             Self::Flag => "true (leave the key out otherwise)".to_owned(),
         }
