@@ -1,0 +1,189 @@
+//! From flat values to the checked [`Config`]: each value by its kind, then what they mean together. Every problem is collected.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use super::document::Values;
+use super::keys::Kind;
+use super::problem::{ConfigError, Problem};
+use super::reading::{Checking, is_https};
+use super::units::duration_text;
+use super::values::{Account, Authorities, Certificates, Config, Import, KeySource, LogFormat, Server, TokenIssuer, Tokens};
+use crate::pki::KeyAlgorithm;
+use crate::spiffe::{SpiffeId, TrustDomain};
+
+/// Checks all values; `problems` are those of reading.
+pub(super) fn check(values: Values, problems: Vec<Problem>) -> Result<Config, ConfigError> {
+    let mut checking = Checking { values: &values, problems };
+    let config = checking.config();
+    checking.check_together(config.as_ref());
+    let problems = checking.problems;
+    match config {
+        Some(config) if problems.is_empty() => Ok(Config { written: values, ..config }),
+        _ => Err(ConfigError::Values(problems)),
+    }
+}
+
+impl Checking<'_> {
+    /// `None` where a value could not be read; the problem is noted then. All fields are read before the first `?`, so all problems are.
+    fn config(&mut self) -> Option<Config> {
+        let trust_domain = self.scalar("trustDomain", |text, _| text.parse::<TrustDomain>().ok());
+        let cluster_id = self.text("clusterID");
+        let server = self.server();
+        let tokens = self.tokens();
+        let certificates = self.certificates();
+        let authority = self.authority();
+        let state_dir = self.path("state.file.dir");
+        let ledger_path = self.path("ledger.sqlite.path");
+        let ledger_retention = self.duration("ledger.retention");
+        let admin_socket = self.path("admin.socket");
+        let (health_listen, metrics_listen) = (self.listen("health.listen"), self.listen("metrics.listen"));
+        let log_format = self.text("log.format");
+        let log_level = self.text("log.level");
+        Some(Config {
+            trust_domain: trust_domain?,
+            cluster_id: cluster_id?,
+            server: server?,
+            tokens: tokens?,
+            certificates: certificates?,
+            authority: authority?,
+            state_dir: state_dir?,
+            ledger_path: ledger_path?,
+            ledger_retention: ledger_retention?,
+            admin_socket: admin_socket?,
+            health_listen: health_listen?,
+            metrics_listen: metrics_listen?,
+            log_format: if log_format? == "json" { LogFormat::Json } else { LogFormat::Text },
+            log_level: log_level?,
+            written: Values::new(),
+        })
+    }
+
+    fn server(&mut self) -> Option<Server> {
+        let listen = self.listen("server.listen");
+        let serving_dns_names = self.list("server.servingDNSNames", |item| is_dns_name(item).then(|| item.to_owned()));
+        let serving_ip_addresses = self.list("server.servingIPAddresses", |item| item.parse::<IpAddr>().ok());
+        let [serving_lifetime, connection_max_age, request_timeout, handshake_timeout, drain_timeout, keepalive_interval] =
+            ["servingLifetime", "connectionMaxAge", "requestTimeout", "handshakeTimeout", "drainTimeout", "keepaliveInterval"]
+                .map(|name| self.duration(&format!("server.{name}")));
+        let [max_connections, max_handshakes, streams, max_request_bytes, max_in_flight] =
+            ["maxConnections", "maxHandshakes", "maxConcurrentStreams", "maxRequestBytes", "maxInFlight"]
+                .map(|name| self.number(&format!("server.{name}")));
+        let share = self.number("server.maxHandshakesPerAddress");
+        Some(Server {
+            listen: listen?,
+            serving_dns_names: serving_dns_names?,
+            serving_ip_addresses: serving_ip_addresses?,
+            serving_lifetime: serving_lifetime?,
+            connection_max_age: connection_max_age?,
+            request_timeout: request_timeout?,
+            handshake_timeout: handshake_timeout?,
+            max_connections: max_connections?,
+            max_handshakes: max_handshakes?,
+            max_handshakes_per_address: (max_handshakes? * share? / 100).max(1),
+            max_concurrent_streams: u32::try_from(streams?).ok()?,
+            max_request_bytes: max_request_bytes?,
+            max_in_flight: max_in_flight?,
+            drain_timeout: drain_timeout?,
+            keepalive_interval: keepalive_interval?,
+        })
+    }
+
+    fn tokens(&mut self) -> Option<Tokens> {
+        let audiences = self.list("tokens.audiences", |item| (!item.is_empty()).then(|| item.to_owned()));
+        let (clock_skew, max_lifetime_unbound) = (self.duration("tokens.clockSkew"), self.duration("tokens.maxLifetimeUnbound"));
+        let trusted_node_accounts = self.list("tokens.trustedNodeAccounts", account);
+        let issuers: Vec<Option<TokenIssuer>> = (0..self.issuer_count()).map(|index| self.issuer(&format!("tokens.issuers[{index}]"))).collect();
+        Some(Tokens {
+            audiences: audiences?,
+            clock_skew: clock_skew?,
+            max_lifetime_unbound: max_lifetime_unbound?,
+            trusted_node_accounts: trusted_node_accounts?,
+            issuers: issuers.into_iter().collect::<Option<_>>()?,
+        })
+    }
+
+    pub(super) fn issuer_count(&self) -> usize {
+        let number = |path: &String| path.strip_prefix("tokens.issuers[")?.split(']').next()?.parse::<usize>().ok();
+        self.values.keys().filter_map(number).max().map_or(0, |last| last + 1)
+    }
+
+    fn issuer(&mut self, at: &str) -> Option<TokenIssuer> {
+        let issuer = self.text(&format!("{at}.issuer"));
+        let [file, url, discovery, ca_file] = ["file", "url", "discovery", "caFile"].map(|name| self.optional(&format!("{at}.keys.{name}")));
+        let refresh_interval = self.duration(&format!("{at}.refreshInterval"));
+        let max_age = self.duration(&format!("{at}.maxAge"));
+        let keys = format!("{at}.keys");
+        let one = "exactly one of file: PATH, url: https://…, discovery: true";
+        let ca_file = ca_file?.map(PathBuf::from);
+        let source = match (file?, url?, discovery?) {
+            (Some(file), None, None) if ca_file.is_none() => KeySource::File(file.into()),
+            (Some(_), None, None) => return self.refuse(&format!("{keys}.caFile"), "is for url and discovery; leave it out beside file"),
+            (None, Some(url), None) => KeySource::Url { url, ca_file },
+            (None, None, Some(_)) => KeySource::Discovery { ca_file },
+            (None, None, None) => return self.refuse(&keys, &format!("says nowhere to find the keys: expected {one}")),
+            _ => return self.refuse(&keys, &format!("names more than one place: expected {one}")),
+        };
+        let issuer = issuer?;
+        if matches!(source, KeySource::Discovery { .. }) && !is_https(&issuer) {
+            return self.refuse(&format!("{at}.issuer"), &format!("{issuer:?} can't be used for discovery: expected {}", Kind::Url.expected()));
+        }
+        let (refresh_interval, max_age) = (refresh_interval?, max_age?);
+        if refresh_interval > max_age {
+            let reason = format!(
+                "{} is longer than maxAge ({}): keys would expire between two readings",
+                duration_text(refresh_interval),
+                duration_text(max_age)
+            );
+            return self.refuse(&format!("{at}.refreshInterval"), &reason);
+        }
+        Some(TokenIssuer { issuer, keys: source, refresh_interval, max_age })
+    }
+
+    fn certificates(&mut self) -> Option<Certificates> {
+        let [default_lifetime, max_lifetime, backdate] =
+            ["defaultLifetime", "maxLifetime", "backdate"].map(|name| self.duration(&format!("certificates.{name}")));
+        let jitter = self.number("certificates.jitter");
+        Some(Certificates {
+            default_lifetime: default_lifetime?,
+            max_lifetime: max_lifetime?,
+            backdate: backdate?,
+            jitter_percent: u8::try_from(jitter?).ok()?,
+        })
+    }
+
+    fn authority(&mut self) -> Option<Authorities> {
+        let algorithm = self.text("authority.keyAlgorithm");
+        let (root_lifetime, issuing_lifetime) = (self.duration("authority.rootLifetime"), self.duration("authority.issuingLifetime"));
+        let [cert, key, chain, root] =
+            ["certFile", "keyFile", "chainFile", "rootFile"].map(|name| self.optional(&format!("authority.import.{name}")));
+        let path = |text: Option<String>| text.map(PathBuf::from);
+        let import = match (path(cert?), path(key?), path(chain?), path(root?)) {
+            (Some(cert_file), Some(key_file), chain_file, root_file) => Some(Import { cert_file, key_file, chain_file, root_file }),
+            (None, None, None, None) => None,
+            _ => return self.refuse("authority.import", "expected certFile and keyFile together (chainFile and rootFile only beside them)"),
+        };
+        Some(Authorities {
+            key_algorithm: if algorithm? == "p384" { KeyAlgorithm::P384 } else { KeyAlgorithm::P256 },
+            root_lifetime: root_lifetime?,
+            issuing_lifetime: issuing_lifetime?,
+            import,
+        })
+    }
+}
+
+/// RFC 1123 §2.1, lower case.
+fn is_dns_name(name: &str) -> bool {
+    let label = |label: &str| {
+        let letters = label.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+        letters && (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    name.len() <= 253 && name.split('.').all(label) && name.parse::<IpAddr>().is_err()
+}
+
+fn account(text: &str) -> Option<Account> {
+    let (namespace, name) = text.split_once('/')?;
+    let domain = "x".parse().ok()?;
+    SpiffeId::workload(&domain, namespace, name).ok()?;
+    Some(Account { namespace: namespace.to_owned(), name: name.to_owned() })
+}

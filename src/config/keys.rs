@@ -1,0 +1,250 @@
+//! The one table of configuration keys: path, kind, default, meaning. It drives reading (`document`, `environment`), checking (`check`),
+//! `config print` and docs/configuration.md (`print`), so none of them can know a key or a default that the others don't.
+
+use super::units;
+
+/// One key.
+#[derive(Debug)]
+pub(super) struct Key {
+    /// Its path; `[]` stands for the number of an item in a list.
+    pub(super) path: &'static str,
+    pub(super) kind: Kind,
+    pub(super) default: Preset,
+    /// One sentence for people.
+    pub(super) meaning: &'static str,
+    /// Whether the value itself must never be printed. Today keys and tokens are named by path only, so none is.
+    pub(super) secret: bool,
+}
+
+/// What a key has where nobody gives it a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Preset {
+    Is(&'static str),
+    /// A list, comma-separated.
+    Items(&'static str),
+    /// Left out unless given; the text is an example.
+    Optional(&'static str),
+    /// Must be given; the text is an example.
+    Required(&'static str),
+}
+
+/// What a value looks like, with its bounds (both included). Durations are in milliseconds, sizes in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind {
+    TrustDomain,
+    Text,
+    Texts,
+    DnsNames,
+    Addresses,
+    /// `namespace/service-account`
+    Accounts,
+    Listen,
+    Path,
+    Socket,
+    Url,
+    Duration(u64, u64),
+    Size(u64, u64),
+    Count(u64, u64),
+    Percent(u8, u8),
+    Choice(&'static [&'static str]),
+    Flag,
+}
+
+impl Kind {
+    /// What would be right, as it follows "expected".
+    pub(super) fn expected(self) -> String {
+        let millis = |value| units::duration_text(std::time::Duration::from_millis(value));
+        match self {
+            Self::TrustDomain => "a trust domain like cluster.local: 1 to 255 of a-z, 0-9, '.', '-' and '_'".to_owned(),
+            Self::Text => "a text that is not empty".to_owned(),
+            Self::Texts => "a list of different texts like [istio-ca], none of them empty".to_owned(),
+            Self::DnsNames => "a list of different DNS names like [meshmint.meshmint-system.svc], in lower case and without wildcards".to_owned(),
+            Self::Addresses => "a list of different IP addresses like [127.0.0.1]".to_owned(),
+            Self::Accounts => "a list of different NAMESPACE/SERVICE-ACCOUNT like [istio-system/ztunnel]".to_owned(),
+            Self::Listen => "an address with a port like 0.0.0.0:8443 or [::]:8443".to_owned(),
+            Self::Path => "a path".to_owned(),
+            Self::Socket => format!("a path of at most {MAX_SOCKET_BYTES} bytes (the system's limit for sockets)"),
+            Self::Url => "an https URL with a host and without user, password or fragment".to_owned(),
+            Self::Duration(least, most) => format!("a duration from {} to {}, like 30s, 2m, 1h30m or 30d", millis(least), millis(most)),
+            Self::Size(least, most) => format!("a size from {} to {}, like 64KiB", units::size_text(least), units::size_text(most)),
+            Self::Count(least, most) => format!("a whole number from {least} to {most}"),
+            Self::Percent(least, most) => format!("a share from {least}% to {most}% in whole percent, like 10%"),
+            Self::Choice(words) => format!("one of {}", words.join(", ")),
+            Self::Flag => "true (leave the key out otherwise)".to_owned(),
+        }
+    }
+
+    pub(super) fn is_list(self) -> bool {
+        matches!(self, Self::Texts | Self::DnsNames | Self::Addresses | Self::Accounts)
+    }
+}
+
+/// `sun_path` of unix(7) without its final zero.
+pub(super) const MAX_SOCKET_BYTES: usize = 107;
+
+const S: u64 = 1_000;
+const M: u64 = 60 * S;
+const H: u64 = 60 * M;
+const D: u64 = 24 * H;
+
+use Kind::{Accounts, Addresses, Choice, Count, DnsNames, Duration, Flag, Listen, Path, Percent, Size, Socket, Text, Texts, Url};
+use Preset::{Is, Items, Optional, Required};
+
+const fn key(path: &'static str, kind: Kind, default: Preset, meaning: &'static str) -> Key {
+    Key { path, kind, default, meaning, secret: false }
+}
+
+/// Every key, in the order of printing. Keys of one section stand together.
+#[rustfmt::skip]
+pub(super) const KEYS: &[Key] = &[
+    key("trustDomain", Kind::TrustDomain, Is("cluster.local"), "The SPIFFE trust domain of every identity that is issued. It can't change once there is a root."),
+    key("clusterID", Text, Is("Kubernetes"), "The name of the cluster whose workloads ask here; on record with each certificate."),
+
+    key("server.listen", Listen, Is("0.0.0.0:8443"), "Where the CSR API listens."),
+    key("server.servingDNSNames", DnsNames, Items("meshmint.meshmint-system.svc"), "DNS names in the server's own certificate: the host of Istio's caAddress."),
+    key("server.servingIPAddresses", Addresses, Items(""), "IP addresses in the server's own certificate."),
+    key("server.servingLifetime", Duration(S, 90 * D), Is("24h"), "Lifetime of the server's own certificate, which it renews by itself."),
+    key("server.connectionMaxAge", Duration(S, 30 * D), Is("30m"), "Age at which a connection is told to go away (GOAWAY), so that replicas share the load."),
+    key("server.requestTimeout", Duration(100, 10 * M), Is("10s"), "Deadline of each request; Istio's clients set none."),
+    key("server.handshakeTimeout", Duration(100, 5 * M), Is("10s"), "How long a TLS handshake may take."),
+    key("server.maxConnections", Count(1, 1_000_000), Is("10000"), "Connections open at once; more are closed at accept."),
+    key("server.maxHandshakes", Count(1, 100_000), Is("256"), "TLS handshakes in progress at once."),
+    key("server.maxHandshakesPerAddress", Percent(1, 100), Is("50%"), "Share of maxHandshakes that one peer address may hold; at least one."),
+    key("server.maxConcurrentStreams", Count(1, 10_000), Is("100"), "Requests at once on one connection (HTTP/2 SETTINGS_MAX_CONCURRENT_STREAMS)."),
+    key("server.maxRequestBytes", Size(4 << 10, 4 << 20), Is("64KiB"), "Longest message that is read."),
+    key("server.maxInFlight", Count(1, 100_000), Is("512"), "Requests at once over all connections; more get RESOURCE_EXHAUSTED with RetryInfo."),
+    key("server.drainTimeout", Duration(0, 10 * M), Is("20s"), "How long requests under way may take to finish after SIGTERM."),
+    key("server.keepaliveInterval", Duration(S, H), Is("30s"), "Time between HTTP/2 pings to an idle client; a dead one is dropped."),
+
+    key("tokens.audiences", Texts, Items("istio-ca"), "Audiences of which a token must carry one."),
+    key("tokens.clockSkew", Duration(0, 5 * M), Is("30s"), "How far a token's times may be off."),
+    key("tokens.maxLifetimeUnbound", Duration(M, 366 * D), Is("24h"), "Longest lifetime accepted of a token that is bound to no object, as istioctl makes them for virtual machines."),
+    key("tokens.trustedNodeAccounts", Accounts, Items("istio-system/ztunnel"), "Accounts that may ask for the identities of pods on their own node (istio-csr: caTrustedNodeAccounts)."),
+    key("tokens.issuers[].issuer", Text, Required("https://kubernetes.default.svc"), "The issuer (`iss`) of tokens, exactly as they carry it. At least one issuer, each only once."),
+    key("tokens.issuers[].keys.file", Path, Optional("jwks.json"), "Its public keys, a JWK Set in a file. Exactly one of file, url and discovery."),
+    key("tokens.issuers[].keys.url", Url, Optional("https://issuer.example/keys"), "Its public keys, a JWK Set at an https URL."),
+    key("tokens.issuers[].keys.discovery", Flag, Optional("true"), "Its public keys, found through OIDC discovery below the issuer, which must be an https URL."),
+    key("tokens.issuers[].keys.caFile", Path, Optional("/etc/ssl/issuer-ca.pem"), "The roots (PEM) that the server of url or discovery must chain to."),
+    key("tokens.issuers[].refreshInterval", Duration(S, D), Is("5m"), "How often its keys are read again."),
+    key("tokens.issuers[].maxAge", Duration(S, 30 * D), Is("24h"), "How long the last good keys serve while reading fails."),
+
+    key("certificates.defaultLifetime", Duration(S, 90 * D), Is("24h"), "Lifetime where a request asks for none."),
+    key("certificates.maxLifetime", Duration(S, 90 * D), Is("24h"), "Longest lifetime; a request for more gets this."),
+    key("certificates.backdate", Duration(0, H), Is("2m"), "How far notBefore lies in the past. No certificate lives shorter than five times this."),
+    key("certificates.jitter", Percent(0, 50), Is("10%"), "Each lifetime is cut by a random share up to this, so that renewals spread."),
+
+    key("authority.keyAlgorithm", Choice(&["p256", "p384"]), Is("p256"), "Kind of the keys that are made for root and issuing authorities."),
+    key("authority.rootLifetime", Duration(S, 36_525 * D), Is("3650d"), "Lifetime of a root that is made here."),
+    key("authority.issuingLifetime", Duration(S, 3_653 * D), Is("30d"), "Lifetime of an issuing authority, which is renewed long before it could shorten a certificate."),
+    key("authority.import.certFile", Path, Optional("ca-cert.pem"), "An existing CA certificate to start from; read only while the state is empty."),
+    key("authority.import.keyFile", Path, Optional("ca-key.pem"), "Its private key (PKCS#8, SEC1 or PKCS#1)."),
+    key("authority.import.chainFile", Path, Optional("cert-chain.pem"), "The certificates between it and its root, nearest first."),
+    key("authority.import.rootFile", Path, Optional("root-cert.pem"), "Its root, where it is not self-signed and the chain doesn't end with it."),
+
+    key("state.file.dir", Path, Is("/var/lib/meshmint"), "Folder of the authority state and the keys; made 0700. A folder that lets others in gets one of our own inside, called state."),
+
+    key("ledger.sqlite.path", Path, Is("/var/lib/meshmint/ledger.db"), "The ledger: every certificate ever issued."),
+    key("ledger.retention", Duration(0, 3_653 * D), Is("30d"), "How long a certificate stays on record after its notAfter."),
+
+    key("admin.socket", Socket, Is("/run/meshmint/admin.sock"), "The Unix socket (0600) of the admin API."),
+    key("health.listen", Listen, Is("0.0.0.0:8080"), "Where /livez and /readyz are."),
+    key("metrics.listen", Listen, Is("0.0.0.0:9402"), "Where Prometheus metrics are."),
+    key("log.format", Choice(&["text", "json"]), Is("text"), "Form of the log."),
+    key("log.level", Choice(&["error", "warn", "info", "debug", "trace"]), Is("info"), "Least level that is logged."),
+];
+
+/// The key at a path of the table (with `[]` for every number).
+pub(super) fn find(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+/// The path of the table for a path of a document: `tokens.issuers[3].issuer` → `tokens.issuers[].issuer`.
+pub(super) fn table_path(path: &str) -> String {
+    let mut inside = false;
+    path.chars()
+        .filter(|character| {
+            match character {
+                '[' => inside = true,
+                ']' => inside = false,
+                _ => return !inside,
+            }
+            true
+        })
+        .collect()
+}
+
+/// The name of the environment variable for a key; none for the keys of list items.
+pub(super) fn environment_name(path: &str) -> Option<String> {
+    if path.contains('[') {
+        return None;
+    }
+    let mut name = "MESHMINT_".to_owned();
+    let characters: Vec<char> = path.chars().collect();
+    for (index, character) in characters.iter().enumerate() {
+        let before = index.checked_sub(1).and_then(|index| characters.get(index));
+        let after = characters.get(index + 1);
+        let word_starts = character.is_ascii_uppercase()
+            && before
+                .is_some_and(|before| before.is_ascii_lowercase() || (before.is_ascii_uppercase() && after.is_some_and(char::is_ascii_lowercase)));
+        if word_starts || *character == '.' {
+            name.push('_');
+        }
+        if *character != '.' {
+            name.push(character.to_ascii_uppercase());
+        }
+    }
+    Some(name)
+}
+
+/// The candidate with the fewest edits from `word`, if they are few enough for a slip of the hand.
+pub(super) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let (distance, best) = candidates.map(|candidate| (edits(word, candidate), candidate)).min()?;
+    (distance <= (word.chars().count() / 2).max(2)).then_some(best)
+}
+
+/// Levenshtein's distance, ignoring case.
+fn edits(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.to_lowercase().chars().collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (index, left) in one.to_lowercase().chars().take(100).enumerate() {
+        let mut next = vec![index + 1];
+        for (right, pair) in other.iter().zip(row.windows(2)) {
+            let (&[diagonal, above], Some(&behind)) = (pair, next.last()) else { continue };
+            next.push((above + 1).min(behind + 1).min(diagonal + usize::from(left != *right)));
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn paths_and_environment_names_are_unique() {
+        let paths: BTreeSet<_> = KEYS.iter().map(|key| key.path).collect();
+        assert_eq!(paths.len(), KEYS.len());
+        let names: Vec<_> = KEYS.iter().filter_map(|key| environment_name(key.path)).collect();
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
+        assert!(KEYS.iter().all(|key| key.kind.is_list() == matches!(key.default, Items(_))), "a list has a list as default");
+    }
+
+    #[test]
+    fn names() {
+        for (path, name) in [
+            ("server.servingDNSNames", "MESHMINT_SERVER_SERVING_DNS_NAMES"),
+            ("server.servingIPAddresses", "MESHMINT_SERVER_SERVING_IP_ADDRESSES"),
+            ("clusterID", "MESHMINT_CLUSTER_ID"),
+            ("server.listen", "MESHMINT_SERVER_LISTEN"),
+        ] {
+            assert_eq!(environment_name(path).as_deref(), Some(name));
+        }
+        assert_eq!(environment_name("tokens.issuers[].issuer"), None);
+        assert_eq!(table_path("tokens.issuers[12].keys.file"), "tokens.issuers[].keys.file");
+        assert_eq!(nearest("lisetn", ["listen", "log"].into_iter()), Some("listen"));
+        assert_eq!(nearest("banana", ["listen", "log"].into_iter()), None);
+    }
+}

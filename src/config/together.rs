@@ -1,0 +1,87 @@
+//! What values mean together: contradictions between values that are each right by themselves. Called by `check`.
+
+use std::net::SocketAddr;
+
+use super::reading::Checking;
+use super::units::duration_text;
+use super::values::Config;
+
+impl Checking<'_> {
+    /// What values mean together.
+    pub(super) fn check_together(&mut self, config: Option<&Config>) {
+        if self.issuer_count() == 0 && !self.problems.iter().any(|problem| problem.key.starts_with("tokens.issuers")) {
+            self.refuse::<()>("tokens.issuers", "is empty, so no token would be believed: expected at least one { issuer: …, keys: { file: … } }");
+        }
+        let Some(config) = config else { return };
+        let Config { certificates, authority, server, tokens, .. } = config;
+        let text = duration_text;
+        let (longest, floor) = (certificates.max_lifetime, certificates.floor());
+        if floor > longest {
+            let reason = format!(
+                "{} is too long: five times it is the shortest lifetime, so at most {} beside maxLifetime {}",
+                text(certificates.backdate),
+                text(longest / 5),
+                text(longest)
+            );
+            self.refuse::<()>("certificates.backdate", &reason);
+        } else if certificates.default_lifetime < floor {
+            let reason = format!("{} is too short: expected at least five times backdate, {}", text(certificates.default_lifetime), text(floor));
+            self.refuse::<()>("certificates.defaultLifetime", &reason);
+        }
+        if certificates.default_lifetime > longest {
+            let reason = format!("{} is longer than maxLifetime: expected at most {}", text(certificates.default_lifetime), text(longest));
+            self.refuse::<()>("certificates.defaultLifetime", &reason);
+        }
+        if authority.issuing_lifetime < longest * 3 {
+            let reason = format!(
+                "{} is too short: expected at least three times certificates.maxLifetime, {}, so that it is renewed before it shortens a certificate",
+                text(authority.issuing_lifetime),
+                text(longest * 3)
+            );
+            self.refuse::<()>("authority.issuingLifetime", &reason);
+        }
+        if authority.issuing_lifetime > authority.root_lifetime {
+            let reason =
+                format!("{} is longer than rootLifetime: expected at most {}", text(authority.issuing_lifetime), text(authority.root_lifetime));
+            self.refuse::<()>("authority.issuingLifetime", &reason);
+        }
+        if tokens.audiences.is_empty() {
+            self.refuse::<()>("tokens.audiences", "is empty, so no token would be believed: expected at least one, like [istio-ca]");
+        }
+        for (index, issuer) in tokens.issuers.iter().enumerate() {
+            if tokens.issuers.iter().take(index).any(|earlier| earlier.issuer == issuer.issuer) {
+                self.refuse::<()>(
+                    &format!("tokens.issuers[{index}].issuer"),
+                    &format!("{:?} is there already: expected each issuer only once", issuer.issuer),
+                );
+            }
+        }
+        if server.serving_dns_names.is_empty() && server.serving_ip_addresses.is_empty() {
+            self.refuse::<()>("server.servingDNSNames", "is empty, and so is servingIPAddresses: expected at least one name that clients connect to");
+        }
+        if server.max_in_flight < server.max_concurrent_streams as usize {
+            let reason = format!(
+                "{} is below maxConcurrentStreams: expected at least {}, or one connection could take all",
+                server.max_in_flight, server.max_concurrent_streams
+            );
+            self.refuse::<()>("server.maxInFlight", &reason);
+        }
+        if server.max_handshakes > server.max_connections {
+            self.refuse::<()>(
+                "server.maxHandshakes",
+                &format!("{} is above maxConnections: expected at most {}", server.max_handshakes, server.max_connections),
+            );
+        }
+        let listeners = [("server.listen", server.listen), ("health.listen", config.health_listen), ("metrics.listen", config.metrics_listen)];
+        for (index, (key, address)) in listeners.iter().enumerate() {
+            if let Some((other, _)) = listeners.iter().take(index).find(|(_, earlier)| collide(*earlier, *address)) {
+                self.refuse::<()>(key, &format!("{address} is taken by {other}: expected another port"));
+            }
+        }
+    }
+}
+
+/// Whether two listeners would want the same port; port 0 is a free one.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    one.port() != 0 && one.port() == other.port() && (one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified())
+}

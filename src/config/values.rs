@@ -1,0 +1,157 @@
+//! The checked configuration: plain typed values that the rest of the program is built from. Only `Config::load` and `Config::for_dev` make one.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::pki::KeyAlgorithm;
+use crate::spiffe::TrustDomain;
+
+/// The CSR API's listener, its certificate and its bounds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each field is a key; src/config/keys.rs has its meaning")]
+pub struct Server {
+    pub listen: SocketAddr,
+    pub serving_dns_names: Vec<String>,
+    pub serving_ip_addresses: Vec<IpAddr>,
+    pub serving_lifetime: Duration,
+    pub connection_max_age: Duration,
+    pub request_timeout: Duration,
+    pub handshake_timeout: Duration,
+    pub max_connections: usize,
+    pub max_handshakes: usize,
+    /// The share, worked out: at least 1.
+    pub max_handshakes_per_address: usize,
+    pub max_concurrent_streams: u32,
+    pub max_request_bytes: usize,
+    pub max_in_flight: usize,
+    pub drain_timeout: Duration,
+    pub keepalive_interval: Duration,
+}
+
+/// Which tokens are believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each field is a key; src/config/keys.rs has its meaning")]
+pub struct Tokens {
+    pub audiences: Vec<String>,
+    pub clock_skew: Duration,
+    pub max_lifetime_unbound: Duration,
+    pub trusted_node_accounts: Vec<Account>,
+    pub issuers: Vec<TokenIssuer>,
+}
+
+/// A service account, `namespace/name`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// Somebody whose tokens are believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenIssuer {
+    /// `iss`, byte for byte.
+    pub issuer: String,
+    /// Where its keys are.
+    pub keys: KeySource,
+    /// How often they are read again.
+    pub refresh_interval: Duration,
+    /// How long the last good ones serve while reading fails.
+    pub max_age: Duration,
+}
+
+/// Where an issuer's public keys come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySource {
+    /// A JWK Set in a file.
+    File(PathBuf),
+    /// A JWK Set at an https URL.
+    Url {
+        /// The URL.
+        url: String,
+        /// Roots for its server; `None`: the system's.
+        ca_file: Option<PathBuf>,
+    },
+    /// `ISSUER/.well-known/openid-configuration` (OpenID Connect Discovery §4).
+    Discovery {
+        /// Roots for its server; `None`: the system's.
+        ca_file: Option<PathBuf>,
+    },
+}
+
+/// How long leaves live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each field is a key; src/config/keys.rs has its meaning")]
+pub struct Certificates {
+    pub default_lifetime: Duration,
+    pub max_lifetime: Duration,
+    pub backdate: Duration,
+    /// In percent, 0 to 50.
+    pub jitter_percent: u8,
+}
+
+impl Certificates {
+    /// The largest share that is cut off a lifetime, 0 to 0.5.
+    pub fn jitter(&self) -> f64 {
+        f64::from(self.jitter_percent) / 100.0
+    }
+
+    /// The shortest lifetime: five times the backdate. ztunnel renews in a loop near the backdate itself.
+    pub fn floor(&self) -> Duration {
+        self.backdate * 5
+    }
+}
+
+/// The authorities that are made here, or what to start from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each field is a key; src/config/keys.rs has its meaning")]
+pub struct Authorities {
+    pub key_algorithm: KeyAlgorithm,
+    pub root_lifetime: Duration,
+    pub issuing_lifetime: Duration,
+    pub import: Option<Import>,
+}
+
+/// An existing CA to start from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each field is a key; src/config/keys.rs has its meaning")]
+pub struct Import {
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
+    pub chain_file: Option<PathBuf>,
+    pub root_file: Option<PathBuf>,
+}
+
+/// Form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Everything that `serve` needs to know. No value contradicts another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each field is a key; src/config/keys.rs has its meaning")]
+pub struct Config {
+    pub trust_domain: TrustDomain,
+    pub cluster_id: String,
+    pub server: Server,
+    pub tokens: Tokens,
+    pub certificates: Certificates,
+    pub authority: Authorities,
+    pub state_dir: PathBuf,
+    pub ledger_path: PathBuf,
+    pub ledger_retention: Duration,
+    pub admin_socket: PathBuf,
+    pub health_listen: SocketAddr,
+    pub metrics_listen: SocketAddr,
+    pub log_format: LogFormat,
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub log_level: String,
+    /// What was given, for printing.
+    pub(super) written: super::document::Values,
+}
