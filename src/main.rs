@@ -1,2 +1,15 @@
 //! Installs the crypto provider, parses arguments, runs a command.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use meshmint::cli::Cli;
+
+fn main() -> ExitCode {
+    // ring is the only provider in this build; a second call would be the only way to fail.
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        eprintln!("meshmint: another crypto provider is installed already");
+        return ExitCode::FAILURE;
+    }
+    Cli::parse().run()
+}

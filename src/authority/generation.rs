@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
 
 use super::{AcceptedIssuers, AuthorityId, AuthorityState, GenerationNumber, rotation};
@@ -21,14 +20,16 @@ pub struct Generation {
     pub signer: Signer,
     /// The certificates between leaf and root, nearest first, one PEM block each, ending in a newline.
     pub chain: Arc<[String]>,
-    /// The same as DER, for our own TLS.
-    pub chain_der: Vec<CertificateDer<'static>>,
     /// The trust bundle: every root as PEM, in one string. The same bytes in every answer.
     pub bundle: Arc<str>,
     /// The bundle's number.
     pub bundle_number: u64,
     /// Nothing may be granted beyond this: the earliest notAfter of all issuers, and what is reserved for the root.
     pub limit: OffsetDateTime,
+    /// The earliest notAfter from the issuing certificate to its root.
+    pub chain_end: OffsetDateTime,
+    /// notAfter of the root.
+    pub root_not_after: OffsetDateTime,
     /// Whose leaves are accepted as client certificates.
     pub accepted: AcceptedIssuers,
 }
@@ -74,10 +75,11 @@ impl Generation {
             root: issuing.root.clone(),
             signer,
             chain: chain_der.iter().map(|der| certificate_to_pem(der)).collect(),
-            chain_der,
             bundle: state.bundle_pem().into(),
             bundle_number: state.bundle_number,
             limit: chain_end.min(*reserved),
+            chain_end,
+            root_not_after: rotation::root_end(state).unwrap_or(chain_end),
             accepted: AcceptedIssuers::of_state(state)?,
         })
     }

@@ -106,9 +106,15 @@ fn renewal_time(
 /// The end of the chain of what signs now: the earliest notAfter from the issuing certificate to its root.
 pub fn chain_end(state: &AuthorityState) -> Option<OffsetDateTime> {
     let (issuing, _) = state.issuing()?;
+    let ends = std::iter::once(&issuing.certificate).chain(&issuing.upstream_chain).map(|pem| Some(validity(pem)?.1));
+    ends.chain(std::iter::once(root_end(state))).min().flatten()
+}
+
+/// The end of the root that what signs now chains to.
+pub fn root_end(state: &AuthorityState) -> Option<OffsetDateTime> {
+    let (issuing, _) = state.issuing()?;
     let root = state.trust.iter().find(|entry| entry.id == issuing.root)?;
-    let chain = std::iter::once(&issuing.certificate).chain(&issuing.upstream_chain).chain(std::iter::once(&root.certificate));
-    chain.map(|pem| validity(pem).map(|(_, not_after)| not_after)).min().flatten()
+    Some(validity(&root.certificate)?.1)
 }
 
 fn validity(pem: &str) -> Option<(OffsetDateTime, OffsetDateTime)> {

@@ -1,4 +1,95 @@
-//! The commands, one file each.
+//! The commands: one file for each.
+
+mod admin_client;
+mod bundle;
+mod certs;
+mod csr_client;
+mod dev;
+mod dev_issuer;
+mod files;
+mod json;
+mod logging;
+mod request;
+mod serve;
+mod times;
+mod token;
+
+use std::io::{stderr, stdout};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use outcome::{Outcome, Output};
+
+use crate::clock::{SystemClock, SystemEntropy};
 
 pub mod config;
+pub mod inspect;
 pub mod outcome;
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "meshmint",
+    version,
+    about = "A SPIFFE certificate authority for Istio meshes",
+    after_help = "Begin with:\n  meshmint dev      a CA on this machine, with a demonstration\n\nExit codes: 0 ok, 1 failed, 2 wrong usage, 3 warnings only."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a CA on this machine and show what it does (no cluster needed)
+    Dev(dev::Args),
+    /// Run the service
+    Serve(serve::Args),
+    /// Print every configuration key, or check a file
+    Config(config::ConfigArgs),
+    /// Mint a token of the built-in issuer of `meshmint dev`
+    Token(token::TokenArgs),
+    /// Get a certificate from any Istio CA
+    Request(request::Args),
+    /// Show a certificate, chain, bundle, CSR or live TLS server, and what is wrong with it
+    Inspect(inspect::Args),
+    /// List and show the certificates that were issued
+    Certs(certs::Args),
+    /// Print the trust bundle
+    Bundle(bundle::Args),
+}
+
+impl Cli {
+    /// Runs the command.
+    pub fn run(self) -> ExitCode {
+        let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                eprintln!("meshmint: the async runtime could not start: {error}");
+                return Outcome::Failed.exit_code();
+            }
+        };
+        let outcome = runtime.block_on(async {
+            match self.command {
+                Command::Dev(args) => dev::run(args).await,
+                Command::Serve(args) => serve::run(args).await,
+                Command::Config(args) => config::run(&args, std::env::vars(), &mut stdout(), &mut stderr()),
+                Command::Token(args) => {
+                    token::run(&args, SystemClock::shared().as_ref(), SystemEntropy::shared().as_ref(), &mut stdout(), &mut stderr())
+                }
+                Command::Request(args) => request::run(args).await,
+                Command::Inspect(args) => inspect::run(args).await,
+                Command::Certs(args) => certs::run(args).await,
+                Command::Bundle(args) => bundle::run(args).await,
+            }
+        });
+        outcome.exit_code()
+    }
+}
+
+/// Says on stderr what went wrong and what to do next.
+fn failed(message: impl std::fmt::Display) -> Outcome {
+    anstream::eprintln!("meshmint: {message}");
+    Outcome::Failed
+}

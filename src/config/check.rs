@@ -8,7 +8,9 @@ use super::keys::Kind;
 use super::problem::{ConfigError, Problem};
 use super::reading::{Checking, is_https};
 use super::units::duration_text;
-use super::values::{Account, Authorities, Certificates, Config, Import, KeySource, LogFormat, Server, TokenIssuer, Tokens};
+use super::values::{Authorities, Certificates, Config, Import, LogFormat, Server, TokenIssuer, Tokens};
+use crate::callers::ServiceAccountName;
+use crate::cluster::KeySource;
 use crate::pki::KeyAlgorithm;
 use crate::spiffe::{SpiffeId, TrustDomain};
 
@@ -181,9 +183,9 @@ fn is_dns_name(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(label) && name.parse::<IpAddr>().is_err()
 }
 
-fn account(text: &str) -> Option<Account> {
+fn account(text: &str) -> Option<ServiceAccountName> {
     let (namespace, name) = text.split_once('/')?;
     let domain = "x".parse().ok()?;
     SpiffeId::workload(&domain, namespace, name).ok()?;
-    Some(Account { namespace: namespace.to_owned(), name: name.to_owned() })
+    Some(ServiceAccountName { namespace: namespace.to_owned(), name: name.to_owned() })
 }

@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::callers::ServiceAccountName;
+use crate::cluster::KeySource;
 use crate::pki::KeyAlgorithm;
 use crate::spiffe::TrustDomain;
 
@@ -36,17 +38,8 @@ pub struct Tokens {
     pub audiences: Vec<String>,
     pub clock_skew: Duration,
     pub max_lifetime_unbound: Duration,
-    pub trusted_node_accounts: Vec<Account>,
+    pub trusted_node_accounts: Vec<ServiceAccountName>,
     pub issuers: Vec<TokenIssuer>,
-}
-
-/// A service account, `namespace/name`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Account {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
 }
 
 /// Somebody whose tokens are believed.
@@ -60,25 +53,6 @@ pub struct TokenIssuer {
     pub refresh_interval: Duration,
     /// How long the last good ones serve while reading fails.
     pub max_age: Duration,
-}
-
-/// Where an issuer's public keys come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum KeySource {
-    /// A JWK Set in a file.
-    File(PathBuf),
-    /// A JWK Set at an https URL.
-    Url {
-        /// The URL.
-        url: String,
-        /// Roots for its server; `None`: the system's.
-        ca_file: Option<PathBuf>,
-    },
-    /// `ISSUER/.well-known/openid-configuration` (OpenID Connect Discovery §4).
-    Discovery {
-        /// Roots for its server; `None`: the system's.
-        ca_file: Option<PathBuf>,
-    },
 }
 
 /// How long leaves live.

@@ -1,1 +1,11 @@
-//! (being built)
+//! The work: from what a caller sends to a certificate, in ten steps ([`Issuer::issue`]). Doors decode into [`Ask`] and encode from [`Issued`].
+
+mod ask;
+mod authenticate;
+mod issuer;
+mod refusal;
+
+pub use ask::{Ask, Credential, Issued, KeyProof, PresentedCertificate, Wants};
+pub use authenticate::Authenticator;
+pub use issuer::{Issuer, IssuerParts, ServingNames};
+pub use refusal::{Refusal, RequestError, Trouble};

@@ -1,1 +1,19 @@
-//! (being built)
+//! Doors of the service: the CSR API over TLS, the admin API on a Unix socket, health and metrics over HTTP.
+
+mod admin;
+pub mod codec;
+mod connection;
+mod csr_api;
+mod guard;
+mod health;
+mod http;
+mod listener;
+mod metrics;
+pub mod proto;
+mod refusals;
+mod run;
+mod serving;
+mod tls;
+
+pub use admin::certificate_message;
+pub use run::{Addresses, Server, StartError};

@@ -1,0 +1,278 @@
+//! A client of Istio's CSR API: makes a key and a request as Istio's agents do, and asks any CA that speaks it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use clap::ValueEnum;
+use hyper_util::rt::TokioIo;
+use prost_types::value::Kind as ValueKind;
+use rcgen::{CertificateParams, DistinguishedName, DnType, DnValue, SanType};
+use rsa::pkcs8::EncodePrivateKey;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::Request;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::service_fn;
+
+use crate::clock::{Clock, Entropy, NoEntropy, SystemClock, SystemEntropy, within};
+use crate::pki::{IssuerKey, KeyAlgorithm, KeyError, PemError, certificates_from_pem};
+use crate::server::proto::istio::IstioCertificateRequest;
+use crate::server::proto::istio::istio_certificate_service_client::IstioCertificateServiceClient;
+use crate::spiffe::{SpiffeId, TrustDomain};
+
+/// How long connecting and answering may take, each.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Which key to make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum KeyType {
+    /// ECDSA P-256, as ztunnel
+    P256,
+    /// ECDSA P-384
+    P384,
+    /// RSA with 2048 bits, as pilot-agent by default
+    Rsa2048,
+}
+
+/// What to ask for.
+#[derive(Debug, Clone)]
+pub(super) struct CsrRequest {
+    /// The CA, HOST:PORT.
+    pub(super) address: String,
+    /// The roots that its serving certificate must chain to, PEM.
+    pub(super) roots: String,
+    /// The name that its serving certificate must have; by default the host of `address`.
+    pub(super) server_name: Option<String>,
+    /// A service-account token.
+    pub(super) token: Option<String>,
+    /// A client certificate with its chain, PEM, and its key, PEM.
+    pub(super) client: Option<(String, String)>,
+    /// The key to make.
+    pub(super) key_type: KeyType,
+    /// The lifetime to ask for; `None` asks for the CA's default.
+    pub(super) lifetime: Option<Duration>,
+    /// The identity to speak for, as ztunnel does.
+    pub(super) impersonate: Option<String>,
+    /// Some CAs (istio-csr) want the identity in the CSR; this is the trust domain to write there.
+    pub(super) trust_domain: TrustDomain,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(super) struct Obtained {
+    /// The new private key.
+    pub(super) key: IssuerKey,
+    /// The leaf and the intermediates, one PEM each.
+    pub(super) chain: Vec<String>,
+    /// The trust bundle.
+    pub(super) bundle: String,
+}
+
+/// Why there is no certificate. Each says what to look at next.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CsrClientError {
+    #[error("the address {0:?} is not HOST:PORT")]
+    Address(String),
+    #[error("the roots can't be used: {0}")]
+    Roots(PemError),
+    #[error("the client certificate can't be used: {0}")]
+    ClientCertificate(PemError),
+    #[error("the key can't be used: {0}")]
+    Key(#[from] KeyError),
+    #[error("no key could be made: {0}")]
+    Generation(String),
+    #[error("the server name {0:?} is not a DNS name or IP address")]
+    ServerName(String),
+    #[error("TLS can't be set up: {0}")]
+    Tls(#[from] rustls::Error),
+    #[error("can't reach {address}: {reason}")]
+    Connect { address: String, reason: String },
+    #[error("{address} did not answer within {PATIENCE:?}")]
+    Silent { address: String },
+    #[error("the CA refused: {code} {message}")]
+    Refused { code: &'static str, message: String },
+    #[error("the CA's answer has {0} elements; at least a leaf and a bundle are expected")]
+    Answer(usize),
+}
+
+/// Asks once. Nothing is retried: the caller sees what the CA said.
+pub(super) async fn request(ask: &CsrRequest) -> Result<Obtained, CsrClientError> {
+    let clock = SystemClock::shared();
+    let key = make_key(ask.key_type)?;
+    let csr = make_csr(&key, ask)?;
+    let channel = connect(ask, clock.as_ref()).await?;
+    let strings = ask.impersonate.iter().map(|identity| ("ImpersonatedIdentity".to_owned(), identity.clone()));
+    let fields = strings.map(|(name, text)| (name, prost_types::Value { kind: Some(ValueKind::StringValue(text)) })).collect();
+    let mut request = Request::new(IstioCertificateRequest {
+        csr,
+        validity_duration: ask.lifetime.map_or(0, |lifetime| i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX)),
+        metadata: Some(prost_types::Struct { fields }),
+    });
+    if let Some(token) = &ask.token {
+        let bearer = format!("Bearer {token}").parse().map_err(|_| CsrClientError::Refused {
+            code: "(not sent)",
+            message: "the token has characters that no header may carry; is it the right file?".to_owned(),
+        })?;
+        request.metadata_mut().insert("authorization", bearer);
+    }
+    let mut client = IstioCertificateServiceClient::new(channel);
+    let answer = within(clock.as_ref(), PATIENCE, client.create_certificate(request))
+        .await
+        .ok_or_else(|| CsrClientError::Silent { address: ask.address.clone() })?
+        .map_err(|status| CsrClientError::Refused { code: code_name(status.code()), message: status.message().to_owned() })?;
+    let mut chain = answer.into_inner().cert_chain;
+    match (chain.len(), chain.pop()) {
+        (2.., Some(bundle)) => Ok(Obtained { key, chain, bundle }),
+        (elements, _) => Err(CsrClientError::Answer(elements)),
+    }
+}
+
+/// gRPC's own spelling of a code.
+fn code_name(code: tonic::Code) -> &'static str {
+    use tonic::Code;
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+fn make_key(key_type: KeyType) -> Result<IssuerKey, CsrClientError> {
+    match key_type {
+        KeyType::P256 => Ok(IssuerKey::generate(KeyAlgorithm::P256)?),
+        KeyType::P384 => Ok(IssuerKey::generate(KeyAlgorithm::P384)?),
+        KeyType::Rsa2048 => {
+            // ring signs with RSA keys but makes none.
+            let failed = |error: &dyn std::fmt::Display| CsrClientError::Generation(error.to_string());
+            let key = rsa::PrivateKey::new(&mut EntropyRng(SystemEntropy::shared()), 2048).map_err(|error| failed(&error))?;
+            let pem = key.to_pkcs8_pem(rsa::pkcs8::LineEnding::LF).map_err(|error| failed(&error))?;
+            Ok(IssuerKey::from_pem(&pem)?)
+        }
+    }
+}
+
+/// The request as Istio's agents make it: RSA with pilot-agent's `O=""`, others with ztunnel's empty subject; one URI SAN where the
+/// identity can be told.
+fn make_csr(key: &IssuerKey, ask: &CsrRequest) -> Result<String, CsrClientError> {
+    let failed = |error: &dyn std::fmt::Display| CsrClientError::Generation(error.to_string());
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    if ask.key_type == KeyType::Rsa2048 {
+        params.distinguished_name.push(DnType::OrganizationName, DnValue::Utf8String(String::new()));
+    }
+    if let Some(identity) = ask.impersonate.clone().or_else(|| identity_of_token(ask)) {
+        params.subject_alt_names = vec![SanType::URI(identity.as_str().try_into().map_err(|error| failed(&error))?)];
+    }
+    let request = params.serialize_request(key.pair()).map_err(|error| failed(&error))?;
+    pem_rfc7468::encode_string("CERTIFICATE REQUEST", pem_rfc7468::LineEnding::LF, request.der()).map_err(|error| failed(&error))
+}
+
+/// The SPIFFE ID that a Kubernetes token stands for, read without checking it: the CA does that.
+fn identity_of_token(ask: &CsrRequest) -> Option<String> {
+    let claims = ask.token.as_deref()?.split('.').nth(1)?;
+    let claims: serde_json::Value = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
+    let (namespace, account) = claims.get("sub")?.as_str()?.strip_prefix("system:serviceaccount:")?.split_once(':')?;
+    SpiffeId::workload(&ask.trust_domain, namespace, account).ok().map(|id| id.to_string())
+}
+
+async fn connect(ask: &CsrRequest, clock: &dyn Clock) -> Result<Channel, CsrClientError> {
+    let (host, _) = ask.address.rsplit_once(':').ok_or_else(|| CsrClientError::Address(ask.address.clone()))?;
+    let name = ask.server_name.as_deref().unwrap_or_else(|| host.trim_matches(['[', ']']));
+    let name = ServerName::try_from(name.to_owned()).map_err(|_| CsrClientError::ServerName(name.to_owned()))?;
+    let tls = TlsConnector::from(Arc::new(client_config(ask)?));
+    let address = ask.address.clone();
+    let connector = service_fn(move |_: Uri| {
+        let (tls, name, address) = (tls.clone(), name.clone(), address.clone());
+        async move {
+            let stream = TcpStream::connect(&address).await?;
+            tls.connect(name, stream).await.map(TokioIo::new)
+        }
+    });
+    // The URI only fills the :authority header; the connector knows where to go.
+    let authority = ask.address.parse::<SocketAddr>().map_or_else(|_| ask.address.clone(), |address| address.to_string());
+    let endpoint = Endpoint::from_shared(format!("https://{authority}")).map_err(|_| CsrClientError::Address(ask.address.clone()))?;
+    within(clock, PATIENCE, endpoint.connect_with_connector(connector))
+        .await
+        .ok_or_else(|| CsrClientError::Silent { address: ask.address.clone() })?
+        .map_err(|error| CsrClientError::Connect { address: ask.address.clone(), reason: innermost(&error) })
+}
+
+fn client_config(ask: &CsrRequest) -> Result<ClientConfig, CsrClientError> {
+    let mut roots = RootCertStore::empty();
+    for root in certificates_from_pem(&ask.roots).map_err(CsrClientError::Roots)? {
+        roots.add(root)?;
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .with_root_certificates(roots);
+    let mut config = match &ask.client {
+        None => builder.with_no_client_auth(),
+        Some((chain, key)) => {
+            let chain: Vec<CertificateDer<'static>> = certificates_from_pem(chain).map_err(CsrClientError::ClientCertificate)?;
+            builder.with_client_auth_cert(chain, PrivateKeyDer::Pkcs8(IssuerKey::from_pem(key)?.to_pkcs8_der()))?
+        }
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+/// The cause behind the causes: the only one that says something.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}
+
+/// Writes what came back: the key readable by its owner only, each file whole or not at all.
+pub(super) fn write_files(directory: &Path, obtained: &Obtained) -> std::io::Result<Vec<PathBuf>> {
+    std::fs::create_dir_all(directory)?;
+    let files = [("key.pem", obtained.key.to_pem(), 0o600), ("cert-chain.pem", obtained.chain.concat(), 0o644), ("root-cert.pem", obtained.bundle.clone(), 0o644)];
+    files.into_iter().map(|(name, text, mode)| super::files::write_whole(&directory.join(name), text.as_bytes(), mode)).collect()
+}
+
+/// Our entropy for the key generator of the `rsa` crate.
+struct EntropyRng(Arc<dyn Entropy>);
+
+impl rsa::rand_core::TryRng for EntropyRng {
+    type Error = NoEntropy;
+
+    fn try_next_u32(&mut self) -> Result<u32, NoEntropy> {
+        let mut bytes = [0; 4];
+        self.0.fill(&mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, NoEntropy> {
+        let mut bytes = [0; 8];
+        self.0.fill(&mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), NoEntropy> {
+        self.0.fill(bytes)
+    }
+}
+
+impl rsa::rand_core::TryCryptoRng for EntropyRng {}

@@ -1,0 +1,97 @@
+//! `meshmint request`: one certificate from any CA that speaks Istio's CSR API.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::csr_client::{self, CsrRequest, KeyType, Obtained};
+use super::{Outcome, Output, failed, inspect};
+use crate::config::parse_duration;
+use crate::spiffe::TrustDomain;
+
+/// `meshmint request`
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    meshmint token --namespace shop --service-account cart > token\n  \
+    meshmint request --address 127.0.0.1:15012 --roots .meshmint/root-cert.pem --token-file token --out-dir cart\n  \
+    meshmint request --address istiod.istio-system.svc:15012 --roots root-cert.pem --cert cart/cert-chain.pem --key cart/key.pem\n\n\
+    Without --out-dir the certificate is only shown. The key is made here and never leaves this machine.")]
+pub(super) struct Args {
+    /// The CA
+    #[arg(long, value_name = "HOST:PORT")]
+    address: String,
+    /// The roots that the CA's serving certificate must chain to (PEM)
+    #[arg(long, value_name = "FILE")]
+    roots: PathBuf,
+    /// A Kubernetes service-account token
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// A client certificate with its chain (PEM), for renewing
+    #[arg(long, value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// The private key of --cert (PEM)
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+    /// The name in the CA's serving certificate [default: the host of --address]
+    #[arg(long, value_name = "NAME")]
+    server_name: Option<String>,
+    /// The key to make
+    #[arg(long, value_enum, default_value_t = KeyType::P256)]
+    key_type: KeyType,
+    /// The lifetime to ask for, for example 1h [default: the CA's]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    ttl: Option<Duration>,
+    /// The SPIFFE ID to speak for, as ztunnel does
+    #[arg(long, value_name = "SPIFFE-ID")]
+    impersonate: Option<String>,
+    /// The trust domain to write into the request, for CAs that look at it (istio-csr)
+    #[arg(long, default_value = "cluster.local")]
+    trust_domain: TrustDomain,
+    /// Where to write key.pem, cert-chain.pem and root-cert.pem
+    #[arg(long, value_name = "DIR")]
+    out_dir: Option<PathBuf>,
+    /// Text for people, or the report as JSON
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+pub(super) async fn run(args: Args) -> Outcome {
+    let ask = match ask(&args) {
+        Ok(ask) => ask,
+        Err(message) => return failed(message),
+    };
+    let obtained = match csr_client::request(&ask).await {
+        Ok(obtained) => obtained,
+        Err(error) => return failed(error),
+    };
+    if let Some(directory) = &args.out_dir {
+        match csr_client::write_files(directory, &obtained) {
+            Ok(files) => files.iter().for_each(|file| anstream::eprintln!("wrote {}", file.display())),
+            Err(error) => return failed(format!("can't write to {}: {error}", directory.display())),
+        }
+    }
+    show(&obtained, args.output)
+}
+
+/// Shows what came back as `inspect` does, verified against the bundle of the same answer.
+pub(super) fn show(obtained: &Obtained, output: Output) -> Outcome {
+    inspect::show(obtained.chain.concat().as_bytes(), Some(obtained.bundle.as_bytes()), output)
+}
+
+fn ask(args: &Args) -> Result<CsrRequest, String> {
+    let read = |path: &Path| std::fs::read_to_string(path).map_err(|error| format!("can't read {}: {error}", path.display()));
+    let client = match (&args.cert, &args.key) {
+        (Some(certificate), Some(key)) => Some((read(certificate)?, read(key)?)),
+        _ => None,
+    };
+    Ok(CsrRequest {
+        address: args.address.clone(),
+        roots: read(&args.roots)?,
+        server_name: args.server_name.clone(),
+        token: args.token_file.as_deref().map(read).transpose()?.map(|token| token.trim().to_owned()),
+        client,
+        key_type: args.key_type,
+        lifetime: args.ttl,
+        impersonate: args.impersonate.clone(),
+        trust_domain: args.trust_domain.clone(),
+    })
+}

@@ -1,0 +1,142 @@
+//! Step 2: who asks. A token is checked against its issuer's keys, a client certificate against our authorities and the ledger;
+//! `callers::decide` then says which of them counts.
+
+use std::sync::Arc;
+
+use super::ask::LookedUp;
+use super::{PresentedCertificate, Refusal, Trouble};
+use crate::authority::{AcceptedIssuers, Rejection};
+use crate::callers::{
+    AcceptedCertificate, AuthenticationError, Caller, CertificateRejection, CertificateStanding, TokenError, TokenIdentity, TokenRules, TokenStanding,
+    UnverifiedToken, decide,
+};
+use crate::clock::Clock;
+use crate::cluster::{KeySets, KeyTrouble, Life, Liveness};
+use crate::ledger::{Kind, Ledger, LedgerError, StoredCertificate};
+
+/// Finds out who asks. It calls nobody for a token whose key is at hand, and looks a client certificate up once for each connection.
+#[derive(Debug)]
+pub struct Authenticator {
+    /// Keys of token issuers.
+    pub key_sets: Arc<KeySets>,
+    /// What a good token says.
+    pub rules: TokenRules,
+    /// Whether the pod and the account behind a token still exist.
+    pub liveness: Arc<dyn Liveness>,
+    /// Which certificates are ours.
+    pub ledger: Arc<dyn Ledger>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Authenticator {
+    /// The caller behind a token, a client certificate, or both.
+    ///
+    /// # Errors
+    /// [`Refusal::Unauthenticated`]; [`Refusal::Unavailable`] where we couldn't tell, because agents give up on the first and retry the second.
+    pub async fn authenticate(
+        &self,
+        token: Option<&str>,
+        certificate: Option<&PresentedCertificate>,
+        accepted: &AcceptedIssuers,
+    ) -> Result<Caller, Refusal> {
+        let token = self.token_standing(token).await?;
+        let certificate = match (&token, certificate) {
+            // A valid token decides, a bad one refuses: the certificate isn't worth a lookup.
+            (TokenStanding::Valid(_) | TokenStanding::Bad(_), _) | (_, None) => CertificateStanding::Absent,
+            (_, Some(certificate)) => self.certificate_standing(certificate, accepted).await?,
+        };
+        decide(token, certificate).map_err(|error| match error {
+            AuthenticationError::Undecided(error) => Trouble::Keys(error.to_string()).into(),
+            error => Refusal::Unauthenticated(error),
+        })
+    }
+
+    async fn token_standing(&self, token: Option<&str>) -> Result<TokenStanding, Refusal> {
+        let Some(token) = token else { return Ok(TokenStanding::Absent) };
+        let token = match UnverifiedToken::parse(token) {
+            Ok(token) => token,
+            Err(error) => return Ok(Err(error).into()),
+        };
+        let Some(issuer) = token.issuer() else { return Ok(TokenStanding::Bad(TokenError::BadClaims("iss"))) };
+        let key = match self.key_sets.key(issuer, token.kid()).await {
+            Ok(key) => key,
+            Err(trouble) => {
+                let error = match trouble {
+                    KeyTrouble::UnknownIssuer => TokenError::WrongIssuer,
+                    KeyTrouble::UnknownKey => TokenError::UnknownKid,
+                    KeyTrouble::RefetchFailed | KeyTrouble::NotLoaded | KeyTrouble::Stale => TokenError::KeysUnavailable,
+                };
+                return Ok(TokenStanding::without_key(token.expires(), error, &self.rules, self.clock.now()));
+            }
+        };
+        match token.verify(&key).and_then(|verified| self.rules.check(&verified, self.clock.now())) {
+            Ok(identity) => self.alive(identity).await,
+            Err(error) => Ok(Err(error).into()),
+        }
+    }
+
+    /// The meaning of TokenReview: a token whose pod or account is gone is no proof, however well it is signed.
+    async fn alive(&self, identity: TokenIdentity) -> Result<TokenStanding, Refusal> {
+        match self.liveness.check(&identity).await {
+            Life::Alive => Ok(TokenStanding::Valid(identity)),
+            Life::Gone(what) => Err(Refusal::Gone(what.reason())),
+            Life::Unknown => Err(Trouble::Liveness.into()),
+        }
+    }
+
+    async fn certificate_standing(&self, presented: &PresentedCertificate, accepted: &AcceptedIssuers) -> Result<CertificateStanding, Refusal> {
+        // A lookup that failed is not remembered: the next request asks again.
+        let found = presented.standing.get_or_try_init(|| self.look_up(presented, accepted)).await.map_err(|error| Trouble::Ledger(error.to_string()))?;
+        let now = self.clock.now();
+        let rejection = if found.issuer.as_ref().is_some_and(|issuer| !accepted.trusts(issuer)) {
+            Some(CertificateRejection::Distrusted)
+        } else if now > found.not_after {
+            Some(CertificateRejection::Expired)
+        } else if now < found.not_before {
+            Some(CertificateRejection::NotYetValid)
+        } else {
+            None
+        };
+        Ok(match (&found.standing, rejection) {
+            (CertificateStanding::Accepted(_), Some(rejection)) => CertificateStanding::NotAccepted(rejection),
+            (standing, _) => standing.clone(),
+        })
+    }
+
+    async fn look_up(&self, presented: &PresentedCertificate, accepted: &AcceptedIssuers) -> Result<LookedUp, LedgerError> {
+        let not_accepted = |rejection| LookedUp {
+            standing: CertificateStanding::NotAccepted(rejection),
+            issuer: None,
+            not_before: time::OffsetDateTime::UNIX_EPOCH,
+            not_after: time::OffsetDateTime::UNIX_EPOCH,
+        };
+        let leaf = match accepted.verify(&presented.der) {
+            Ok(leaf) => leaf,
+            Err(Rejection::Malformed) => return Ok(not_accepted(CertificateRejection::Malformed)),
+            Err(Rejection::UnknownIssuer) => return Ok(not_accepted(CertificateRejection::UnknownIssuer)),
+            Err(Rejection::Distrusted) => return Ok(not_accepted(CertificateRejection::Distrusted)),
+        };
+        let stored = self.ledger.find_leaf(&leaf.issuer, &leaf.serial, &leaf.sha256).await?;
+        let standing = match stored.filter(|stored| stored.record.kind == Kind::Leaf) {
+            None => CertificateStanding::NotAccepted(CertificateRejection::UnknownToLedger),
+            Some(stored) if stored.revoked.is_some() => CertificateStanding::NotAccepted(CertificateRejection::Revoked),
+            Some(stored) => accepted_certificate(stored).map_or(CertificateStanding::NotAccepted(CertificateRejection::Malformed), CertificateStanding::Accepted),
+        };
+        Ok(LookedUp { standing, issuer: Some(leaf.issuer), not_before: leaf.not_before, not_after: leaf.not_after })
+    }
+}
+
+/// The caller that a recorded leaf stands for; the record names the holder, which a renewal continues.
+fn accepted_certificate(stored: StoredCertificate) -> Option<AcceptedCertificate> {
+    let record = stored.record;
+    Some(AcceptedCertificate {
+        id: record.spiffe_id?,
+        cluster: record.cluster?,
+        namespace: record.namespace?,
+        service_account: record.service_account?,
+        pod: record.pod,
+        node: record.node,
+        holder: record.holder?.as_str().to_owned(),
+    })
+}

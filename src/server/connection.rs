@@ -1,0 +1,19 @@
+//! What is known of a connection and of a request before anything is decoded; both travel in the request's extensions.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::issuance::PresentedCertificate;
+
+/// The connection that a request came over.
+#[derive(Debug, Clone)]
+pub(super) struct Connection {
+    /// The peer; `None` on a Unix socket.
+    pub(super) peer: Option<SocketAddr>,
+    /// The client certificate of the handshake.
+    pub(super) certificate: Option<Arc<PresentedCertificate>>,
+}
+
+/// Names one request in the log; it is also sent back as `x-request-id`.
+#[derive(Debug, Clone)]
+pub(super) struct RequestId(pub(super) String);

@@ -1,0 +1,159 @@
+//! What stands around every request: a deadline, a catch for panics, a request id, and the metrics of gRPC. It also mends the codes
+//! that tonic chooses by itself and that would tell an agent the wrong thing.
+
+use std::any::Any;
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use http::{HeaderValue, Request, Response};
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tower::{Service, ServiceExt};
+
+use super::connection::RequestId;
+use super::metrics::{Metrics, Rpc};
+use super::refusals::guarded;
+use crate::clock::{Clock, within};
+
+/// The name of gRPC's status header, which an error without a body carries in its headers.
+const GRPC_STATUS: &str = "grpc-status";
+
+/// Guards one service. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Guard {
+    deadline: Duration,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    /// Request ids are this prefix and a count.
+    id_prefix: Arc<str>,
+    count: Arc<AtomicU64>,
+}
+
+impl Guard {
+    pub(super) fn new(deadline: Duration, clock: Arc<dyn Clock>, metrics: Arc<Metrics>, id_prefix: &str) -> Self {
+        Self { deadline, clock, metrics, id_prefix: id_prefix.into(), count: Arc::default() }
+    }
+
+    /// Has `service` answer `request`. Always gives a response: a panic ends one request, never the process.
+    pub(super) async fn answer<S, B>(&self, service: S, mut request: Request<B>) -> Response<Body>
+    where
+        S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
+    {
+        let rpc = Rpc::of_path(request.uri().path());
+        let began = self.clock.monotonic();
+        let id = format!("{}-{}", self.id_prefix, self.count.fetch_add(1, Ordering::Relaxed));
+        request.extensions_mut().insert(RequestId(id.clone()));
+        self.metrics.rpc_started(&rpc);
+
+        let work = AssertUnwindSafe(service.oneshot(request)).catch_unwind();
+        let mut response = match within(self.clock.as_ref(), self.deadline, work).await {
+            Some(Ok(Ok(response))) => self.mended(response),
+            Some(Err(panic)) => {
+                self.metrics.panicked();
+                tracing::error!(request_id = id, panic = panic_text(panic.as_ref()), "a request panicked: this is a bug, please report it");
+                self.refused(guarded::internal(), "panic")
+            }
+            None => self.refused(guarded::deadline_exceeded(), "deadline"),
+        };
+        if let Ok(value) = HeaderValue::from_str(&id) {
+            response.headers_mut().insert("x-request-id", value);
+        }
+        self.metrics.rpc_handled(&rpc, code_of(&response), self.clock.monotonic().saturating_sub(began));
+        response
+    }
+
+    /// tonic says OUT_OF_RANGE for a message over the limit and INVALID_ARGUMENT (through our codec) for one that it can't decode;
+    /// handlers of ours never say OUT_OF_RANGE. Neither reached a handler, so they are counted here.
+    fn mended(&self, response: Response<Body>) -> Response<Body> {
+        match code_of(&response) {
+            Code::OutOfRange => self.refused(guarded::too_large(), "message_too_large"),
+            Code::InvalidArgument if says(&response, super::codec::MALFORMED_MESSAGE) => {
+                self.metrics.refused_as(Code::InvalidArgument, "malformed_message");
+                response
+            }
+            _ => response,
+        }
+    }
+
+    fn refused(&self, status: Status, reason: &'static str) -> Response<Body> {
+        self.metrics.refused_as(status.code(), reason);
+        status.into_http()
+    }
+}
+
+/// The status in the headers: every error of a unary call is there. Otherwise the call went well as far as anybody knows.
+fn code_of(response: &Response<Body>) -> Code {
+    response.headers().get(GRPC_STATUS).map_or(Code::Ok, |value| Code::from_bytes(value.as_bytes()))
+}
+
+fn says(response: &Response<Body>, message: &str) -> bool {
+    Status::from_header_map(response.headers()).is_some_and(|status| status.message() == message)
+}
+
+/// A panic's own words. They are ours (a message in the source, or of a library), never a caller's bytes: no panic message of ours quotes input.
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use tower::service_fn;
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    fn guard(deadline: Duration) -> Guard {
+        Guard::new(deadline, SystemClock::shared(), Arc::new(Metrics::new().unwrap()), "test")
+    }
+
+    fn request() -> Request<()> {
+        Request::builder().uri("/istio.v1.auth.IstioCertificateService/CreateCertificate").body(()).unwrap()
+    }
+
+    fn text(guard: &Guard) -> String {
+        String::from_utf8(guard.metrics.render()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_one_request() {
+        let guard = guard(Duration::from_secs(60));
+        let panics = service_fn(|_| async { panic!("a bug") });
+        for _ in 0..2 {
+            assert_eq!(code_of(&guard.answer(panics, request()).await), Code::Internal);
+        }
+        let metrics = text(&guard);
+        assert!(metrics.contains("meshmint_panics_total 2"), "{metrics}");
+        assert!(metrics.contains(r#"meshmint_refusals_total{code="Internal",reason="panic"} 2"#), "{metrics}");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_hangs_is_told_so() {
+        let guard = guard(Duration::from_millis(1));
+        let hangs = service_fn(|_| std::future::pending());
+        let response = guard.answer(hangs, request()).await;
+        assert_eq!(code_of(&response), Code::DeadlineExceeded);
+        assert!(response.headers().contains_key("x-request-id"));
+        assert!(text(&guard).contains(r#"grpc_code="DeadlineExceeded""#));
+    }
+
+    #[tokio::test]
+    async fn tonics_own_codes_are_mended() {
+        let guard = guard(Duration::from_secs(60));
+        let too_large = service_fn(|_| async { Ok(Status::out_of_range("tonic's words").into_http()) });
+        assert_eq!(code_of(&guard.answer(too_large, request()).await), Code::InvalidArgument);
+        assert!(text(&guard).contains(r#"reason="message_too_large""#));
+    }
+
+    #[tokio::test]
+    async fn paths_of_a_callers_choice_are_no_labels() {
+        let guard = guard(Duration::from_secs(60));
+        let unknown = service_fn(|_| async { Ok(Status::unimplemented("").into_http()) });
+        let request = Request::builder().uri("/attacker/chosen").body(()).unwrap();
+        guard.answer(unknown, request).await;
+        assert!(!text(&guard).contains("attacker"));
+    }
+}

@@ -1,0 +1,262 @@
+//! The accept loop of the CSR port. Everything that a stranger may cost is bounded here, before anybody knows who it is:
+//! connections, handshakes in progress (and one address's share of them), their time, streams, headers, and a connection's age.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tonic::service::Routes;
+use tower::ServiceExt;
+
+use super::connection::Connection;
+use super::guard::Guard;
+use super::metrics::Metrics;
+use super::tls::{ALPN_H2, CurrentTls};
+use crate::clock::{Clock, Entropy, fraction, within};
+use crate::issuance::PresentedCertificate;
+
+/// The bounds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// Connections that are open at once, handshakes included.
+    pub(super) connections: usize,
+    /// Handshakes in progress at once.
+    pub(super) handshakes: usize,
+    /// Handshakes that one address may have in progress.
+    pub(super) handshakes_per_address: usize,
+    /// A handshake that takes longer is cut off.
+    pub(super) handshake_time: Duration,
+    /// After this age (a tenth more or less) a connection is told to go away, so that replicas share the load.
+    pub(super) connection_age: Duration,
+    /// How long requests that are under way may take to finish after that, or at shutdown.
+    pub(super) drain_time: Duration,
+    /// Requests on one connection at once.
+    pub(super) streams: u32,
+    /// A connection that is silent for this long is pinged, and dropped where nobody answers.
+    pub(super) keepalive: Duration,
+}
+
+/// Request headers beyond this fail their stream; a token has about 1 KiB, up to 12 where somebody tries.
+const MAX_HEADER_BYTES: u32 = 32 * 1024;
+/// Streams that a peer may open and reset before we answered (CVE-2023-44487) until its connection is closed.
+const MAX_PENDING_RESETS: usize = 50;
+/// The pause where the system gives no more sockets: something must end first.
+const NO_SOCKET_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves the CSR port.
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) tls: CurrentTls,
+    pub(super) routes: Routes,
+    pub(super) guard: Guard,
+    pub(super) bounds: Bounds,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) entropy: Arc<dyn Entropy>,
+}
+
+impl Listener {
+    /// Accepts until `shutdown` turns true, then tells every connection to go away and waits for requests that are under way.
+    pub(super) async fn serve(self, socket: TcpListener, mut shutdown: watch::Receiver<bool>) {
+        let this = Arc::new(self);
+        let connections = Arc::new(Semaphore::new(this.bounds.connections));
+        let handshakes = Arc::new(HandshakeSlots::new(this.bounds.handshakes, this.bounds.handshakes_per_address));
+        let mut tasks = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                accepted = socket.accept() => accepted,
+                _ = shutdown.wait_for(|stop| *stop) => break,
+                Some(_) = tasks.join_next(), if !tasks.is_empty() => continue,
+            };
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    this.metrics.connection_refused("accept_error");
+                    this.clock.sleep_until(this.clock.monotonic() + NO_SOCKET_PAUSE).await;
+                    continue;
+                }
+            };
+            // Dropping the stream here closes it before its handshake: the cheapest refusal there is.
+            let Ok(connection) = connections.clone().try_acquire_owned() else {
+                this.metrics.connection_refused("too_many_connections");
+                continue;
+            };
+            let Some(slot) = handshakes.clone().take(peer.ip()) else {
+                this.metrics.connection_refused("too_many_handshakes");
+                continue;
+            };
+            let this = this.clone();
+            let shutdown = shutdown.clone();
+            tasks.spawn(async move {
+                this.connection(stream, peer, slot, shutdown).await;
+                drop(connection);
+            });
+        }
+        drop(socket);
+        let drained = async { while tasks.join_next().await.is_some() {} };
+        if within(this.clock.as_ref(), this.bounds.drain_time, drained).await.is_none() {
+            tracing::warn!("connections were still open when the time to drain was over");
+        }
+    }
+
+    async fn connection(&self, stream: TcpStream, peer: SocketAddr, slot: HandshakeSlot, shutdown: watch::Receiver<bool>) {
+        // Answers are one small write each; waiting to fill a segment would only delay them.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%peer, %error, "no TCP_NODELAY");
+        }
+        let Some(stream) = self.handshake(stream, peer).await else { return };
+        drop(slot);
+        let (_, session) = stream.get_ref();
+        if session.alpn_protocol() != Some(ALPN_H2) {
+            self.metrics.connection_refused("no_alpn_h2");
+            tracing::debug!(%peer, "the client did not offer ALPN h2");
+            return;
+        }
+        let certificate = session.peer_certificates().and_then(<[_]>::first).map(|der| Arc::new(PresentedCertificate::new(der.clone().into_owned())));
+        self.metrics.connection_opened();
+        let reason = self.requests(stream, Connection { peer: Some(peer), certificate }, shutdown).await;
+        self.metrics.connection_closed(reason);
+    }
+
+    async fn handshake(&self, stream: TcpStream, peer: SocketAddr) -> Option<TlsStream<TcpStream>> {
+        let began = self.clock.monotonic();
+        let acceptor = TlsAcceptor::from(self.tls.load_full());
+        let outcome = within(self.clock.as_ref(), self.bounds.handshake_time, acceptor.accept(stream)).await;
+        let took = self.clock.monotonic().saturating_sub(began);
+        let (result, stream) = match outcome {
+            Some(Ok(stream)) => ("ok", Some(stream)),
+            Some(Err(error)) => {
+                tracing::debug!(%peer, %error, "handshake failed");
+                ("failed", None)
+            }
+            None => ("timeout", None),
+        };
+        self.metrics.handshake(result, took);
+        stream
+    }
+
+    /// Serves requests until the peer leaves, the connection is too old, or we shut down; returns why it ended.
+    async fn requests(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        connection: Connection,
+        mut shutdown: watch::Receiver<bool>,
+    ) -> &'static str {
+        let (guard, routes) = (self.guard.clone(), self.routes.clone());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            let (guard, routes) = (guard.clone(), routes.clone());
+            request.extensions_mut().insert(connection.clone());
+            async move { Ok::<_, Infallible>(guard.answer(routes.map_request(|request: Request<Incoming>| request), request).await) }
+        });
+        let mut served = pin!(
+            http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(self.bounds.streams)
+                .max_header_list_size(MAX_HEADER_BYTES)
+                .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+                .keep_alive_interval(self.bounds.keepalive)
+                .keep_alive_timeout(self.bounds.keepalive)
+                .serve_connection(TokioIo::new(stream), service)
+        );
+        let reason = tokio::select! {
+            ended = served.as_mut() => return if ended.is_ok() { "closed_by_peer" } else { "broken" },
+            () = self.old_age() => "age",
+            _ = shutdown.wait_for(|stop| *stop) => "shutdown",
+        };
+        served.as_mut().graceful_shutdown();
+        match within(self.clock.as_ref(), self.bounds.drain_time, served).await {
+            Some(_) => reason,
+            None => "cut_off",
+        }
+    }
+
+    fn old_age(&self) -> impl Future<Output = ()> + use<> {
+        // Without random bytes every connection just has the same age.
+        let share = 0.9 + 0.2 * fraction(self.entropy.as_ref()).unwrap_or(0.5);
+        self.clock.sleep_until(self.clock.monotonic() + self.bounds.connection_age.mul_f64(share))
+    }
+}
+
+/// Handshakes in progress, in all and for each address.
+#[derive(Debug)]
+struct HandshakeSlots {
+    all: Arc<Semaphore>,
+    per_address: usize,
+    held: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// One handshake in progress.
+#[derive(Debug)]
+struct HandshakeSlot {
+    slots: Arc<HandshakeSlots>,
+    address: IpAddr,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl HandshakeSlots {
+    fn new(all: usize, per_address: usize) -> Self {
+        Self { all: Arc::new(Semaphore::new(all)), per_address, held: Mutex::default() }
+    }
+
+    /// A slot, or `None` where all or this address's share are taken.
+    fn take(self: Arc<Self>, address: IpAddr) -> Option<HandshakeSlot> {
+        let permit = self.all.clone().try_acquire_owned().ok()?;
+        {
+            let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = held.entry(address).or_default();
+            if *count >= self.per_address {
+                return None;
+            }
+            *count += 1;
+        }
+        Some(HandshakeSlot { slots: self, address, _permit: permit })
+    }
+}
+
+impl Drop for HandshakeSlot {
+    fn drop(&mut self) {
+        let mut held = self.slots.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = held.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&self.address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_holds_only_its_share_of_the_handshakes() {
+        let slots = Arc::new(HandshakeSlots::new(3, 2));
+        let greedy: IpAddr = "127.0.0.1".parse().unwrap();
+        let other: IpAddr = "127.0.0.2".parse().unwrap();
+        let first = slots.clone().take(greedy).unwrap();
+        let second = slots.clone().take(greedy).unwrap();
+        assert!(slots.clone().take(greedy).is_none(), "its share is taken");
+        let third = slots.clone().take(other).unwrap();
+        assert!(slots.clone().take(other).is_none(), "all are taken");
+        drop((first, second, third));
+        assert!(slots.held.lock().unwrap().is_empty(), "nothing is kept of addresses that left");
+        assert!(slots.take(greedy).is_some());
+    }
+}

@@ -1,0 +1,389 @@
+//! Puts a whole service together from a configuration, and takes it down again in order: not ready, no new connections, drain, ledger last.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::service::Routes;
+
+use super::admin::{self, AdminApi};
+use super::csr_api::CsrApi;
+use super::guard::Guard;
+use super::health::Health;
+use super::http;
+use super::listener::{Bounds, Listener};
+use super::metrics::{AuthorityGauges, Metrics};
+use super::proto::admin::admin_server::AdminServer;
+use super::proto::istio::istio_certificate_service_server::IstioCertificateServiceServer;
+use super::proto::{self};
+use super::serving::{Serving, ServingError};
+use crate::authority::{AuthorityPolicy, Generation, Imported, ImportError, MadeBy, import};
+use crate::callers::{RulesError, TokenRules};
+use crate::clock::{Clock, Entropy, NoEntropy, random_id};
+use crate::cluster::{KeySets, NoCluster, Timing, TrackedIssuer};
+use crate::config::{Config, TokenIssuer};
+use crate::issuance::{Authenticator, Issuer, IssuerParts, ServingNames};
+use crate::ledger::sqlite::SqliteLedger;
+use crate::ledger::{Ledger, LedgerError, OpenError};
+use crate::pki::Profile;
+use crate::rotation::{Founding, Keeper, KeeperError, KeeperParts};
+use crate::stores::StoreError;
+use crate::stores::file::FileStore;
+
+/// A running service.
+#[derive(Debug)]
+pub struct Server {
+    addresses: Addresses,
+    generation: Arc<ArcSwap<Generation>>,
+    stop: watch::Sender<bool>,
+    health: Arc<Health>,
+    tasks: JoinSet<()>,
+}
+
+/// Where it listens, with the ports that the system chose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Addresses {
+    /// The CSR API.
+    pub csr: SocketAddr,
+    /// `/livez` and `/readyz`.
+    pub health: SocketAddr,
+    /// `/metrics`.
+    pub metrics: SocketAddr,
+    /// The admin socket.
+    pub admin: PathBuf,
+}
+
+/// Why the service could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The state folder.
+    #[error("state: {0}")]
+    Store(#[from] StoreError),
+    /// The ledger.
+    #[error("ledger: {0}")]
+    Open(#[from] OpenError),
+    /// The ledger, asked.
+    #[error("ledger: {0}")]
+    Ledger(#[from] LedgerError),
+    /// The authority.
+    #[error("authority: {0}")]
+    Keeper(#[from] KeeperError),
+    /// An authority to import.
+    #[error("authority.import: {0}")]
+    Import(#[from] ImportError),
+    /// A file of the configuration.
+    #[error("{key}: can't read {path}: {error}")]
+    File {
+        /// The configuration key.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        error: io::Error,
+    },
+    /// Rules for tokens that can't be held to.
+    #[error("tokens: {0}")]
+    Rules(#[from] RulesError),
+    /// A port or socket.
+    #[error("{key}: can't listen on {address}: {error}")]
+    Listen {
+        /// The configuration key.
+        key: &'static str,
+        /// The address.
+        address: String,
+        /// The system's words.
+        error: io::Error,
+    },
+    /// The serving certificate.
+    #[error(transparent)]
+    Serving(#[from] ServingError),
+    /// Random bytes.
+    #[error(transparent)]
+    Entropy(#[from] NoEntropy),
+    /// A bug: two metrics of one name, or descriptors that don't decode.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+impl Server {
+    /// Starts everything; returns once the CSR port answers.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing stays behind that a second start would trip over.
+    pub async fn start(config: &Config, made_by: MadeBy, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Result<Self, StartError> {
+        let replica = random_id(entropy.as_ref(), 8)?;
+        let metrics = Arc::new(Metrics::new().map_err(|error| StartError::Internal(error.to_string()))?);
+        let health = Arc::new(Health::default());
+        let (stop, stopped) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+
+        // The state is locked before anything else: a second process must not get further than this.
+        let store = Arc::new(FileStore::open(&config.state_dir)?);
+        let ledger: Arc<dyn Ledger> = Arc::new(SqliteLedger::open(&config.ledger_path, entropy.as_ref())?);
+        let policy = policy(config);
+        let parts = KeeperParts {
+            store,
+            ledger: ledger.clone(),
+            policy: policy.clone(),
+            upstream: None,
+            longest_request: config.server.request_timeout,
+            replica: replica.clone(),
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+        };
+        let keeper = Arc::new(Keeper::start(parts, Founding { made_by, import: imported(config, clock.as_ref())? }).await?);
+        let key_sets = key_sets(config, clock.clone());
+        key_sets.refresh().await;
+
+        let first_sequence = ledger.last_sequence(&replica).await?.unwrap_or(0) + 1;
+        let issuer = Arc::new(Issuer::new(IssuerParts {
+            trust_domain: config.trust_domain.clone(),
+            authenticator: Authenticator {
+                key_sets: key_sets.clone(),
+                rules: token_rules(config)?,
+                liveness: Arc::new(NoCluster),
+                ledger: ledger.clone(),
+                clock: clock.clone(),
+            },
+            trusted_node_accounts: config.tokens.trusted_node_accounts.iter().cloned().collect(),
+            profile: policy.profile.clone(),
+            generation: keeper.published(),
+            ledger: ledger.clone(),
+            max_in_flight: config.server.max_in_flight,
+            replica: replica.clone(),
+            first_sequence,
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+        }));
+
+        let serving = Serving {
+            issuer: issuer.clone(),
+            generation: keeper.published(),
+            names: ServingNames { dns_names: config.server.serving_dns_names.clone(), ip_addresses: config.server.serving_ip_addresses.clone() },
+            lifetime: config.server.serving_lifetime,
+            metrics: metrics.clone(),
+            clock: clock.clone(),
+        };
+        let (tls, renewal) = serving.first().await?;
+
+        let csr_socket = bind("server.listen", config.server.listen).await?;
+        let health_socket = bind("health.listen", config.health_listen).await?;
+        let metrics_socket = bind("metrics.listen", config.metrics_listen).await?;
+        let admin_path = config.admin_socket.clone();
+        let admin_socket = admin::listen(&admin_path)
+            .map_err(|error| StartError::Listen { key: "admin.socket", address: admin_path.display().to_string(), error })?;
+        let addresses = Addresses {
+            csr: local("server.listen", &csr_socket)?,
+            health: local("health.listen", &health_socket)?,
+            metrics: local("metrics.listen", &metrics_socket)?,
+            admin: admin_path,
+        };
+
+        let listener = Listener {
+            tls: tls.clone(),
+            routes: csr_routes(CsrApi::new(issuer, metrics.clone()), config.server.max_request_bytes)?,
+            guard: Guard::new(config.server.request_timeout, clock.clone(), metrics.clone(), replica.get(..8).unwrap_or_default()),
+            bounds: bounds(config),
+            metrics: metrics.clone(),
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+        };
+        let admin_api =
+            AdminApi { trust_domain: config.trust_domain.clone(), ledger: ledger.clone(), generation: keeper.published(), clock: clock.clone() };
+        let refresh = gauges(keeper.clone(), key_sets.clone(), metrics.clone(), clock.clone());
+
+        tasks.spawn(listener.serve(csr_socket, stopped.clone()));
+        tasks.spawn(http::serve(health_socket, http::health_router(health.clone()), stopped.clone()));
+        tasks.spawn(http::serve(metrics_socket, http::metrics_router(metrics.clone(), refresh), stopped.clone()));
+        tasks.spawn(serve_admin(admin_socket, admin_api, stopped.clone()));
+        let changes = keeper.changes();
+        tasks.spawn(serving.run(tls, renewal, changes, until(stopped.clone())));
+        tasks.spawn({
+            let (keeper, stopped) = (keeper.clone(), stopped.clone());
+            async move { keeper.run(until(stopped)).await }
+        });
+        tasks.spawn(key_sets.run(until(stopped.clone())));
+        tasks.spawn({
+            let (health, ledger, clock, stopped) = (health.clone(), ledger.clone(), clock.clone(), stopped.clone());
+            async move { health.watch(ledger, metrics, clock, until(stopped)).await }
+        });
+        tasks.spawn(prune(ledger, config.ledger_retention, clock, until(stopped)));
+        Ok(Self { addresses, generation: keeper.published(), stop, health, tasks })
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// The trust bundle, PEM.
+    pub fn bundle(&self) -> Arc<str> {
+        self.generation.load().bundle.clone()
+    }
+
+    /// Goes down in order: not ready, no new connections, requests that are under way finish, then everything stops.
+    pub async fn shut_down(mut self) {
+        self.health.drain();
+        // An error means that every task has ended already.
+        let _ = self.stop.send(true);
+        while self.tasks.join_next().await.is_some() {}
+        if let Err(error) = std::fs::remove_file(&self.addresses.admin) {
+            tracing::debug!(%error, "the admin socket was gone already");
+        }
+    }
+}
+
+/// What the operator decided about authorities and leaves.
+fn policy(config: &Config) -> AuthorityPolicy {
+    AuthorityPolicy {
+        trust_domain: config.trust_domain.clone(),
+        key_algorithm: config.authority.key_algorithm,
+        root_lifetime: config.authority.root_lifetime,
+        issuing_lifetime: config.authority.issuing_lifetime,
+        longest_leaf: config.certificates.max_lifetime.max(config.server.serving_lifetime),
+        profile: Profile {
+            default_lifetime: config.certificates.default_lifetime,
+            max_lifetime: config.certificates.max_lifetime,
+            backdate: config.certificates.backdate,
+            jitter: config.certificates.jitter(),
+        },
+    }
+}
+
+fn token_rules(config: &Config) -> Result<TokenRules, RulesError> {
+    TokenRules::new(
+        config.trust_domain.clone(),
+        config.tokens.issuers.iter().map(|issuer| (issuer.issuer.clone(), config.cluster_id.clone())).collect(),
+        config.tokens.audiences.iter().cloned().collect(),
+        config.tokens.clock_skew,
+        config.tokens.max_lifetime_unbound,
+    )
+}
+
+fn key_sets(config: &Config, clock: Arc<dyn Clock>) -> Arc<KeySets> {
+    let tracked = |issuer: &TokenIssuer| TrackedIssuer {
+        issuer: issuer.issuer.clone(),
+        source: issuer.keys.clone(),
+        timing: Timing {
+            refresh_interval: issuer.refresh_interval,
+            max_age: issuer.max_age,
+            refetch_interval: REFETCH_INTERVAL,
+            fetch_timeout: FETCH_TIMEOUT,
+        },
+    };
+    KeySets::new(clock, config.tokens.issuers.iter().map(tracked))
+}
+
+/// Unknown key ids cause at most one fetch in this time, however many tokens name them.
+const REFETCH_INTERVAL: Duration = Duration::from_secs(10);
+/// How long one fetch may take.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+
+fn bounds(config: &Config) -> Bounds {
+    Bounds {
+        connections: config.server.max_connections,
+        handshakes: config.server.max_handshakes,
+        handshakes_per_address: config.server.max_handshakes_per_address,
+        handshake_time: config.server.handshake_timeout,
+        connection_age: config.server.connection_max_age,
+        drain_time: config.server.drain_timeout,
+        streams: config.server.max_concurrent_streams,
+        keepalive: config.server.keepalive_interval,
+    }
+}
+
+fn imported(config: &Config, clock: &dyn Clock) -> Result<Option<Imported>, StartError> {
+    let Some(files) = &config.authority.import else { return Ok(None) };
+    let read = |key, path: &PathBuf| std::fs::read_to_string(path).map_err(|error| StartError::File { key, path: path.clone(), error });
+    let certificate = read("authority.import.certFile", &files.cert_file)?;
+    let key = read("authority.import.keyFile", &files.key_file)?;
+    let chain = files.chain_file.as_ref().map(|path| read("authority.import.chainFile", path)).transpose()?;
+    let roots = files.root_file.as_ref().map(|path| read("authority.import.rootFile", path)).transpose()?;
+    Ok(Some(import(&config.trust_domain, &certificate, &key, chain.as_deref(), roots.as_deref(), clock.now())?))
+}
+
+async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|error| StartError::Listen { key, address: address.to_string(), error })
+}
+
+fn local(key: &'static str, socket: &TcpListener) -> Result<SocketAddr, StartError> {
+    socket.local_addr().map_err(|error| StartError::Listen { key, address: String::new(), error })
+}
+
+fn csr_routes(api: CsrApi, max_request_bytes: usize) -> Result<Routes, StartError> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let service = IstioCertificateServiceServer::new(api).max_decoding_message_size(max_request_bytes);
+    // The reporter starts with "" (the whole server) as SERVING; the service by its name is added here.
+    futures_util::FutureExt::now_or_never(reporter.set_serving::<IstioCertificateServiceServer<CsrApi>>());
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name("istio.v1.auth.IstioCertificateService")
+            .with_service_name("grpc.health.v1.Health")
+    };
+    let internal = |error: tonic_reflection::server::Error| StartError::Internal(error.to_string());
+    let (v1, v1alpha) = (reflection().build_v1().map_err(internal)?, reflection().build_v1alpha().map_err(internal)?);
+    Ok(Routes::new(service).add_service(health).add_service(v1).add_service(v1alpha).prepare())
+}
+
+async fn serve_admin(socket: tokio::net::UnixListener, api: AdminApi, stopped: watch::Receiver<bool>) {
+    let incoming = UnixListenerStream::new(socket).filter(Result::is_ok);
+    let served = tonic::transport::Server::builder().add_service(AdminServer::new(api)).serve_with_incoming_shutdown(incoming, until(stopped)).await;
+    if let Err(error) = served {
+        tracing::error!(%error, "the admin door closed");
+    }
+}
+
+fn gauges(keeper: Arc<Keeper>, key_sets: Arc<KeySets>, metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> Arc<dyn Fn() + Send + Sync> {
+    Arc::new(move || {
+        let generation = keeper.published().load_full();
+        metrics.authority(&AuthorityGauges {
+            root_expiry: generation.root_not_after.unix_timestamp(),
+            chain_expiry: generation.chain_end.unix_timestamp(),
+            generation: i64::try_from(generation.number.0).unwrap_or(i64::MAX),
+            bundle_number: i64::try_from(generation.bundle_number).unwrap_or(i64::MAX),
+            failures: i64::try_from(keeper.failures()).unwrap_or(i64::MAX),
+        });
+        for (index, status) in key_sets.status().into_iter().enumerate() {
+            let age = status.last_success.map_or(-1, |at| (clock.now() - at).whole_seconds());
+            metrics.key_set(index, age, status.keys);
+        }
+    })
+}
+
+/// Forgets what is past its retention: a little at a time, so that issuing never waits for it.
+async fn prune(ledger: Arc<dyn Ledger>, retention: Duration, clock: Arc<dyn Clock>, shutdown: impl Future<Output = ()>) {
+    const BATCH: u32 = 1000;
+    const PAUSE: Duration = Duration::from_secs(60);
+    const SHORT_PAUSE: Duration = Duration::from_millis(200);
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        let pause = match ledger.prune(clock.now() - retention, BATCH).await {
+            Ok(BATCH) => SHORT_PAUSE,
+            Ok(_) => PAUSE,
+            Err(error) => {
+                tracing::warn!(%error, "the ledger was not pruned");
+                PAUSE
+            }
+        };
+        tokio::select! {
+            () = clock.sleep_until(clock.monotonic() + pause) => {}
+            () = &mut shutdown => return,
+        }
+    }
+}
+
+/// Ends when `stopped` turns true, or when nobody could say so any more.
+async fn until(mut stopped: watch::Receiver<bool>) {
+    // An error means that the sender is gone: the process is ending.
+    let _ = stopped.wait_for(|stop| *stop).await;
+}
