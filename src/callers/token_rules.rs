@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn only_unbound_tokens_have_a_longest_lifetime() {
-        let unbound = |lifetime| {
+        let unbound = |lifetime: i64| {
             spoiled(|claims| {
                 (claims.pod, claims.node) = (None, None);
                 claims.expires_at = at(1000 + lifetime);
