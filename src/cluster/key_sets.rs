@@ -26,6 +26,8 @@ pub struct TrackedIssuer {
     pub issuer: String,
     /// Where its keys are.
     pub source: KeySource,
+    /// When its keys are fetched.
+    pub timing: Timing,
 }
 
 /// How often and how long.
@@ -81,7 +83,6 @@ pub struct IssuerStatus {
 /// The key sets. Shared by everything that authenticates.
 pub struct KeySets {
     clock: Arc<dyn Clock>,
-    timing: Timing,
     issuers: BTreeMap<String, Arc<Tracked>>,
 }
 
@@ -111,12 +112,12 @@ struct Progress {
 
 impl KeySets {
     /// Nothing is fetched yet: [`KeySets::run`] begins, and so does the first token. Of two entries with one issuer the last one counts.
-    pub fn new(clock: Arc<dyn Clock>, timing: Timing, issuers: impl IntoIterator<Item = TrackedIssuer>) -> Arc<Self> {
+    pub fn new(clock: Arc<dyn Clock>, issuers: impl IntoIterator<Item = TrackedIssuer>) -> Arc<Self> {
         let tracked = |issuer: TrackedIssuer| {
             let name = issuer.issuer.clone();
             (name, Arc::new(Tracked { issuer, current: ArcSwapOption::empty(), progress: Mutex::default() }))
         };
-        Arc::new(Self { clock, timing, issuers: issuers.into_iter().map(tracked).collect() })
+        Arc::new(Self { clock, issuers: issuers.into_iter().map(tracked).collect() })
     }
 
     /// The key of `issuer` named `kid`. On the usual path this is one atomic read.
@@ -139,14 +140,18 @@ impl KeySets {
         future::join_all(self.issuers.values().map(|tracked| self.join_or_begin(tracked, &mut tracked.progress()))).await;
     }
 
-    /// Refreshes at the interval until `shutdown` ends.
+    /// Refreshes all, at the shortest interval of any, until `shutdown` ends.
     pub async fn run(self: Arc<Self>, shutdown: impl Future<Output = ()>) {
         let mut shutdown = pin!(shutdown);
         loop {
             let round = async {
                 self.refresh().await;
-                let failed = self.issuers.values().any(|tracked| tracked.progress().last_error.is_some());
-                let pause = if failed { self.timing.refetch_interval.min(self.timing.refresh_interval) } else { self.timing.refresh_interval };
+                let pauses = self.issuers.values().map(|tracked| {
+                    let timing = tracked.issuer.timing;
+                    let failed = tracked.progress().last_error.is_some();
+                    if failed { timing.refetch_interval.min(timing.refresh_interval) } else { timing.refresh_interval }
+                });
+                let pause = pauses.min().unwrap_or(Duration::from_secs(60));
                 self.clock.sleep_until(self.clock.monotonic().saturating_add(pause)).await;
             };
             match future::select(pin!(round), shutdown.as_mut()).await {
@@ -164,7 +169,7 @@ impl KeySets {
     fn current(&self, tracked: &Tracked, kid: &str) -> Result<Arc<VerificationKey>, KeyTrouble> {
         let loaded = tracked.current.load();
         let loaded = loaded.as_ref().ok_or(KeyTrouble::NotLoaded)?;
-        if self.clock.monotonic().saturating_sub(loaded.at) > self.timing.max_age {
+        if self.clock.monotonic().saturating_sub(loaded.at) > tracked.issuer.timing.max_age {
             return Err(KeyTrouble::Stale);
         }
         loaded.set.key(kid).map(Arc::clone).ok_or_else(|| match tracked.progress().last_error {
@@ -178,7 +183,7 @@ impl KeySets {
         let mut progress = tracked.progress();
         if progress.flight.is_none() {
             let now = self.clock.monotonic();
-            if progress.asked_at.is_some_and(|asked_at| now.saturating_sub(asked_at) < self.timing.refetch_interval) {
+            if progress.asked_at.is_some_and(|asked_at| now.saturating_sub(asked_at) < tracked.issuer.timing.refetch_interval) {
                 return None;
             }
             progress.asked_at = Some(now);
@@ -189,7 +194,7 @@ impl KeySets {
     /// The fetch under way, or a new one. It runs as a task of its own, so that it ends even where everybody who waited went away.
     fn join_or_begin(&self, tracked: &Arc<Tracked>, progress: &mut Progress) -> Shared<BoxFuture<'static, ()>> {
         let begin = || {
-            let work = Arc::clone(tracked).load(Arc::clone(&self.clock), self.timing.fetch_timeout);
+            let work = Arc::clone(tracked).load(Arc::clone(&self.clock), tracked.issuer.timing.fetch_timeout);
             tokio::spawn(work).map(|_| ()).boxed().shared()
         };
         progress.flight.get_or_insert_with(begin).clone()

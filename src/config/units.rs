@@ -32,6 +32,31 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     duration(text).ok_or_else(|| format!("{text:?} is not a duration like 90s, 10m, 1h30m or 365d"))
 }
 
+/// The shortest text that [`duration`] reads as this one; below a millisecond is left out. Days are kept to whole days, so that 24 hours stay `24h`.
+pub(super) fn duration_text(duration: Duration) -> String {
+    let mut rest = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    if rest == 0 {
+        return "0s".to_owned();
+    }
+    let mut text = String::new();
+    for (name, worth) in DURATION_UNITS {
+        if name == "d" && (rest % worth != 0 || rest <= worth) {
+            continue;
+        }
+        if rest >= worth {
+            text.push_str(&format!("{}{name}", rest / worth));
+            rest %= worth;
+        }
+    }
+    text
+}
+
+/// A number of bytes: a whole number with `B`, `KiB`, `MiB` or `GiB`.
+pub(super) fn size(text: &str) -> Option<u64> {
+    let (name, worth) = SIZE_UNITS.iter().find(|(name, _)| text.ends_with(name))?;
+    count(text.strip_suffix(name)?)?.checked_mul(*worth)
+}
+
 /// The shortest text that [`size`] reads as this one.
 pub(super) fn size_text(bytes: u64) -> String {
     let unit = SIZE_UNITS.iter().find(|(_, worth)| bytes >= *worth && bytes.is_multiple_of(*worth));
