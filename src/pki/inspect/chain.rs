@@ -13,6 +13,7 @@ use x509_parser::extensions::ParsedExtension;
 use x509_parser::oid_registry::{OID_PKCS1_SHA1WITHRSA, OID_SHA1_WITH_RSA, OID_X509_EXT_NAME_CONSTRAINTS};
 use x509_parser::prelude::FromDer;
 
+use super::text::instant;
 use crate::spiffe::SpiffeId;
 use crate::spiffe::x509_svid::{Extensions, leaf_departures, svid_id};
 
@@ -89,7 +90,7 @@ pub enum ChainError {
     #[error("the signature algorithm of {0} is weak, unknown, or not the same inside and outside")]
     SignatureAlgorithm(Place),
     /// It is before notBefore.
-    #[error("{place} is not valid before {from}")]
+    #[error("{place} is not valid before {}", instant(*.from))]
     NotYetValid {
         /// Which one.
         place: Place,
@@ -97,7 +98,7 @@ pub enum ChainError {
         from: OffsetDateTime,
     },
     /// It is after notAfter.
-    #[error("{place} expired at {at}")]
+    #[error("{place} expired at {}", instant(*.at))]
     Expired {
         /// Which one.
         place: Place,
@@ -199,10 +200,11 @@ pub(super) fn walk(
     now: OffsetDateTime,
 ) -> Result<Vec<Place>, ChainError> {
     let first = chain.first().ok_or(ChainError::Empty)?;
-    if first.is_ca() && purpose != Purpose::Authority {
-        if let Some(index) = chain.iter().position(|certificate| !certificate.is_ca()) {
-            return Err(ChainError::LeafNotFirst(Place::Certificate(index + 1)));
-        }
+    if first.is_ca()
+        && purpose != Purpose::Authority
+        && let Some(index) = chain.iter().position(|certificate| !certificate.is_ca())
+    {
+        return Err(ChainError::LeafNotFirst(Place::Certificate(index + 1)));
     }
     if purpose == Purpose::Peer {
         // A peer refuses a leaf for what X509-SVID §5.2 names; other departures are shown apart.
@@ -296,10 +298,10 @@ impl<'w> Walk<'w> {
     ) -> Result<(), ChainError> {
         let extensions = Extensions::of(issuer);
         let wanted = Extensions::of(signed).authority_key.and_then(|(key, _)| key.key_identifier.as_ref());
-        if let (Some(wanted), Some((found, _))) = (wanted, extensions.subject_key) {
-            if wanted != found {
-                return Err(ChainError::KeyIdentifier { place, issuer: issuer_place });
-            }
+        if let (Some(wanted), Some((found, _))) = (wanted, extensions.subject_key)
+            && wanted != found
+        {
+            return Err(ChainError::KeyIdentifier { place, issuer: issuer_place });
         }
         self.signatures += 1;
         if self.signatures > MAX_SIGNATURES {
@@ -539,6 +541,6 @@ mod tests {
     #[test]
     fn every_error_has_a_step_and_a_sentence() {
         let error = ChainError::Expired { place: TWO, at: NOW };
-        assert_eq!((error.step(), error.to_string()), ("validity", "certificate 2 expired at 2026-11-23 12:00:00.0 +00:00:00".to_owned()));
+        assert_eq!((error.step(), error.to_string()), ("validity", "certificate 2 expired at 2026-11-23 12:00:00Z".to_owned()));
     }
 }

@@ -183,9 +183,9 @@ mod tests {
         assert_eq!(read(&both.concat()).unwrap().certificates, both);
         let key = rcgen::KeyPair::generate().unwrap();
         let request = request_params().serialize_request(&key).unwrap().der().to_vec();
-        assert_eq!(read(&request).unwrap().requests, [request.clone()]);
+        assert_eq!(read(&request).unwrap().requests, std::slice::from_ref(&request));
         for label in ["CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"] {
-            assert_eq!(read(pem(label, &request).as_bytes()).unwrap().requests, [request.clone()]);
+            assert_eq!(read(pem(label, &request).as_bytes()).unwrap().requests, std::slice::from_ref(&request));
         }
         let with_key =
             read(format!("{}{}{}", pem("PRIVATE KEY", key.serialized_der()), pem("CERTIFICATE", &leaf.der), pem("X509 CRL", &[0x30, 0])).as_bytes())

@@ -79,7 +79,7 @@ pub fn lifetime(not_before: OffsetDateTime, not_after: OffsetDateTime, now: Offs
     }
 }
 
-fn instant(at: OffsetDateTime) -> String {
+pub(super) fn instant(at: OffsetDateTime) -> String {
     at.format(format_description!("[year]-[month]-[day] [hour]:[minute]:[second]Z")).unwrap_or_else(|_| at.unix_timestamp().to_string())
 }
 
