@@ -1,6 +1,7 @@
 //! Certificates: what is taken from a request, what is put into a certificate, and what a person wants to see of one.
 
 mod csr;
+pub mod inspect;
 mod keys;
 mod pem;
 mod prepare;

@@ -115,7 +115,7 @@ enum Numbers {
 
 impl Key {
     fn of_root(der: &[u8], position: usize) -> Result<Self, BundleError> {
-        let Ok((&[], root)) = X509Certificate::from_der(der).map(|(rest, root)| (rest, root)) else {
+        let Ok((&[], root)) = X509Certificate::from_der(der) else {
             return Err(BundleError::NotACertificate(position));
         };
         let numbers = Numbers::of_key(root.public_key()).ok_or(BundleError::Key(position))?;

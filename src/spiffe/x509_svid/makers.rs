@@ -50,6 +50,13 @@ pub(crate) fn leaf_params() -> CertificateParams {
     params
 }
 
+/// What [`leaf_params`] has, as a CSR can ask for it.
+pub(crate) fn request_params() -> CertificateParams {
+    let mut params = leaf_params();
+    params.use_authority_key_identifier_extension = false;
+    params
+}
+
 /// A root or an intermediate of `cluster.local`, ten years long.
 pub(crate) fn authority_params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
