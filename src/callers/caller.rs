@@ -60,7 +60,7 @@ pub enum CertificateStanding {
     /// One was presented and the handshake went on without it.
     NotAccepted(CertificateRejection),
     /// A leaf of ours, on record, valid now.
-    Accepted(AcceptedCertificate),
+    Accepted(Box<AcceptedCertificate>),
 }
 
 /// What the ledger says of an accepted client certificate.
@@ -142,9 +142,9 @@ pub fn decide(token: TokenStanding, certificate: CertificateStanding) -> Result<
         (TokenStanding::Valid(identity), Absent | NotAccepted(_) | Accepted(_)) => Ok(identity.into()),
         (TokenStanding::Bad(error), Absent | NotAccepted(_) | Accepted(_)) if error.is_our_trouble() => Err(AuthenticationError::Undecided(error)),
         (TokenStanding::Bad(error), Absent | NotAccepted(_) | Accepted(_)) => Err(AuthenticationError::BadToken(error)),
-        (TokenStanding::Expired(identity), Accepted(accepted)) if identity.spiffe_id == accepted.id => Ok(accepted.into()),
+        (TokenStanding::Expired(identity), Accepted(accepted)) if identity.spiffe_id == accepted.id => Ok((*accepted).into()),
         (TokenStanding::Expired(_), Accepted(_)) => Err(AuthenticationError::OtherIdentity),
-        (TokenStanding::Absent | TokenStanding::ExpiredUnknownKey, Accepted(accepted)) => Ok(accepted.into()),
+        (TokenStanding::Absent | TokenStanding::ExpiredUnknownKey, Accepted(accepted)) => Ok((*accepted).into()),
         (TokenStanding::Absent | TokenStanding::Expired(_) | TokenStanding::ExpiredUnknownKey, NotAccepted(rejection)) => {
             Err(AuthenticationError::BadCertificate(rejection))
         }
@@ -242,7 +242,7 @@ mod tests {
     }
 
     fn certificate(account: &str) -> CertificateStanding {
-        CertificateStanding::Accepted(AcceptedCertificate {
+        CertificateStanding::Accepted(Box::new(AcceptedCertificate {
             id: id(account),
             cluster: "east".into(),
             namespace: "shop".into(),
@@ -250,7 +250,7 @@ mod tests {
             pod: None,
             node: None,
             holder: "pod:east/u".into(),
-        })
+        }))
     }
 
     /// Who was recognised and by what, or the reason why nobody was.

@@ -294,7 +294,22 @@ mod tests {
         assert!(matches!(DevIssuer::open(&dir), Err(DevIssuerError::Key { .. })));
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
-        assert!(matches!(DevIssuer::open(&dir), Err(DevIssuerError::Io { .. } | DevIssuerError::Exposed(_))));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        assert!(matches!(DevIssuer::open(&dir), Err(DevIssuerError::Io { .. })));
+    }
+
+    #[test]
+    fn without_randomness_there_is_no_token() {
+        #[derive(Debug)]
+        struct Dry;
+        impl Entropy for Dry {
+            fn fill(&self, _: &mut [u8]) -> Result<(), NoEntropy> {
+                Err(NoEntropy)
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let issuer = DevIssuer::open_or_create(dir.path()).unwrap();
+        assert!(matches!(issuer.mint(&request(&[]), OffsetDateTime::UNIX_EPOCH, &Dry), Err(DevIssuerError::NoEntropy(_))));
     }
 
     #[test]

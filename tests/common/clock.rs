@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 
 /// Stands at one instant until [`ManualClock::advance`].
 #[derive(Clone)]
-pub struct ManualClock(Arc<Mutex<State>>);
+pub(crate) struct ManualClock(Arc<Mutex<State>>);
 
 struct State {
     start: OffsetDateTime,
@@ -24,12 +24,12 @@ struct State {
 
 impl ManualClock {
     /// A clock that stands at `start`.
-    pub fn at(start: OffsetDateTime) -> Self {
+    pub(crate) fn at(start: OffsetDateTime) -> Self {
         Self(Arc::new(Mutex::new(State { start, elapsed: Duration::ZERO, sleepers: Vec::new(), watchers: Vec::new() })))
     }
 
     /// Moves wall time and monotonic time, and wakes everybody whose time has come.
-    pub fn advance(&self, by: Duration) {
+    pub(crate) fn advance(&self, by: Duration) {
         let mut state = self.0.lock().unwrap();
         state.elapsed += by;
         let now = state.elapsed;
@@ -39,7 +39,7 @@ impl ManualClock {
     }
 
     /// Ends once somebody sleeps until exactly `until` (on the monotonic clock).
-    pub async fn asleep_until(&self, until: Duration) {
+    pub(crate) async fn asleep_until(&self, until: Duration) {
         poll_fn(|context| {
             let mut state = self.0.lock().unwrap();
             if state.sleepers.iter().any(|(each, _)| *each == until) {

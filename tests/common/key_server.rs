@@ -15,11 +15,11 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 /// The running server.
-pub struct KeyServer {
+pub(crate) struct KeyServer {
     /// `https://localhost:PORT`.
-    pub url: String,
+    pub(crate) url: String,
     /// The root that verifies it, PEM.
-    pub root: String,
+    pub(crate) root: String,
     shared: Arc<Shared>,
 }
 
@@ -39,7 +39,7 @@ enum Page {
 
 impl KeyServer {
     /// Starts a server with a root of its own.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut parameters = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
         parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -75,29 +75,29 @@ impl KeyServer {
     }
 
     /// Answers `path` with this from now on.
-    pub fn put(&self, path: &str, status: u16, body: impl Into<Vec<u8>>) {
+    pub(crate) fn put(&self, path: &str, status: u16, body: impl Into<Vec<u8>>) {
         self.set(path, Page::Answer(status, body.into()));
     }
 
     /// Never answers `path` from now on.
-    pub fn silence(&self, path: &str) {
+    pub(crate) fn silence(&self, path: &str) {
         self.set(path, Page::Silence);
     }
 
     /// Answers `path` once `true` was sent.
-    pub fn hold(&self, path: &str, body: impl Into<Vec<u8>>) -> watch::Sender<bool> {
+    pub(crate) fn hold(&self, path: &str, body: impl Into<Vec<u8>>) -> watch::Sender<bool> {
         let (release, held) = watch::channel(false);
         self.set(path, Page::Held(held, body.into()));
         release
     }
 
     /// How many requests came.
-    pub fn asked(&self) -> u64 {
+    pub(crate) fn asked(&self) -> u64 {
         *self.shared.asked.borrow()
     }
 
     /// Ends once `count` requests came.
-    pub async fn was_asked(&self, count: u64) {
+    pub(crate) async fn was_asked(&self, count: u64) {
         let came = self.shared.asked.subscribe().wait_for(|asked| *asked >= count).await.map(|_| ());
         came.unwrap();
     }
@@ -124,4 +124,4 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
 }
 
 /// How long tests let a fetch take, on the manual clock.
-pub const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
