@@ -10,7 +10,8 @@ use std::{fs, iter};
 use clap::Parser;
 use meshmint::cli::config::{self, ConfigArgs};
 use meshmint::cli::outcome::Outcome;
-use meshmint::config::{Config, ConfigError, KeySource, LogFormat, Problem, Source};
+use meshmint::cluster::KeySource;
+use meshmint::config::{Config, ConfigError, LogFormat, Problem, Source};
 use proptest::prelude::*;
 
 const GOOD: &str = "tokens:\n  issuers:\n    - issuer: https://kubernetes.default.svc\n      keys: { file: jwks.json }\n";

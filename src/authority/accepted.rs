@@ -88,9 +88,7 @@ impl AcceptedIssuers {
         let named = self.0.iter().filter(|issuer| issuer.subject == certificate.issuer().as_raw());
         let issuer = named
             .into_iter()
-            .find(|issuer| {
-                SubjectPublicKeyInfo::from_der(&issuer.public_key).is_ok_and(|(_, key)| certificate.verify_signature(Some(&key)).is_ok())
-            })
+            .find(|issuer| SubjectPublicKeyInfo::from_der(&issuer.public_key).is_ok_and(|(_, key)| certificate.verify_signature(Some(&key)).is_ok()))
             .ok_or(Rejection::UnknownIssuer)?;
         if issuer.distrusted {
             return Err(Rejection::Distrusted);

@@ -8,8 +8,8 @@ use time::OffsetDateTime;
 use super::{Authority, AuthorityId, AuthorityState, GenerationNumber, HistoryEntry, KeyRef, MadeBy, Origin, Phase, Role, Rotation, TrustEntry};
 use crate::clock::{Entropy, NoEntropy, random_id};
 use crate::pki::{
-    CsrError, IssuedBy, IssuerKey, KeyAlgorithm, PrepareError, Profile, PublicKeyError, Serial, Signer, Subject, TooLittleLeft, certificate_to_pem, check_csr,
-    prepare,
+    CsrError, IssuedBy, IssuerKey, KeyAlgorithm, PrepareError, Profile, PublicKeyError, Serial, Signer, Subject, TooLittleLeft, certificate_to_pem,
+    check_csr, prepare,
 };
 use crate::spiffe::TrustDomain;
 
@@ -69,7 +69,13 @@ pub struct Certified {
 ///
 /// # Errors
 /// [`BirthError`].
-pub fn make_root(policy: &AuthorityPolicy, key: &IssuerKey, reference: KeyRef, now: OffsetDateTime, entropy: &dyn Entropy) -> Result<Authority, BirthError> {
+pub fn make_root(
+    policy: &AuthorityPolicy,
+    key: &IssuerKey,
+    reference: KeyRef,
+    now: OffsetDateTime,
+    entropy: &dyn Entropy,
+) -> Result<Authority, BirthError> {
     let name = format!("meshmint root {}", random_id(entropy, 4)?);
     let public_key = key.public_key()?;
     let subject = Subject::Root { trust_domain: &policy.trust_domain, name: &name, key: &public_key };

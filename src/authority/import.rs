@@ -45,7 +45,9 @@ pub enum ImportError {
     #[error("a certificate of {0} can't be read as X.509")]
     Unreadable(&'static str),
     /// A certificate of the chain isn't signed by the next one.
-    #[error("the chain is broken: certificate {position} ({subject}) is not signed by the next one ({next}); order it from the authority up to the root")]
+    #[error(
+        "the chain is broken: certificate {position} ({subject}) is not signed by the next one ({next}); order it from the authority up to the root"
+    )]
     Broken {
         /// Counted from 1, the imported authority being 1.
         position: usize,
@@ -55,7 +57,9 @@ pub enum ImportError {
         next: String,
     },
     /// The chain ends at something that is no root we were given.
-    #[error("the chain ends at {0:?}, which is neither self-signed nor signed by a root in rootFile; give the root in rootFile or at the end of chainFile")]
+    #[error(
+        "the chain ends at {0:?}, which is neither self-signed nor signed by a root in rootFile; give the root in rootFile or at the end of chainFile"
+    )]
     NoRoot(String),
     /// Something in the chain is over or not yet valid.
     #[error("{subject} is not valid now (from {not_before} to {not_after})")]
@@ -125,11 +129,7 @@ pub fn import(
         }
     }
     let last = parsed.last().ok_or(ImportError::Unreadable("certFile"))?;
-    let root = if signed_by(last, last) {
-        Some(last)
-    } else {
-        parsed_roots.iter().find(|root| signed_by(last, root) && signed_by(root, root))
-    };
+    let root = if signed_by(last, last) { Some(last) } else { parsed_roots.iter().find(|root| signed_by(last, root) && signed_by(root, root)) };
     let root = root.ok_or_else(|| ImportError::NoRoot(last.subject().to_string()))?;
 
     for each in parsed.iter().chain(std::iter::once(root)) {

@@ -12,5 +12,6 @@ pub use birth::{AuthorityPolicy, BirthError, Certified, certify_issuing, first_s
 pub use generation::{Generation, GenerationError};
 pub use import::{ImportError, Imported, import};
 pub use state::{
-    Authority, AuthorityId, AuthorityState, GenerationNumber, HistoryEntry, KeyRef, LedgerMark, MadeBy, Origin, Phase, Role, Rotation, StateError, TrustEntry,
+    Authority, AuthorityId, AuthorityState, GenerationNumber, HistoryEntry, KeyRef, LedgerMark, MadeBy, Origin, Phase, Role, Rotation, StateError,
+    TrustEntry,
 };

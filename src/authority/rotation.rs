@@ -78,9 +78,10 @@ const SLACK: Duration = Duration::from_secs(2);
 
 /// The authority of ours that signs issuing certificates.
 pub fn parent(state: &AuthorityState) -> Option<&Authority> {
-    state.authorities.iter().find(|authority| {
-        matches!(authority.role, Role::Root | Role::Intermediate) && authority.phase == Phase::Active && authority.key.is_some()
-    })
+    state
+        .authorities
+        .iter()
+        .find(|authority| matches!(authority.role, Role::Root | Role::Intermediate) && authority.phase == Phase::Active && authority.key.is_some())
 }
 
 /// When the issuing key is to be renewed, by whom; `None` where nobody could give it a later end.
@@ -135,7 +136,9 @@ impl AuthorityState {
         let generation = self.next_generation();
         self.authorities.retain(|authority| match (authority.role, authority.phase) {
             // Its key must be destroyed first, and the ledger must have closed it: `Step::Close` does both.
-            (Role::Issuing(_), Phase::Retiring) if authority.key.is_none() => validity(&authority.certificate).is_none_or(|(_, end)| end > now - FORGET_AFTER),
+            (Role::Issuing(_), Phase::Retiring) if authority.key.is_none() => {
+                validity(&authority.certificate).is_none_or(|(_, end)| end > now - FORGET_AFTER)
+            }
             _ => true,
         });
         for authority in &mut self.authorities {

@@ -9,7 +9,9 @@ use crate::server::proto::admin::GetBundleRequest;
 
 /// `meshmint bundle`
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  meshmint bundle > root-cert.pem\n  meshmint bundle -o spiffe\n  meshmint bundle --admin /run/meshmint/admin.sock -o json")]
+#[command(
+    after_help = "Examples:\n  meshmint bundle > root-cert.pem\n  meshmint bundle -o spiffe\n  meshmint bundle --admin /run/meshmint/admin.sock -o json"
+)]
 pub(super) struct Args {
     #[command(flatten)]
     target: Target,

@@ -11,7 +11,9 @@ use super::json::to_json;
 use super::times::{self, When};
 use super::{Outcome, Output, failed};
 use crate::clock::SystemClock;
-use crate::server::proto::admin::{Certificate, GetCertificateRequest, GetStatsRequest, Kind, ListCertificatesRequest, ListCertificatesResponse, State, Stats};
+use crate::server::proto::admin::{
+    Certificate, GetCertificateRequest, GetStatsRequest, Kind, ListCertificatesRequest, ListCertificatesResponse, State, Stats,
+};
 
 /// `meshmint certs`
 #[derive(Debug, clap::Args)]
@@ -130,7 +132,7 @@ pub(super) async fn run(args: Args) -> Outcome {
 
 async fn list(args: ListArgs) -> Result<String, String> {
     let now = SystemClock::shared().now();
-    let time = |when: Option<When>| when.map(|when| timestamp(when.from_now(now)));
+    let time = |when: Option<When>| when.map(|when| timestamp(when.relative_to(now)));
     let kind = match args.kind {
         None => Kind::Unspecified,
         Some(KindArg::Leaf) => Kind::Leaf,

@@ -248,7 +248,11 @@ fn innermost(error: &dyn std::error::Error) -> String {
 /// Writes what came back: the key readable by its owner only, each file whole or not at all.
 pub(super) fn write_files(directory: &Path, obtained: &Obtained) -> std::io::Result<Vec<PathBuf>> {
     std::fs::create_dir_all(directory)?;
-    let files = [("key.pem", obtained.key.to_pem(), 0o600), ("cert-chain.pem", obtained.chain.concat(), 0o644), ("root-cert.pem", obtained.bundle.clone(), 0o644)];
+    let files = [
+        ("key.pem", obtained.key.to_pem(), 0o600),
+        ("cert-chain.pem", obtained.chain.concat(), 0o644),
+        ("root-cert.pem", obtained.bundle.clone(), 0o644),
+    ];
     files.into_iter().map(|(name, text, mode)| super::files::write_whole(&directory.join(name), text.as_bytes(), mode)).collect()
 }
 

@@ -19,8 +19,8 @@ use super::{Outcome, Output, failed, logging};
 use crate::authority::MadeBy;
 use crate::clock::{Clock, Entropy, SystemClock, SystemEntropy, random_id};
 use crate::config::Config;
-use crate::pki::inspect::verify_as_peer;
 use crate::pki::certificates_from_pem;
+use crate::pki::inspect::verify_as_peer;
 use crate::server::Server;
 
 /// The longest path of a Unix socket, in bytes (unix(7): 108 with the terminating zero), less the name it has while it is made.

@@ -22,14 +22,14 @@ use crate::clock::{Entropy, NoEntropy};
 use crate::pki::{IssuerKey, KeyAlgorithm, KeyError};
 
 /// An issuer of tokens, with its key.
-pub struct DevIssuer {
+pub(super) struct DevIssuer {
     key: EcdsaKeyPair,
     kid: String,
 }
 
 /// What a token shall say. UIDs that aren't given are derived from the names, so that the same names always mean the same objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TokenRequest<'a> {
+pub(super) struct TokenRequest<'a> {
     /// The namespace.
     pub namespace: &'a str,
     /// The service account.
@@ -48,7 +48,7 @@ pub struct TokenRequest<'a> {
 
 /// What went wrong with the built-in issuer.
 #[derive(Debug, thiserror::Error)]
-pub enum DevIssuerError {
+pub(super) enum DevIssuerError {
     /// `dev` never made this folder.
     #[error("{dir} has no token issuer: start `meshmint dev --dir {dir}` first", dir = .0.display())]
     NotThere(PathBuf),
@@ -78,17 +78,17 @@ pub enum DevIssuerError {
 
 impl DevIssuer {
     /// `iss` of its tokens.
-    pub const ISSUER: &'static str = "https://dev.meshmint.invalid";
+    pub(super) const ISSUER: &'static str = "https://dev.meshmint.invalid";
     /// The file with its key, in the folder of `dev`. A folder that has it was made by `dev`.
-    pub const KEY_FILE: &'static str = "token-issuer.pem";
+    pub(super) const KEY_FILE: &'static str = "token-issuer.pem";
     /// From this lifetime on a token has `warnafter`, as those have that Kubernetes extends beyond what was asked (3607 s, to a year).
-    pub const WARN_AFTER: Duration = Duration::from_secs(3607);
+    pub(super) const WARN_AFTER: Duration = Duration::from_secs(3607);
 
     /// The issuer of the folder that `dev` made.
     ///
     /// # Errors
     /// [`DevIssuerError`].
-    pub fn open(dir: &Path) -> Result<Self, DevIssuerError> {
+    pub(super) fn open(dir: &Path) -> Result<Self, DevIssuerError> {
         let path = dir.join(Self::KEY_FILE);
         let failed = |reason| DevIssuerError::Io { path: path.clone(), reason };
         let file = match File::open(&path) {
@@ -113,7 +113,7 @@ impl DevIssuer {
     ///
     /// # Errors
     /// [`DevIssuerError`].
-    pub fn open_or_create(dir: &Path) -> Result<Self, DevIssuerError> {
+    pub(super) fn open_or_create(dir: &Path) -> Result<Self, DevIssuerError> {
         match Self::open(dir) {
             Err(DevIssuerError::NotThere(_)) => {
                 let path = dir.join(Self::KEY_FILE);
@@ -127,7 +127,7 @@ impl DevIssuer {
     }
 
     /// Its JWK Set, which is what verifies its tokens.
-    pub fn jwks(&self) -> Value {
+    pub(super) fn jwks(&self) -> Value {
         let (x, y) = coordinates(&self.key);
         json!({ "keys": [{ "kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": self.kid, "x": x, "y": y }] })
     }
@@ -136,7 +136,7 @@ impl DevIssuer {
     ///
     /// # Errors
     /// [`DevIssuerError::NoEntropy`].
-    pub fn mint(&self, request: &TokenRequest<'_>, now: OffsetDateTime, entropy: &dyn Entropy) -> Result<String, DevIssuerError> {
+    pub(super) fn mint(&self, request: &TokenRequest<'_>, now: OffsetDateTime, entropy: &dyn Entropy) -> Result<String, DevIssuerError> {
         let claims = claims(request, now.unix_timestamp(), &random_uuid(entropy)?);
         let header = json!({ "alg": "ES256", "kid": self.kid });
         let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()));
@@ -152,7 +152,7 @@ impl fmt::Debug for DevIssuer {
 }
 
 /// The UID that an object gets where none is given: a UUID of its kind and path (RFC 9562 §5.8, version 8).
-pub fn derived_uid(kind: &str, path: &[&str]) -> String {
+pub(super) fn derived_uid(kind: &str, path: &[&str]) -> String {
     let mut text = kind.to_owned();
     for part in path {
         text.push('/');

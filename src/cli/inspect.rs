@@ -8,6 +8,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 
 use self::live::Server;
@@ -85,6 +86,12 @@ pub async fn run(args: &InspectArgs, clock: &Arc<dyn Clock>) -> Outcome {
             refusal.outcome()
         }
     }
+}
+
+/// Shows a chain that came in an answer, verified against the bundle of the same answer: for `request` and `dev`.
+pub(super) fn show_chain(chain_der: &[CertificateDer<'_>], roots_der: &[CertificateDer<'_>], clock: &dyn Clock, output: Output) -> Outcome {
+    let roots: Vec<Vec<u8>> = roots_der.iter().map(|root| root.to_vec()).collect();
+    print(&Findings { server: None, report: inspect_chain(chain_der, Some(&roots), clock.now()) }, output)
 }
 
 fn print(findings: &Findings, output: Output) -> Outcome {

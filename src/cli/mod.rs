@@ -53,7 +53,7 @@ enum Command {
     /// Get a certificate from any Istio CA
     Request(request::Args),
     /// Show a certificate, chain, bundle, CSR or live TLS server, and what is wrong with it
-    Inspect(inspect::Args),
+    Inspect(inspect::InspectArgs),
     /// List and show the certificates that were issued
     Certs(certs::Args),
     /// Print the trust bundle
@@ -79,7 +79,7 @@ impl Cli {
                     token::run(&args, SystemClock::shared().as_ref(), SystemEntropy::shared().as_ref(), &mut stdout(), &mut stderr())
                 }
                 Command::Request(args) => request::run(args).await,
-                Command::Inspect(args) => inspect::run(args).await,
+                Command::Inspect(args) => inspect::run(&args, &SystemClock::shared()).await,
                 Command::Certs(args) => certs::run(args).await,
                 Command::Bundle(args) => bundle::run(args).await,
             }
@@ -90,6 +90,6 @@ impl Cli {
 
 /// Says on stderr what went wrong and what to do next.
 fn failed(message: impl std::fmt::Display) -> Outcome {
-    anstream::eprintln!("meshmint: {message}");
+    anstream::eprintln!("error: {message}");
     Outcome::Failed
 }

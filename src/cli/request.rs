@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::csr_client::{self, CsrRequest, KeyType, Obtained};
 use super::{Outcome, Output, failed, inspect};
+use crate::clock::SystemClock;
 use crate::config::parse_duration;
+use crate::pki::certificates_from_pem;
 use crate::spiffe::TrustDomain;
 
 /// `meshmint request`
@@ -74,7 +76,10 @@ pub(super) async fn run(args: Args) -> Outcome {
 
 /// Shows what came back as `inspect` does, verified against the bundle of the same answer.
 pub(super) fn show(obtained: &Obtained, output: Output) -> Outcome {
-    inspect::show(obtained.chain.concat().as_bytes(), Some(obtained.bundle.as_bytes()), output)
+    let shown = certificates_from_pem(&obtained.chain.concat())
+        .and_then(|chain| Ok((chain, certificates_from_pem(&obtained.bundle)?)))
+        .map(|(chain, roots)| inspect::show_chain(&chain, &roots, SystemClock::shared().as_ref(), output));
+    shown.unwrap_or_else(|error| failed(format!("the CA's answer can't be read: {error}")))
 }
 
 fn ask(args: &Args) -> Result<CsrRequest, String> {

@@ -12,9 +12,11 @@ use crate::server::Server;
 
 /// `meshmint serve`
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  meshmint config print > meshmint.yaml\n  meshmint config check meshmint.yaml\n  meshmint serve --config meshmint.yaml\n\n\
+#[command(
+    after_help = "Examples:\n  meshmint config print > meshmint.yaml\n  meshmint config check meshmint.yaml\n  meshmint serve --config meshmint.yaml\n\n\
     Every key can be overridden by an environment variable, for example MESHMINT_SERVER_LISTEN=127.0.0.1:8443.\n\
-    SIGTERM and SIGINT drain and exit 0.")]
+    SIGTERM and SIGINT drain and exit 0."
+)]
 pub(super) struct Args {
     /// The configuration file (YAML)
     #[arg(long, value_name = "FILE")]

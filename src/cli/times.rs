@@ -16,7 +16,7 @@ pub(super) enum When {
 
 impl When {
     /// The point in time.
-    pub(super) fn from_now(self, now: OffsetDateTime) -> OffsetDateTime {
+    pub(super) fn relative_to(self, now: OffsetDateTime) -> OffsetDateTime {
         match self {
             Self::At(at) => at,
             Self::In(offset) => now.saturating_add(offset),

@@ -14,7 +14,7 @@ use crate::spiffe::{SpiffeId, TrustDomain};
 /// A token for a workload, from the built-in issuer of `meshmint dev`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Example:\n  meshmint token --dir .meshmint --namespace shop --service-account cart --pod cart-1 > token")]
-pub struct TokenArgs {
+pub(super) struct TokenArgs {
     /// The folder of `meshmint dev`.
     #[arg(long, value_name = "DIR", default_value = ".meshmint")]
     pub dir: PathBuf,
@@ -42,7 +42,7 @@ pub struct TokenArgs {
 }
 
 /// Prints the token on `out`, or what went wrong on `err`.
-pub fn run(args: &TokenArgs, clock: &dyn Clock, entropy: &dyn Entropy, out: &mut dyn Write, err: &mut dyn Write) -> Outcome {
+pub(super) fn run(args: &TokenArgs, clock: &dyn Clock, entropy: &dyn Entropy, out: &mut dyn Write, err: &mut dyn Write) -> Outcome {
     let request = TokenRequest {
         namespace: &args.namespace,
         service_account: &args.service_account,

@@ -7,8 +7,8 @@ use super::ask::LookedUp;
 use super::{PresentedCertificate, Refusal, Trouble};
 use crate::authority::{AcceptedIssuers, Rejection};
 use crate::callers::{
-    AcceptedCertificate, AuthenticationError, Caller, CertificateRejection, CertificateStanding, TokenError, TokenIdentity, TokenRules, TokenStanding,
-    UnverifiedToken, decide,
+    AcceptedCertificate, AuthenticationError, Caller, CertificateRejection, CertificateStanding, TokenError, TokenIdentity, TokenRules,
+    TokenStanding, UnverifiedToken, decide,
 };
 use crate::clock::Clock;
 use crate::cluster::{KeySets, KeyTrouble, Life, Liveness};
@@ -87,7 +87,8 @@ impl Authenticator {
 
     async fn certificate_standing(&self, presented: &PresentedCertificate, accepted: &AcceptedIssuers) -> Result<CertificateStanding, Refusal> {
         // A lookup that failed is not remembered: the next request asks again.
-        let found = presented.standing.get_or_try_init(|| self.look_up(presented, accepted)).await.map_err(|error| Trouble::Ledger(error.to_string()))?;
+        let found =
+            presented.standing.get_or_try_init(|| self.look_up(presented, accepted)).await.map_err(|error| Trouble::Ledger(error.to_string()))?;
         let now = self.clock.now();
         let rejection = if found.issuer.as_ref().is_some_and(|issuer| !accepted.trusts(issuer)) {
             Some(CertificateRejection::Distrusted)
@@ -121,7 +122,10 @@ impl Authenticator {
         let standing = match stored.filter(|stored| stored.record.kind == Kind::Leaf) {
             None => CertificateStanding::NotAccepted(CertificateRejection::UnknownToLedger),
             Some(stored) if stored.revoked.is_some() => CertificateStanding::NotAccepted(CertificateRejection::Revoked),
-            Some(stored) => accepted_certificate(stored).map_or(CertificateStanding::NotAccepted(CertificateRejection::Malformed), CertificateStanding::Accepted),
+            Some(stored) => match accepted_certificate(stored) {
+                Some(accepted) => CertificateStanding::Accepted(Box::new(accepted)),
+                None => CertificateStanding::NotAccepted(CertificateRejection::Malformed),
+            },
         };
         Ok(LookedUp { standing, issuer: Some(leaf.issuer), not_before: leaf.not_before, not_after: leaf.not_after })
     }

@@ -7,8 +7,8 @@ use std::cell::RefCell;
 use std::net::IpAddr;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose, PublicKeyData,
-    SanType, SerialNumber, SignatureAlgorithm, SigningKey,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose,
+    PublicKeyData, SanType, SerialNumber, SignatureAlgorithm, SigningKey,
 };
 use rustls_pki_types::CertificateDer;
 use x509_parser::certificate::TbsCertificate;
@@ -130,9 +130,7 @@ pub fn prepare(subject: &Subject<'_>, serial: Serial, validity: Validity, issuer
     issuer_params.distinguished_name = DistinguishedName::new();
     issuer_params.key_identifier_method = KeyIdMethod::PreSpecified(identifier);
     let recorder = Recorder { algorithm: issuer.key().pair().algorithm(), tbs: RefCell::default() };
-    params
-        .signed_by(key.info(), &Issuer::from_params(&issuer_params, &recorder))
-        .map_err(|error| PrepareError::Encoding(error.to_string()))?;
+    params.signed_by(key.info(), &Issuer::from_params(&issuer_params, &recorder)).map_err(|error| PrepareError::Encoding(error.to_string()))?;
 
     let (tbs, signature_algorithm) = with_issuer_name(&recorder.tbs.into_inner(), issuer)?;
     lint(&tbs, subject, serial, validity, issuer)?;

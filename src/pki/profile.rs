@@ -101,7 +101,7 @@ mod tests {
     const FAR: OffsetDateTime = datetime!(2036-01-01 00:00:00 UTC);
 
     fn profile() -> Profile {
-        let hours = |hours| Duration::from_secs(hours * 3600);
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
         Profile { default_lifetime: hours(12), max_lifetime: hours(24), backdate: Duration::from_secs(120), jitter: 0.1 }
     }
 

@@ -14,8 +14,8 @@ use x509_parser::prelude::FromDer;
 use super::{IssuingRequest, UpstreamError, UpstreamIssuer};
 use crate::authority::rotation::{Facts, Step, step};
 use crate::authority::{
-    Authority, AuthorityId, AuthorityPolicy, AuthorityState, BirthError, Generation, GenerationError, GenerationNumber, Imported, LedgerMark, MadeBy, Role,
-    TrustEntry, certify_issuing, first_state, issuing_name, make_root,
+    Authority, AuthorityId, AuthorityPolicy, AuthorityState, BirthError, Generation, GenerationError, GenerationNumber, Imported, LedgerMark, MadeBy,
+    Role, TrustEntry, certify_issuing, first_state, issuing_name, make_root,
 };
 use crate::clock::{Clock, Entropy, NoEntropy, random_id};
 use crate::ledger::{CertificateRecord, CredentialKind, Kind, Ledger, LedgerError};
@@ -142,7 +142,9 @@ impl Keeper {
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
             let pause = match self.tick().await {
-                Ok(next) => Duration::try_from(next - self.parts.clock.now()).unwrap_or(Duration::ZERO).clamp(Duration::from_millis(20), LONGEST_PAUSE),
+                Ok(next) => {
+                    Duration::try_from(next - self.parts.clock.now()).unwrap_or(Duration::ZERO).clamp(Duration::from_millis(20), LONGEST_PAUSE)
+                }
                 Err(error) => {
                     self.failures.fetch_add(1, Ordering::Relaxed);
                     tracing::error!(%error, "the authority could not be kept up to date; the one in use goes on, trying again");
@@ -306,7 +308,8 @@ async fn signer_of(parts: &KeeperParts, authority: &Authority) -> Result<Signer,
 
 fn request_pem(key: &IssuerKey) -> Result<String, KeeperError> {
     let request = CertificateParams::default().serialize_request(key.pair()).map_err(|error| KeeperError::Request(error.to_string()))?;
-    pem_rfc7468::encode_string("CERTIFICATE REQUEST", pem_rfc7468::LineEnding::LF, request.der()).map_err(|error| KeeperError::Request(error.to_string()))
+    pem_rfc7468::encode_string("CERTIFICATE REQUEST", pem_rfc7468::LineEnding::LF, request.der())
+        .map_err(|error| KeeperError::Request(error.to_string()))
 }
 
 /// The generation of a state, once the ledger has it open and knows its bundle and its authorities. Idempotent.

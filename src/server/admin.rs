@@ -112,8 +112,7 @@ impl Admin for AdminApi {
         let generation = self.generation.load_full();
         let roots = certificates_from_pem(&generation.bundle).map_err(|error: PemError| Status::internal(error.to_string()))?;
         let roots: Vec<&[u8]> = roots.iter().map(AsRef::as_ref).collect();
-        let spiffe_json =
-            bundle_json(&roots, generation.bundle_number, REFRESH_HINT).map_err(|error| Status::internal(error.to_string()))?;
+        let spiffe_json = bundle_json(&roots, generation.bundle_number, REFRESH_HINT).map_err(|error| Status::internal(error.to_string()))?;
         Ok(Response::new(Bundle {
             trust_domain: self.trust_domain.to_string(),
             number: generation.bundle_number,

@@ -60,7 +60,11 @@ impl Metrics {
             citadel_csr: counter("citadel_server_csr_count", "CSRs received.")?,
             citadel_authentication_failure: counter("citadel_server_authentication_failure_count", "Callers that could not be authenticated.")?,
             citadel_csr_parsing_error: counter("citadel_server_csr_parsing_err_count", "CSRs that could not be accepted.")?,
-            citadel_csr_sign_error: counters("citadel_server_csr_sign_err_count", "CSRs that were accepted and could not be answered, by error.", &["error"])?,
+            citadel_csr_sign_error: counters(
+                "citadel_server_csr_sign_err_count",
+                "CSRs that were accepted and could not be answered, by error.",
+                &["error"],
+            )?,
             citadel_issued: counter("citadel_server_success_cert_issuance_count", "Certificates that were issued.")?,
             root_expiry: gauge("citadel_server_root_cert_expiry_timestamp", "notAfter of the root that signs, Unix seconds.")?,
             chain_expiry: gauge("citadel_server_cert_chain_expiry_timestamp", "The earliest notAfter of the signing chain, Unix seconds.")?,
@@ -76,7 +80,11 @@ impl Metrics {
             )?,
             grpc_received: counters("grpc_server_msg_received_total", "RPC messages received.", GRPC_LABELS)?,
             grpc_sent: counters("grpc_server_msg_sent_total", "RPC messages sent.", GRPC_LABELS)?,
-            refusals: counters("meshmint_refusals_total", "Requests refused, by gRPC code and exact reason (docs/refusals.md).", &["code", "reason"])?,
+            refusals: counters(
+                "meshmint_refusals_total",
+                "Requests refused, by gRPC code and exact reason (docs/refusals.md).",
+                &["code", "reason"],
+            )?,
             connections: gauge("meshmint_connections", "TLS connections that are open on the CSR port.")?,
             connections_closed: counters(
                 "meshmint_connections_closed_total",
@@ -89,9 +97,18 @@ impl Metrics {
             generation: gauge("meshmint_generation", "The generation that signs.")?,
             bundle_number: gauge("meshmint_bundle_number", "Number of the trust bundle.")?,
             serving_expiry: gauge("meshmint_serving_cert_expiry_timestamp", "notAfter of our own serving certificate, Unix seconds.")?,
-            authority_failures: gauge("meshmint_authority_failures", "How often renewing an issuing key or storing the state failed since the start.")?,
-            ledger_writable: gauge("meshmint_ledger_writable", "1 where the last probe of the ledger could write, else 0: no certificate leaves then.")?,
-            key_set_age: gauges("meshmint_key_set_age_seconds", "Age of the keys that tokens are checked with, -1 where none were ever loaded; by position of the issuer.")?,
+            authority_failures: gauge(
+                "meshmint_authority_failures",
+                "How often renewing an issuing key or storing the state failed since the start.",
+            )?,
+            ledger_writable: gauge(
+                "meshmint_ledger_writable",
+                "1 where the last probe of the ledger could write, else 0: no certificate leaves then.",
+            )?,
+            key_set_age: gauges(
+                "meshmint_key_set_age_seconds",
+                "Age of the keys that tokens are checked with, -1 where none were ever loaded; by position of the issuer.",
+            )?,
             key_set_keys: gauges("meshmint_key_set_keys", "Keys that tokens may be signed with, by position of the issuer.")?,
             registry,
         })
@@ -224,11 +241,6 @@ impl Rpc {
             path if path.starts_with("/grpc.reflection.") => Self { streaming: true, service: "grpc.reflection", method: "ServerReflectionInfo" },
             _ => unary("unknown", "unknown"),
         }
-    }
-
-    /// Whether it is a stream that may stay open; such RPCs have no deadline of ours, the connection's age bounds them.
-    pub(super) fn is_streaming(&self) -> bool {
-        self.streaming
     }
 
     fn labels(&self) -> [&'static str; 3] {

@@ -25,7 +25,7 @@ use super::proto::admin::admin_server::AdminServer;
 use super::proto::istio::istio_certificate_service_server::IstioCertificateServiceServer;
 use super::proto::{self};
 use super::serving::{Serving, ServingError};
-use crate::authority::{AuthorityPolicy, Generation, Imported, ImportError, MadeBy, import};
+use crate::authority::{AuthorityPolicy, Generation, ImportError, Imported, MadeBy, import};
 use crate::callers::{RulesError, TokenRules};
 use crate::clock::{Clock, Entropy, NoEntropy, random_id};
 use crate::cluster::{KeySets, NoCluster, Timing, TrackedIssuer};
@@ -178,8 +178,11 @@ impl Server {
         let health_socket = bind("health.listen", config.health_listen).await?;
         let metrics_socket = bind("metrics.listen", config.metrics_listen).await?;
         let admin_path = config.admin_socket.clone();
-        let admin_socket = admin::listen(&admin_path)
-            .map_err(|error| StartError::Listen { key: "admin.socket", address: admin_path.display().to_string(), error })?;
+        let admin_socket = admin::listen(&admin_path).map_err(|error| StartError::Listen {
+            key: "admin.socket",
+            address: admin_path.display().to_string(),
+            error,
+        })?;
         let addresses = Addresses {
             csr: local("server.listen", &csr_socket)?,
             health: local("health.listen", &health_socket)?,
