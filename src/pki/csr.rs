@@ -81,7 +81,8 @@ pub fn check_csr(pem: &str) -> Result<CheckedKey, CsrError> {
         return Err(CsrError::Label);
     }
     let (rest, request) = X509CertificationRequest::from_der(&der).map_err(|_| CsrError::Malformed)?;
-    if !rest.is_empty() {
+    // The parser passes over unused bits in the signature; DER has none (X.690 §11.2.2).
+    if !rest.is_empty() || request.signature_value.unused_bits != 0 {
         return Err(CsrError::Malformed);
     }
     let key = CheckedKey::from_subject_public_key_info(&request.certification_request_info.subject_pki)?;
@@ -145,7 +146,8 @@ mod tests {
             (encode("CERTIFICATE", &decode(&good)), CsrError::Label),
             (encode("NEW CERTIFICATE REQUEST", &decode(&good)), CsrError::Label),
             (encode(LABEL, &[decode(&good), vec![0]].concat()), CsrError::Malformed),
-            (encode(LABEL, b""), CsrError::Malformed),
+            (encode(LABEL, b""), CsrError::NotPem),
+            (encode(LABEL, b"\x30\x00"), CsrError::Malformed),
         ] {
             assert_eq!(check_csr(&bad).unwrap_err(), error, "{bad:.60}");
         }
