@@ -104,3 +104,74 @@ impl AcceptedIssuers {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rustls_pki_types::CertificateDer;
+    use time::macros::datetime;
+
+    use super::*;
+    use crate::authority::testing::{entropy, founded, with_issuing_key};
+    use crate::pki::{IssuedBy, IssuerKey, KeyAlgorithm, Serial, Signer, Subject, Validity, prepare};
+
+    const NOW: OffsetDateTime = datetime!(2026-11-23 12:00:00 UTC);
+
+    fn issuing() -> (AuthorityState, Signer) {
+        let key = IssuerKey::generate(KeyAlgorithm::P256).unwrap();
+        let state = with_issuing_key(founded(NOW), &key, NOW);
+        let certificate = certificates_from_pem(&state.issuing().unwrap().0.certificate).unwrap();
+        (state, Signer::new(&certificate[0], key).unwrap())
+    }
+
+    fn leaf(signer: &Signer) -> CertificateDer<'static> {
+        let id = "spiffe://cluster.local/ns/shop/sa/cart".parse().unwrap();
+        let key = IssuerKey::generate(KeyAlgorithm::P256).unwrap().public_key().unwrap();
+        let validity = Validity { not_before: NOW, not_after: NOW + Duration::from_secs(3600) };
+        let issuer = IssuedBy::Signer(signer);
+        let serial = Serial::draw(entropy().as_ref(), NOW).unwrap();
+        prepare(&Subject::Leaf { id: &id, key: &key }, serial, validity, &issuer).unwrap().sign(&issuer).unwrap()
+    }
+
+    #[test]
+    fn leaves_of_our_authorities_verify_also_after_they_retired() {
+        let (state, signer) = issuing();
+        let leaf = leaf(&signer);
+        let seen = AcceptedIssuers::of_state(&state).unwrap().verify(&leaf).unwrap();
+        assert_eq!(seen.issuer, state.issuing().unwrap().0.id);
+        assert_eq!(seen.not_after, NOW + Duration::from_secs(3600));
+        let later = crate::authority::testing::with_first_issuing(state, NOW);
+        assert_eq!(AcceptedIssuers::of_state(&later).unwrap().verify(&leaf), Ok(seen));
+    }
+
+    #[test]
+    fn nothing_else_does() {
+        let (state, signer) = issuing();
+        let accepted = AcceptedIssuers::of_state(&state).unwrap();
+        let good = leaf(&signer);
+        let (_, stranger) = issuing();
+        assert_eq!(accepted.verify(&leaf(&stranger)), Err(Rejection::UnknownIssuer));
+        assert_eq!(accepted.verify(b"no certificate"), Err(Rejection::Malformed));
+        assert_eq!(accepted.verify(&[&good[..], &[0]].concat()), Err(Rejection::Malformed));
+        let mut forged = good.to_vec();
+        *forged.last_mut().unwrap() ^= 1;
+        assert_eq!(accepted.verify(&forged), Err(Rejection::UnknownIssuer));
+    }
+
+    #[test]
+    fn distrust_counts_at_once() {
+        let (mut state, signer) = issuing();
+        let leaf = leaf(&signer);
+        let issuing = state.issuing().unwrap().0.id.clone();
+        let root = state.issuing().unwrap().0.root.clone();
+        for distrusted in [issuing.clone(), root] {
+            for authority in &mut state.authorities {
+                authority.phase = if authority.id == distrusted { Phase::Distrusted } else { Phase::Active };
+            }
+            let accepted = AcceptedIssuers::of_state(&state).unwrap();
+            assert_eq!(accepted.verify(&leaf), Err(Rejection::Distrusted));
+            assert!(!accepted.trusts(&issuing));
+        }
+    }
+}

@@ -84,3 +84,44 @@ impl Generation {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+    use crate::authority::testing::{founded, policy, with_issuing_key};
+    use crate::pki::KeyAlgorithm;
+
+    const NOW: OffsetDateTime = datetime!(2026-11-23 12:00:00 UTC);
+
+    fn key() -> IssuerKey {
+        IssuerKey::generate(KeyAlgorithm::P256).unwrap()
+    }
+
+    #[test]
+    fn everything_comes_from_one_state() {
+        let key = key();
+        let state = with_issuing_key(founded(NOW), &key, NOW);
+        let root = state.trust[0].id.clone();
+        let state = state.with_reservation(root.clone(), NOW + policy().longest_leaf);
+        let generation = Generation::of_state(&state, key).unwrap();
+        assert_eq!((generation.number, generation.root), (GenerationNumber(1), root));
+        assert_eq!(generation.chain.len(), 1, "the issuing certificate; the root is in the bundle");
+        assert_eq!(&*generation.bundle, state.trust[0].certificate);
+        assert_eq!(generation.limit, NOW + policy().longest_leaf, "what is reserved bounds every leaf");
+        assert!(generation.chain_end > generation.limit);
+    }
+
+    #[test]
+    fn no_generation_without_issuer_key_or_reservation() {
+        let mine = key();
+        let without_issuer = founded(NOW);
+        assert_eq!(Generation::of_state(&without_issuer, mine.clone()).unwrap_err(), GenerationError::NoneActive);
+        let state = with_issuing_key(without_issuer, &mine, NOW);
+        let root = state.trust[0].id.clone();
+        assert_eq!(Generation::of_state(&state, mine).unwrap_err(), GenerationError::NothingReserved(root.clone()));
+        let state = state.with_reservation(root, NOW);
+        assert_eq!(Generation::of_state(&state, key()).unwrap_err(), GenerationError::Signer(SignerError::KeyMismatch));
+    }
+}

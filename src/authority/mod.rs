@@ -6,6 +6,8 @@ mod generation;
 mod import;
 pub mod rotation;
 mod state;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use accepted::{AcceptedIssuers, PresentedLeaf, Rejection};
 pub use birth::{AuthorityPolicy, BirthError, Certified, certify_issuing, first_state, issuing_name, make_root};

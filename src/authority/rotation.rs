@@ -49,7 +49,7 @@ pub fn step(state: &AuthorityState, facts: Facts, policy: &AuthorityPolicy, now:
     };
     let mark = state.reserved_not_after.get(&issuing.root).copied();
     let low = now + policy.longest_leaf.mul_f64(1.25) + SLACK;
-    if mark.is_none_or(|mark| mark < low) {
+    if mark.is_none_or(|mark| mark <= low) {
         return Step::Reserve { root: issuing.root.clone(), until: now + policy.longest_leaf * 2 + SLACK * 2 };
     }
     let renewal = renewal_time(state, issuing, facts, policy, now);
@@ -192,3 +192,112 @@ impl AuthorityState {
 
 /// How long after its end an issuing certificate is still known: longer than any clock is wrong.
 const FORGET_AFTER: time::Duration = time::Duration::days(1);
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+    use crate::authority::testing::{founded, policy, with_first_issuing};
+
+    const NOW: OffsetDateTime = datetime!(2026-11-23 12:00:00 UTC);
+    const FACTS: Facts = Facts { upstream: false, longest_request: Duration::from_secs(10) };
+
+    /// Does what `step` says, without keys and ledgers, until it waits.
+    fn settle(mut state: AuthorityState, now: OffsetDateTime) -> (AuthorityState, OffsetDateTime) {
+        for _ in 0..10 {
+            state = match step(&state, FACTS, &policy(), now) {
+                Step::Wait(until) => return (state, until),
+                Step::Reserve { root, until } => state.with_reservation(root, until),
+                Step::RenewIssuing { .. } => with_first_issuing(state, now),
+                Step::Close(generation) => state.with_closed(generation, now),
+            };
+        }
+        panic!("never settles");
+    }
+
+    fn generation(state: &AuthorityState) -> u64 {
+        state.issuing().unwrap().1.0
+    }
+
+    #[test]
+    fn a_new_state_gets_an_issuing_key_and_a_reservation_then_waits() {
+        let state = founded(NOW);
+        let root = state.trust[0].id.clone();
+        assert_eq!(step(&state, FACTS, &policy(), NOW), Step::RenewIssuing { parent: Some(root.clone()) });
+        let (state, until) = settle(state, NOW);
+        assert_eq!(generation(&state), 1);
+        assert!(state.reserved_not_after[&root] >= NOW + policy().longest_leaf);
+        assert!(until > NOW);
+    }
+
+    #[test]
+    fn the_issuing_key_is_renewed_long_before_it_could_clamp_a_leaf() {
+        let (state, _) = settle(founded(NOW), NOW);
+        let end = NOW + policy().issuing_lifetime;
+        let renewal = end - policy().issuing_lifetime / 3;
+        let (before, _) = settle(state.clone(), renewal - Duration::from_secs(60));
+        assert_eq!(generation(&before), 1);
+        let (after, _) = settle(state, renewal + Duration::from_secs(60));
+        assert_eq!(generation(&after), 2);
+        assert!(chain_end(&after).unwrap() > end);
+        let retiring: Vec<_> = after.authorities.iter().filter(|authority| authority.phase == Phase::Retiring).collect();
+        assert_eq!(retiring.len(), 1, "what the old key signed is still good");
+    }
+
+    #[test]
+    fn a_retired_generation_is_closed_once_no_request_can_be_under_way() {
+        let (state, _) = settle(founded(NOW), NOW);
+        let later = NOW + policy().issuing_lifetime;
+        let (state, next) = settle(state, later);
+        let old_key = |state: &AuthorityState| {
+            state.authorities.iter().find(|authority| authority.role == Role::Issuing(GenerationNumber(1))).unwrap().key.clone()
+        };
+        assert!(old_key(&state).is_some());
+        assert_eq!(next, later + FACTS.longest_request);
+        assert_eq!(step(&state, FACTS, &policy(), next), Step::Close(GenerationNumber(1)));
+        let (state, _) = settle(state, next);
+        assert_eq!(old_key(&state), None, "its key may be destroyed");
+    }
+
+    #[test]
+    fn what_has_expired_is_forgotten_at_a_later_renewal() {
+        let (mut state, mut next) = settle(founded(NOW), NOW);
+        for _ in 0..2000 {
+            if generation(&state) > 5 {
+                break;
+            }
+            (state, next) = settle(state, next);
+        }
+        assert!(generation(&state) > 5);
+        let issuing = state.authorities.iter().filter(|authority| matches!(authority.role, Role::Issuing(_))).count();
+        assert!(issuing <= 3, "{issuing} issuing authorities are kept");
+    }
+
+    #[test]
+    fn a_reservation_never_goes_back_and_is_made_ahead() {
+        let (state, _) = settle(founded(NOW), NOW);
+        let root = state.trust[0].id.clone();
+        let mark = state.reserved_not_after[&root];
+        assert_eq!(state.clone().with_reservation(root.clone(), NOW).reserved_not_after[&root], mark);
+        let (later, _) = settle(state, NOW + policy().longest_leaf);
+        assert!(later.reserved_not_after[&root] > mark);
+    }
+
+    #[test]
+    fn nobody_renews_an_issuing_key_that_would_end_no_later() {
+        let (state, _) = settle(founded(NOW), NOW);
+        let root_end = NOW + policy().root_lifetime;
+        let (state, _) = settle(state, root_end - Duration::from_secs(4 * 3600));
+        let last = generation(&state);
+        let (state, _) = settle(state, root_end - Duration::from_secs(3600));
+        assert_eq!(generation(&state), last, "the root's end can't be moved by an issuing key");
+    }
+
+    #[test]
+    fn without_anybody_to_sign_the_step_says_so() {
+        let mut state = founded(NOW);
+        state.authorities[0].key = None;
+        assert_eq!(step(&state, FACTS, &policy(), NOW), Step::RenewIssuing { parent: None });
+    }
+}

@@ -317,3 +317,47 @@ mod timestamps {
         Ok(map.into_iter().map(|(id, Timestamp(at))| (id, at)).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+    use crate::authority::testing::{founded, with_first_issuing};
+
+    const NOW: OffsetDateTime = datetime!(2026-11-23 12:00:00 UTC);
+
+    #[test]
+    fn a_document_reads_back_as_it_was_written() {
+        let state = with_first_issuing(founded(NOW), NOW);
+        let root = state.trust[0].id.clone();
+        let mut state = state.with_reservation(root, NOW);
+        state.ledger = Some(LedgerMark { id: "l".to_owned(), since: NOW, incomplete_before: Some(NOW) });
+        assert_eq!(AuthorityState::from_json(&state.to_json().unwrap()), Ok(state));
+    }
+
+    #[test]
+    fn a_document_holds_no_key() {
+        let text = String::from_utf8(with_first_issuing(founded(NOW), NOW).to_json().unwrap()).unwrap();
+        assert!(text.contains("file:issuing-1") && !text.contains("PRIVATE"), "{text}");
+    }
+
+    #[test]
+    fn what_can_not_be_taken_is_refused() {
+        let good = with_first_issuing(founded(NOW), NOW);
+        let json = |state: &AuthorityState| state.to_json().unwrap();
+        assert!(matches!(AuthorityState::from_json(b"{"), Err(StateError::Malformed(_))));
+        let newer = AuthorityState { format: 2, ..good.clone() };
+        assert_eq!(AuthorityState::from_json(&json(&newer)), Err(StateError::TooNew(2)));
+        let unknown = String::from_utf8(json(&good)).unwrap().replacen("\"format\"", "\"surprise\": 1, \"format\"", 1);
+        assert!(matches!(AuthorityState::from_json(unknown.as_bytes()), Err(StateError::Malformed(_))));
+        let no_trust = AuthorityState { trust: Vec::new(), ..good.clone() };
+        assert!(matches!(AuthorityState::from_json(&json(&no_trust)), Err(StateError::Inconsistent(_))));
+        let mut orphan = good.clone();
+        orphan.authorities.remove(0);
+        assert!(matches!(AuthorityState::from_json(&json(&orphan)), Err(StateError::Inconsistent(_))));
+        let mut untrusted = good;
+        untrusted.authorities[1].root = AuthorityId::from_text("other".to_owned());
+        assert!(matches!(AuthorityState::from_json(&json(&untrusted)), Err(StateError::Inconsistent(_))));
+    }
+}
