@@ -159,3 +159,38 @@ fn pkcs8(key: &[u8], algorithm: impl FnOnce(yasna::DERWriter<'_>)) -> Vec<u8> {
         });
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEC1: &str = include_str!("../../tests/corpus/keys/p256-sec1.pem");
+    const PKCS1: &str = include_str!("../../tests/corpus/keys/rsa2048-pkcs1.pem");
+
+    #[test]
+    fn reads_the_forms_that_openssl_and_istio_write() {
+        for pem in [SEC1, PKCS1, include_str!("../../tests/corpus/keys/p384-sec1.pem"), include_str!("../../tests/corpus/keys/ed25519-pkcs8.pem")] {
+            let key = IssuerKey::from_pem(pem).unwrap();
+            let again = IssuerKey::from_pem(&key.to_pem()).unwrap();
+            assert_eq!(key.public_key_info(), again.public_key_info());
+            key.public_key().unwrap();
+        }
+    }
+
+    #[test]
+    fn says_why_a_key_can_not_be_used() {
+        assert_eq!(IssuerKey::from_pem("").unwrap_err(), KeyError::NotAPrivateKey);
+        let certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert_eq!(IssuerKey::from_pem(certificate).unwrap_err(), KeyError::NotAPrivateKey);
+        assert_eq!(IssuerKey::from_pem("-----BEGIN ENCRYPTED PRIVATE KEY-----\n").unwrap_err(), KeyError::Encrypted);
+        for pem in [include_str!("../../tests/corpus/keys/p521-sec1.pem"), include_str!("../../tests/corpus/keys/rsa1024-pkcs1.pem")] {
+            assert!(matches!(IssuerKey::from_pem(pem), Err(KeyError::Unsupported(_))));
+        }
+    }
+
+    #[test]
+    fn never_shows_itself() {
+        let key = IssuerKey::from_pem(SEC1).unwrap();
+        assert_eq!(format!("{key:?}"), "IssuerKey(PKCS_ECDSA_P256_SHA256, secret)");
+    }
+}

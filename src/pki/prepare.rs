@@ -12,6 +12,7 @@ use rcgen::{
 };
 use rustls_pki_types::CertificateDer;
 use x509_parser::certificate::TbsCertificate;
+use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::FromDer;
 
 use super::public_key::{CheckedKey, PublicKeyAlgorithm};
@@ -268,6 +269,9 @@ fn lint(tbs: &[u8], subject: &Subject<'_>, serial: Serial, validity: Validity, i
         if read.issuer().as_raw() != signer.subject() {
             return broken("RFC 5280 §4.1.2.4", "not the issuer's subject");
         }
+        if authority_key_identifier(&read) != Some(signer.key_identifier()) {
+            return broken("RFC 5280 §4.2.1.1", "not the issuer's key identifier");
+        }
         if validity.not_after > signer.not_after() {
             return broken("RFC 5280 §6.1.3", "outlives its issuer");
         }
@@ -300,6 +304,13 @@ fn lint(tbs: &[u8], subject: &Subject<'_>, serial: Serial, validity: Validity, i
     }
 }
 
+fn authority_key_identifier<'a>(tbs: &TbsCertificate<'a>) -> Option<&'a [u8]> {
+    tbs.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(identifier) => identifier.key_identifier.as_ref().map(|identifier| identifier.0),
+        _ => None,
+    })
+}
+
 /// Takes down what it is given to sign.
 struct Recorder {
     algorithm: &'static SignatureAlgorithm,
@@ -320,5 +331,146 @@ impl SigningKey for Recorder {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
         *self.tbs.borrow_mut() = message.to_vec();
         Ok(Vec::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+    use x509_parser::certificate::X509Certificate;
+
+    use super::*;
+    use crate::clock::SystemEntropy;
+    use crate::pki::{KeyAlgorithm, check_csr};
+
+    const NOW: time::OffsetDateTime = datetime!(2026-11-23 12:00:00 UTC);
+    const LONG: Validity = Validity { not_before: NOW, not_after: datetime!(2027-11-23 12:00:00 UTC) };
+    const SHORT: Validity = Validity { not_before: NOW, not_after: datetime!(2026-11-24 12:00:00 UTC) };
+
+    fn key() -> IssuerKey {
+        IssuerKey::generate(KeyAlgorithm::P256).unwrap()
+    }
+
+    fn serial() -> Serial {
+        Serial::draw(SystemEntropy::shared().as_ref(), NOW).unwrap()
+    }
+
+    fn domain() -> TrustDomain {
+        "cluster.local".parse().unwrap()
+    }
+
+    fn root() -> Signer {
+        let root_key = key();
+        let public_key = root_key.public_key().unwrap();
+        let issuer = IssuedBy::Itself(&root_key);
+        let subject = Subject::Root { trust_domain: &domain(), name: "root", key: &public_key };
+        let certificate = prepare(&subject, serial(), LONG, &issuer).unwrap().sign(&issuer).unwrap();
+        Signer::new(&certificate, root_key).unwrap()
+    }
+
+    fn leaf_below(signer: &Signer, validity: Validity) -> Result<CertificateDer<'static>, PrepareError> {
+        let id = "spiffe://cluster.local/ns/shop/sa/cart".parse().unwrap();
+        let key = key().public_key().unwrap();
+        let issuer = IssuedBy::Signer(signer);
+        prepare(&Subject::Leaf { id: &id, key: &key }, serial(), validity, &issuer)?.sign(&issuer)
+    }
+
+    #[test]
+    fn a_leaf_is_what_istio_and_spiffe_expect() {
+        let root = root();
+        let der = leaf_below(&root, SHORT).unwrap();
+        let (_, leaf) = X509Certificate::from_der(&der).unwrap();
+        assert!(leaf.verify_signature(Some(&X509Certificate::from_der(root.certificate()).unwrap().1.tbs_certificate.subject_pki)).is_ok());
+        assert_eq!(leaf.subject().iter().count(), 0);
+        let san = leaf.subject_alternative_name().unwrap().unwrap();
+        assert!(san.critical && san.value.general_names.len() == 1);
+        assert!(leaf.key_usage().unwrap().unwrap().critical && leaf.key_usage().unwrap().unwrap().value.flags == 1);
+        let usage = leaf.extended_key_usage().unwrap().unwrap().value;
+        assert!(usage.server_auth && usage.client_auth);
+        assert!(!leaf.is_ca() && leaf.basic_constraints().unwrap().is_some());
+        assert_eq!(leaf.raw_serial().len(), 20);
+        assert!(leaf.raw_serial()[0] & 0x80 == 0);
+    }
+
+    #[test]
+    fn a_serving_certificate_has_names_and_no_identity() {
+        let root = root();
+        let server = key().public_key().unwrap();
+        let names = ["localhost".to_owned(), "istiod.istio-system.svc".to_owned()];
+        let subject = Subject::Serving { dns_names: &names, ip_addresses: &["127.0.0.1".parse().unwrap()], key: &server };
+        let issuer = IssuedBy::Signer(&root);
+        let der = prepare(&subject, serial(), SHORT, &issuer).unwrap().sign(&issuer).unwrap();
+        let (_, certificate) = X509Certificate::from_der(&der).unwrap();
+        assert_eq!(certificate.subject_alternative_name().unwrap().unwrap().value.general_names.len(), 3);
+        assert!(!certificate.extended_key_usage().unwrap().unwrap().value.client_auth);
+        let bad = Subject::Serving { dns_names: &["ä".to_owned()], ip_addresses: &[], key: &server };
+        assert_eq!(prepare(&bad, serial(), SHORT, &issuer).unwrap_err(), PrepareError::Name("ä".to_owned()));
+    }
+
+    #[test]
+    fn nothing_outlives_its_issuer() {
+        let validity = Validity { not_after: LONG.not_after + time::Duration::seconds(1), ..LONG };
+        let error = leaf_below(&root(), validity).unwrap_err();
+        assert!(matches!(error, PrepareError::Lint { section: "RFC 5280 §6.1.3", .. }), "{error}");
+    }
+
+    #[test]
+    fn the_lint_reads_the_bytes_and_not_the_intention() {
+        let root = root();
+        let issuer = IssuedBy::Signer(&root);
+        let id: SpiffeId = "spiffe://cluster.local/ns/shop/sa/cart".parse().unwrap();
+        let (mine, other) = (key().public_key().unwrap(), key().public_key().unwrap());
+        let drawn = serial();
+        let subject = Subject::Leaf { id: &id, key: &mine };
+        let tbs = prepare(&subject, drawn, SHORT, &issuer).unwrap().tbs;
+        lint(&tbs, &subject, drawn, SHORT, &issuer).unwrap();
+
+        let admin = "spiffe://cluster.local/ns/shop/sa/admin".parse().unwrap();
+        let stranger = self::root();
+        for (tbs, subject, serial, validity, issuer) in [
+            (&tbs, &Subject::Leaf { id: &admin, key: &mine }, drawn, SHORT, &issuer),
+            (&tbs, &Subject::Leaf { id: &id, key: &other }, drawn, SHORT, &issuer),
+            (&tbs, &subject, serial(), SHORT, &issuer),
+            (&tbs, &subject, drawn, LONG, &issuer),
+            (&tbs, &subject, drawn, SHORT, &IssuedBy::Signer(&stranger)),
+            (&[tbs.as_slice(), &[0]].concat(), &subject, drawn, SHORT, &issuer),
+        ] {
+            assert!(lint(tbs, subject, serial, validity, issuer).is_err());
+        }
+    }
+
+    #[test]
+    fn an_imported_issuers_name_is_taken_over_to_the_byte() {
+        // Two values of one type and an old string type: rcgen could not write this name.
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationalUnitName, rcgen::DnValue::TeletexString("old".try_into().unwrap()));
+        params.distinguished_name.push(DnType::CommonName, rcgen::DnValue::PrintableString("CA".try_into().unwrap()));
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_after = LONG.not_after;
+        let imported_key = key();
+        let certificate = params.self_signed(imported_key.pair()).unwrap();
+        let signer = Signer::new(certificate.der(), imported_key).unwrap();
+        let der = leaf_below(&signer, SHORT).unwrap();
+        let (_, leaf) = X509Certificate::from_der(&der).unwrap();
+        assert_eq!(leaf.issuer().as_raw(), X509Certificate::from_der(certificate.der()).unwrap().1.subject().as_raw());
+    }
+
+    #[test]
+    fn what_a_request_asks_for_never_reaches_a_certificate() {
+        let root = root();
+        let own = key();
+        let mut wishes = CertificateParams::new(vec!["evil.example".to_owned()]).unwrap();
+        wishes.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        wishes.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let csr = wishes.serialize_request(own.pair()).unwrap();
+        let csr = pem_rfc7468::encode_string("CERTIFICATE REQUEST", pem_rfc7468::LineEnding::LF, csr.der()).unwrap();
+        let checked = check_csr(&csr).unwrap();
+        let id = "spiffe://cluster.local/ns/shop/sa/cart".parse().unwrap();
+        let issuer = IssuedBy::Signer(&root);
+        let der = prepare(&Subject::Leaf { id: &id, key: &checked }, serial(), SHORT, &issuer).unwrap().sign(&issuer).unwrap();
+        let text = String::from_utf8_lossy(&der);
+        assert!(!text.contains("evil.example"));
+        assert!(!X509Certificate::from_der(&der).unwrap().1.is_ca());
     }
 }

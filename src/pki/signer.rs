@@ -123,3 +123,45 @@ fn key_identifier(certificate: &X509Certificate<'_>) -> Vec<u8> {
         digest.as_ref().get(..20).unwrap_or_default().to_vec()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, IsCa, KeyUsagePurpose};
+
+    use super::*;
+    use crate::pki::KeyAlgorithm;
+
+    fn made(spoil: impl FnOnce(&mut CertificateParams)) -> Result<Signer, SignerError> {
+        let key = IssuerKey::generate(KeyAlgorithm::P256).unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        spoil(&mut params);
+        Signer::new(params.self_signed(key.pair()).unwrap().der(), key)
+    }
+
+    #[test]
+    fn says_what_an_authority_can_do() {
+        let plain = made(|_| {}).unwrap();
+        assert!(plain.may_sign_authorities() && plain.may_sign_crls());
+        let limited = made(|params| {
+            params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        });
+        let limited = limited.unwrap();
+        assert!(!limited.may_sign_authorities() && !limited.may_sign_crls());
+        assert_eq!(limited.key_identifier().len(), 20);
+    }
+
+    #[test]
+    fn refuses_what_is_no_authority() {
+        assert_eq!(made(|params| params.is_ca = IsCa::ExplicitNoCa).unwrap_err(), SignerError::NotAnAuthority);
+        assert_eq!(made(|params| params.is_ca = IsCa::NoCa).unwrap_err(), SignerError::NotAnAuthority);
+        assert_eq!(made(|params| params.key_usages = vec![KeyUsagePurpose::CrlSign]).unwrap_err(), SignerError::MayNotSign);
+        assert_eq!(made(|params| params.distinguished_name = DistinguishedName::new()).unwrap_err(), SignerError::NoSubject);
+        let good = made(|_| {}).unwrap();
+        let other = IssuerKey::generate(KeyAlgorithm::P256).unwrap();
+        assert_eq!(Signer::new(good.certificate(), other.clone()).unwrap_err(), SignerError::KeyMismatch);
+        assert_eq!(Signer::new(b"x", other.clone()).unwrap_err(), SignerError::Malformed);
+        assert_eq!(Signer::new(&[&good.certificate()[..], &[0]].concat(), other).unwrap_err(), SignerError::Malformed);
+    }
+}
