@@ -3,6 +3,7 @@
 mod csr;
 pub mod inspect;
 mod keys;
+mod lint;
 mod pem;
 mod prepare;
 mod profile;
