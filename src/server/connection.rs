@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tokio::sync::Notify;
+
 use crate::issuance::PresentedCertificate;
 
 /// The connection that a request came over.
@@ -12,6 +14,8 @@ pub(super) struct Connection {
     pub(super) peer: Option<SocketAddr>,
     /// The client certificate of the handshake.
     pub(super) certificate: Option<Arc<PresentedCertificate>>,
+    /// Told once when a caller on this connection got a certificate: until then the peer is a stranger, with less room and time.
+    pub(super) authenticated: Arc<Notify>,
 }
 
 /// Names one request in the log; it is also sent back as `x-request-id`.

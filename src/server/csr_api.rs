@@ -40,6 +40,9 @@ impl IstioCertificateService for CsrApi {
         match outcome {
             Ok(issued) => {
                 self.metrics.issued();
+                if let Some(connection) = connection {
+                    connection.authenticated.notify_one();
+                }
                 let identity = issued.identity.as_ref().map(ToString::to_string).unwrap_or_default();
                 tracing::debug!(request_id, identity, serial = issued.serial, generation = issued.generation.0, not_after = %issued.not_after, "issued");
                 Ok(Response::new(response(&issued)))

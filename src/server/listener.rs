@@ -15,8 +15,8 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -55,6 +55,12 @@ pub(super) struct Bounds {
 const MAX_HEADER_BYTES: u32 = 32 * 1024;
 /// Streams that a peer may open and reset before we answered (CVE-2023-44487) until its connection is closed.
 const MAX_PENDING_RESETS: usize = 50;
+/// Strangers (connections on which nobody has got a certificate yet) may hold this part of all connections, so that they can't keep known callers out.
+const STRANGERS_SHARE: usize = 2;
+/// A stranger is told to go away after this time.
+const STRANGER_TIME: Duration = Duration::from_secs(30);
+/// Connections that the kernel keeps for us before we accept them: a whole mesh that restarts arrives at once.
+const BACKLOG: u32 = 4096;
 /// The pause where the system gives no more sockets: something must end first.
 const NO_SOCKET_PAUSE: Duration = Duration::from_millis(50);
 
@@ -75,6 +81,7 @@ impl Listener {
     pub(super) async fn serve(self, socket: TcpListener, mut shutdown: watch::Receiver<bool>) {
         let this = Arc::new(self);
         let connections = Arc::new(Semaphore::new(this.bounds.connections));
+        let strangers = Arc::new(Semaphore::new((this.bounds.connections / STRANGERS_SHARE).max(1)));
         let handshakes = Arc::new(HandshakeSlots::new(this.bounds.handshakes, this.bounds.handshakes_per_address));
         let mut tasks = JoinSet::new();
         loop {
@@ -97,6 +104,10 @@ impl Listener {
                 this.metrics.connection_refused("too_many_connections");
                 continue;
             };
+            let Ok(stranger) = strangers.clone().try_acquire_owned() else {
+                this.metrics.connection_refused("too_many_strangers");
+                continue;
+            };
             let Some(slot) = handshakes.clone().take(peer.ip()) else {
                 this.metrics.connection_refused("too_many_handshakes");
                 continue;
@@ -104,7 +115,7 @@ impl Listener {
             let this = this.clone();
             let shutdown = shutdown.clone();
             tasks.spawn(async move {
-                this.connection(stream, peer, slot, shutdown).await;
+                this.connection(stream, peer, slot, stranger, shutdown).await;
                 drop(connection);
             });
         }
@@ -115,7 +126,14 @@ impl Listener {
         }
     }
 
-    async fn connection(&self, stream: TcpStream, peer: SocketAddr, slot: HandshakeSlot, shutdown: watch::Receiver<bool>) {
+    async fn connection(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        slot: HandshakeSlot,
+        stranger: OwnedSemaphorePermit,
+        shutdown: watch::Receiver<bool>,
+    ) {
         // Answers are one small write each; waiting to fill a segment would only delay them.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%peer, %error, "no TCP_NODELAY");
@@ -130,7 +148,8 @@ impl Listener {
         }
         let certificate = session.peer_certificates().and_then(<[_]>::first).map(|der| Arc::new(PresentedCertificate::new(der.clone().into_owned())));
         self.metrics.connection_opened();
-        let reason = self.requests(stream, Connection { peer: Some(peer), certificate }, shutdown).await;
+        let connection = Connection { peer: Some(peer), certificate, authenticated: Arc::default() };
+        let reason = self.requests(stream, connection, stranger, shutdown).await;
         self.metrics.connection_closed(reason);
     }
 
@@ -156,8 +175,10 @@ impl Listener {
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         connection: Connection,
+        stranger: OwnedSemaphorePermit,
         mut shutdown: watch::Receiver<bool>,
     ) -> &'static str {
+        let authenticated = connection.authenticated.clone();
         let (guard, routes) = (self.guard.clone(), self.routes.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
             let (guard, routes) = (guard.clone(), routes.clone());
@@ -177,6 +198,7 @@ impl Listener {
         let reason = tokio::select! {
             ended = served.as_mut() => return if ended.is_ok() { "closed_by_peer" } else { "broken" },
             () = self.old_age() => "age",
+            () = self.stranger_for_too_long(authenticated, stranger) => "stranger",
             _ = shutdown.wait_for(|stop| *stop) => "shutdown",
         };
         served.as_mut().graceful_shutdown();
@@ -186,11 +208,30 @@ impl Listener {
         }
     }
 
+    /// Ends when the time of a stranger is over; never for a caller that got a certificate, who gives the stranger's place back.
+    async fn stranger_for_too_long(&self, authenticated: Arc<Notify>, stranger: OwnedSemaphorePermit) {
+        if within(self.clock.as_ref(), STRANGER_TIME, authenticated.notified()).await.is_some() {
+            drop(stranger);
+            std::future::pending().await
+        }
+    }
+
     fn old_age(&self) -> impl Future<Output = ()> + use<> {
         // Without random bytes every connection just has the same age.
         let share = 0.9 + 0.2 * fraction(self.entropy.as_ref()).unwrap_or(0.5);
         self.clock.sleep_until(self.clock.monotonic() + self.bounds.connection_age.mul_f64(share))
     }
+}
+
+/// Listens on `address`, with room for many that come at once.
+///
+/// # Errors
+/// The system's.
+pub(super) fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Handshakes in progress, in all and for each address.

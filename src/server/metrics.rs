@@ -56,6 +56,11 @@ impl Metrics {
         let gauge = |name: &str, help: &str| register(&registry, IntGauge::new(name, help)?);
         let gauges = |name: &str, help: &str| register(&registry, IntGaugeVec::new(Opts::new(name, help), &["issuer"])?);
         let seconds = |name: &str, help: &str| -> HistogramOpts { histogram_opts!(name, help, BUCKETS.to_vec()) };
+        let sign_errors = counters("citadel_server_csr_sign_err_count", "CSRs that were accepted and could not be answered, by error.", &["error"])?;
+        for error in ["ledger_unavailable", "authority_unavailable", "no_entropy"] {
+            // There from the start, so that a chart shows 0 and not a gap.
+            sign_errors.with_label_values(&[error]);
+        }
         Ok(Self {
             citadel_csr: counter("citadel_server_csr_count", "CSRs received.")?,
             citadel_authentication_failure: counter("citadel_server_authentication_failure_count", "Callers that could not be authenticated.")?,

@@ -19,7 +19,7 @@ use super::csr_api::CsrApi;
 use super::guard::Guard;
 use super::health::Health;
 use super::http;
-use super::listener::{Bounds, Listener};
+use super::listener::{self, Bounds, Listener};
 use super::metrics::{AuthorityGauges, Metrics};
 use super::proto::admin::admin_server::AdminServer;
 use super::proto::istio::istio_certificate_service_server::IstioCertificateServiceServer;
@@ -174,9 +174,9 @@ impl Server {
         };
         let (tls, renewal) = serving.first().await?;
 
-        let csr_socket = bind("server.listen", config.server.listen).await?;
-        let health_socket = bind("health.listen", config.health_listen).await?;
-        let metrics_socket = bind("metrics.listen", config.metrics_listen).await?;
+        let csr_socket = bind("server.listen", config.server.listen)?;
+        let health_socket = bind("health.listen", config.health_listen)?;
+        let metrics_socket = bind("metrics.listen", config.metrics_listen)?;
         let admin_path = config.admin_socket.clone();
         let admin_socket = admin::listen(&admin_path).map_err(|error| StartError::Listen {
             key: "admin.socket",
@@ -313,8 +313,8 @@ fn imported(config: &Config, clock: &dyn Clock) -> Result<Option<Imported>, Star
     Ok(Some(import(&config.trust_domain, &certificate, &key, chain.as_deref(), roots.as_deref(), clock.now())?))
 }
 
-async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|error| StartError::Listen { key, address: address.to_string(), error })
+fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    listener::listen(address).map_err(|error| StartError::Listen { key, address: address.to_string(), error })
 }
 
 fn local(key: &'static str, socket: &TcpListener) -> Result<SocketAddr, StartError> {
