@@ -65,11 +65,7 @@ impl Metrics {
             citadel_csr: counter("citadel_server_csr_count", "CSRs received.")?,
             citadel_authentication_failure: counter("citadel_server_authentication_failure_count", "Callers that could not be authenticated.")?,
             citadel_csr_parsing_error: counter("citadel_server_csr_parsing_err_count", "CSRs that could not be accepted.")?,
-            citadel_csr_sign_error: counters(
-                "citadel_server_csr_sign_err_count",
-                "CSRs that were accepted and could not be answered, by error.",
-                &["error"],
-            )?,
+            citadel_csr_sign_error: sign_errors,
             citadel_issued: counter("citadel_server_success_cert_issuance_count", "Certificates that were issued.")?,
             root_expiry: gauge("citadel_server_root_cert_expiry_timestamp", "notAfter of the root that signs, Unix seconds.")?,
             chain_expiry: gauge("citadel_server_cert_chain_expiry_timestamp", "The earliest notAfter of the signing chain, Unix seconds.")?,
