@@ -4,7 +4,7 @@ use clap::ValueEnum;
 
 use super::admin_client::{Target, words};
 use super::json::to_json;
-use super::{Outcome, failed};
+use super::{Outcome, answered, failed};
 use crate::server::proto::admin::GetBundleRequest;
 
 /// `meshmint bundle`
@@ -37,12 +37,8 @@ pub(super) async fn run(args: Args) -> Outcome {
         Err(status) => return failed(words(&status)),
     };
     match args.output {
-        Form::Pem => print!("{}", bundle.pem),
-        Form::Spiffe => println!("{}", bundle.spiffe_json),
-        Form::Json => match to_json("Bundle", &bundle) {
-            Ok(json) => println!("{json}"),
-            Err(message) => return failed(message),
-        },
+        Form::Pem => answered(&bundle.pem),
+        Form::Spiffe => answered(&(bundle.spiffe_json + "\n")),
+        Form::Json => to_json("Bundle", &bundle).map_or_else(failed, |json| answered(&(json + "\n"))),
     }
-    Outcome::Ok
 }

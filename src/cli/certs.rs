@@ -9,7 +9,7 @@ use time::format_description::well_known::Rfc3339;
 use super::admin_client::{Target, words};
 use super::json::to_json;
 use super::times::{self, When};
-use super::{Outcome, Output, failed};
+use super::{Outcome, Output, answered, failed};
 use crate::clock::SystemClock;
 use crate::server::proto::admin::{
     Certificate, GetCertificateRequest, GetStatsRequest, Kind, ListCertificatesRequest, ListCertificatesResponse, State, Stats,
@@ -121,13 +121,7 @@ pub(super) async fn run(args: Args) -> Outcome {
         What::Show(args) => show(args).await,
         What::Stats(args) => stats(args).await,
     };
-    match shown {
-        Ok(text) => {
-            anstream::print!("{text}");
-            Outcome::Ok
-        }
-        Err(message) => failed(message),
-    }
+    shown.map_or_else(failed, |text| answered(&text))
 }
 
 async fn list(args: ListArgs) -> Result<String, String> {

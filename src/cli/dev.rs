@@ -15,7 +15,7 @@ use super::csr_client::{self, CsrRequest, KeyType};
 use super::dev_issuer::{DevIssuer, TokenRequest};
 use super::files::write_whole;
 use super::serve::StopSignals;
-use super::{Outcome, Output, failed, logging};
+use super::{Outcome, Output, answered, failed, logging};
 use crate::authority::MadeBy;
 use crate::clock::{Clock, Entropy, SystemClock, SystemEntropy, random_id};
 use crate::config::Config;
@@ -93,7 +93,7 @@ async fn dev(args: &Args) -> Result<Outcome, String> {
     let shown = demonstrate(args, &issuer, &server, clock.as_ref(), entropy.as_ref()).await;
     if shown.is_ok() && !args.exit_after_demo {
         stop.received().await;
-        anstream::println!("\nstopping");
+        answered("\nstopping\n");
     }
     // What is read at a start must be gone before the next one: a reader takes the file for a running server.
     remove(&endpoints_file)?;
@@ -109,9 +109,9 @@ async fn demonstrate(args: &Args, issuer: &DevIssuer, server: &Server, clock: &d
     const BOLD: anstyle::Style = anstyle::Style::new().bold();
     let (dir, address) = (args.dir.display(), server.addresses().csr);
     let bundle = server.bundle();
-    anstream::println!("{BOLD}meshmint dev{BOLD:#}: a SPIFFE CA for trust domain cluster.local, state and ledger in {dir}\n");
+    answered(&format!("{BOLD}meshmint dev{BOLD:#}: a SPIFFE CA for trust domain cluster.local, state and ledger in {dir}\n\n"));
 
-    anstream::println!("{BOLD}1.{BOLD:#} A token for a demo workload: namespace demo, service account web, pod web-0");
+    answered(&format!("{BOLD}1.{BOLD:#} A token for a demo workload: namespace demo, service account web, pod web-0\n"));
     let request = TokenRequest {
         namespace: "demo",
         service_account: "web",
@@ -123,7 +123,7 @@ async fn demonstrate(args: &Args, issuer: &DevIssuer, server: &Server, clock: &d
     };
     let token = issuer.mint(&request, clock.now(), entropy).map_err(|error| error.to_string())?;
 
-    anstream::println!("{BOLD}2.{BOLD:#} A certificate for it, over Istio's CSR API on {address}");
+    answered(&format!("{BOLD}2.{BOLD:#} A certificate for it, over Istio's CSR API on {address}\n"));
     let ask = CsrRequest {
         address: address.to_string(),
         roots: bundle.to_string(),
@@ -139,21 +139,20 @@ async fn demonstrate(args: &Args, issuer: &DevIssuer, server: &Server, clock: &d
 
     let ders = |pem: &str| certificates_from_pem(pem).map_err(|error| error.to_string());
     let peer = verify_as_peer(&ders(&obtained.chain.concat())?, &ders(&obtained.bundle)?, clock.now()).map_err(|error| error.to_string())?;
-    anstream::println!("{BOLD}3.{BOLD:#} A mesh peer that trusts the bundle accepts it as {peer}\n");
+    answered(&format!("{BOLD}3.{BOLD:#} A mesh peer that trusts the bundle accepts it as {peer}\n\n"));
     let outcome = super::request::show(&obtained, Output::Text);
 
     let flag = if args.dir == Path::new(".meshmint") { String::new() } else { format!(" --dir {dir}") };
-    let dir_flag = if flag.is_empty() { " --dir .meshmint".to_owned() } else { flag.clone() };
-    anstream::println!(
+    answered(&format!(
         "\n{BOLD}Next{BOLD:#}, in another terminal:\n  \
-         meshmint token{dir_flag} --namespace shop --service-account cart > token\n  \
+         meshmint token{flag} --namespace shop --service-account cart > token\n  \
          meshmint request --address {address} --roots {dir}/root-cert.pem --token-file token --out-dir cart\n  \
          meshmint inspect cart/cert-chain.pem --roots {dir}/root-cert.pem\n  \
          meshmint certs list{flag}\n\
-         (meshmint is target/release/meshmint after `cargo run --release`)"
-    );
+         (meshmint is target/release/meshmint after `cargo run --release`)\n"
+    ));
     if !args.exit_after_demo {
-        anstream::println!("\nServing until Ctrl-C.");
+        answered("\nServing until Ctrl-C.\n");
     }
     Ok(outcome)
 }

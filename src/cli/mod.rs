@@ -14,7 +14,7 @@ mod serve;
 mod times;
 mod token;
 
-use std::io::{stderr, stdout};
+use std::io::{ErrorKind, Write, stderr, stdout};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -85,6 +85,14 @@ impl Cli {
             }
         });
         outcome.exit_code()
+    }
+}
+
+/// Prints a command's answer. A reader that has gone (`| head`) is no failure.
+fn answered(text: &str) -> Outcome {
+    match anstream::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => failed(format!("can't write the answer: {error}")),
+        _ => Outcome::Ok,
     }
 }
 

@@ -6,13 +6,23 @@ use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::FromDer;
 
 use super::Validity;
-use super::prepare::{IssuedBy, PrepareError, Serial, Subject};
+use super::subject::{IssuedBy, Serial, Subject};
 use crate::spiffe::x509_svid;
 
+/// What the bytes that were to be signed break.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the certificate would break {section}: {what}")]
+pub struct LintError {
+    /// The rule.
+    pub section: &'static str,
+    /// What is wrong.
+    pub what: String,
+}
+
 /// Reads the bytes that will be signed and holds them against what was decided and against the rules.
-pub(super) fn lint(tbs: &[u8], subject: &Subject<'_>, serial: Serial, validity: Validity, issuer: &IssuedBy<'_>) -> Result<(), PrepareError> {
-    let broken = |section, what: &str| Err(PrepareError::Lint { section, what: what.to_owned() });
-    let (rest, read) = TbsCertificate::from_der(tbs).map_err(|error| PrepareError::Encoding(error.to_string()))?;
+pub(super) fn lint(tbs: &[u8], subject: &Subject<'_>, serial: Serial, validity: Validity, issuer: &IssuedBy<'_>) -> Result<(), LintError> {
+    let broken = |section, what: &str| Err(LintError { section, what: what.to_owned() });
+    let (rest, read) = TbsCertificate::from_der(tbs).map_err(|error| LintError { section: "RFC 5280 §4.1", what: error.to_string() })?;
     if !rest.is_empty() {
         return broken("RFC 5280 §4.1", "something follows the TBSCertificate");
     }
@@ -56,7 +66,7 @@ pub(super) fn lint(tbs: &[u8], subject: &Subject<'_>, serial: Serial, validity: 
         }
     };
     match departures.into_iter().next() {
-        Some(departure) => Err(PrepareError::Lint { section: departure.section, what: departure.what.to_string() }),
+        Some(departure) => Err(LintError { section: departure.section, what: departure.what.to_string() }),
         None => Ok(()),
     }
 }

@@ -9,11 +9,14 @@ mod prepare;
 mod profile;
 mod public_key;
 mod signer;
+mod subject;
 
 pub use csr::{CsrError, MAX_CSR_BYTES, check_csr};
 pub use keys::{IssuerKey, KeyAlgorithm, KeyError};
+pub use lint::LintError;
 pub use pem::{PemError, certificate_to_pem, certificates_from_pem};
-pub use prepare::{IssuedBy, PrepareError, Prepared, Serial, Subject, prepare};
+pub use prepare::{PrepareError, Prepared, prepare};
 pub use profile::{Profile, TooLittleLeft, Validity};
 pub use public_key::{CheckedKey, PublicKeyAlgorithm, PublicKeyError};
 pub use signer::{Signer, SignerError};
+pub use subject::{IssuedBy, Serial, Subject};

@@ -4,7 +4,6 @@
 //! very bytes that are signed, not the request that led to them (OpenBao's GHSA-g892-p242-8g86 looked at the request).
 
 use std::cell::RefCell;
-use std::net::IpAddr;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose,
@@ -12,76 +11,11 @@ use rcgen::{
 };
 use rustls_pki_types::CertificateDer;
 
-use super::lint::lint;
+use super::Validity;
+use super::lint::{LintError, lint};
 use super::public_key::{CheckedKey, PublicKeyAlgorithm};
-use super::{IssuerKey, Signer, Validity};
-use crate::clock::{Entropy, NoEntropy};
-use crate::spiffe::{SpiffeId, TrustDomain};
-
-/// A serial number: four octets of time for locality in the ledger, then 128 random bits. Positive, 20 octets (RFC 5280 §4.1.2.2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Serial([u8; 20]);
-
-impl Serial {
-    /// Draws a serial.
-    ///
-    /// # Errors
-    /// [`NoEntropy`].
-    pub fn draw(entropy: &dyn Entropy, now: time::OffsetDateTime) -> Result<Self, NoEntropy> {
-        let mut bytes = [0; 20];
-        entropy.fill(&mut bytes)?;
-        // In steps of four seconds the first bit stays 0, and the number positive, until the year 2242.
-        let steps = u32::try_from(now.unix_timestamp() >> 2).unwrap_or(0) & 0x7fff_ffff;
-        for (byte, prefix) in bytes.iter_mut().zip(steps.max(1 << 24).to_be_bytes()) {
-            *byte = prefix;
-        }
-        Ok(Self(bytes))
-    }
-
-    /// The octets, big-endian.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-/// What is to be certified. Everything that a certificate of each kind holds is decided here.
-#[derive(Debug, Clone)]
-pub enum Subject<'a> {
-    /// A workload's X509-SVID: empty subject, one critical URI SAN.
-    Leaf {
-        /// Its identity.
-        id: &'a SpiffeId,
-        /// Its key.
-        key: &'a CheckedKey,
-    },
-    /// A TLS server's certificate for clients that check a host name.
-    Serving {
-        /// DNS names; the host of Istio's `caAddress` among them.
-        dns_names: &'a [String],
-        /// IP addresses.
-        ip_addresses: &'a [IpAddr],
-        /// The server's key.
-        key: &'a CheckedKey,
-    },
-    /// An authority that signs leaves only (`pathlen:0`).
-    Issuing {
-        /// Its trust domain (X509-SVID §4.1: a URI SAN without a path).
-        trust_domain: &'a TrustDomain,
-        /// Its common name, never used before: Go's verifier gives up on many issuers of one name.
-        name: &'a str,
-        /// Its key.
-        key: &'a CheckedKey,
-    },
-    /// A self-signed root.
-    Root {
-        /// Its trust domain.
-        trust_domain: &'a TrustDomain,
-        /// Its common name, never used before.
-        name: &'a str,
-        /// Its key.
-        key: &'a CheckedKey,
-    },
-}
+use super::subject::{IssuedBy, Serial, Subject};
+use crate::spiffe::TrustDomain;
 
 /// Why nothing may be signed. Each of these is a bug of ours or a mistake in the configuration, never a caller's fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -93,13 +27,8 @@ pub enum PrepareError {
     #[error("the certificate could not be encoded: {0}")]
     Encoding(String),
     /// The lint found something.
-    #[error("the certificate would break {section}: {what}")]
-    Lint {
-        /// The rule.
-        section: &'static str,
-        /// What is wrong.
-        what: String,
-    },
+    #[error(transparent)]
+    Lint(#[from] LintError),
 }
 
 /// Linted to-be-signed bytes, good for one signature.
@@ -136,24 +65,6 @@ pub fn prepare(subject: &Subject<'_>, serial: Serial, validity: Validity, issuer
     Ok(Prepared { tbs, signature_algorithm })
 }
 
-/// Who signs.
-#[derive(Debug, Clone, Copy)]
-pub enum IssuedBy<'a> {
-    /// An authority.
-    Signer(&'a Signer),
-    /// The certified key itself.
-    Itself(&'a IssuerKey),
-}
-
-impl IssuedBy<'_> {
-    fn key(&self) -> &IssuerKey {
-        match self {
-            Self::Signer(signer) => signer.key(),
-            Self::Itself(key) => key,
-        }
-    }
-}
-
 impl Prepared {
     #[cfg(test)]
     pub(super) fn into_tbs(self) -> Vec<u8> {
@@ -175,14 +86,6 @@ impl Prepared {
             });
         });
         Ok(CertificateDer::from(der))
-    }
-}
-
-impl Subject<'_> {
-    pub(super) fn key(&self) -> &CheckedKey {
-        match self {
-            Self::Leaf { key, .. } | Self::Serving { key, .. } | Self::Issuing { key, .. } | Self::Root { key, .. } => key,
-        }
     }
 }
 
@@ -286,7 +189,7 @@ mod tests {
 
     use super::*;
     use crate::clock::SystemEntropy;
-    use crate::pki::{KeyAlgorithm, check_csr};
+    use crate::pki::{IssuerKey, KeyAlgorithm, Signer, check_csr};
 
     const NOW: time::OffsetDateTime = datetime!(2026-11-23 12:00:00 UTC);
     const LONG: Validity = Validity { not_before: NOW, not_after: datetime!(2027-11-23 12:00:00 UTC) };
@@ -356,7 +259,7 @@ mod tests {
     fn nothing_outlives_its_issuer() {
         let validity = Validity { not_after: LONG.not_after + time::Duration::seconds(1), ..LONG };
         let error = leaf_below(&root(), validity).unwrap_err();
-        assert!(matches!(error, PrepareError::Lint { section: "RFC 5280 §6.1.3", .. }), "{error}");
+        assert!(matches!(error, PrepareError::Lint(LintError { section: "RFC 5280 §6.1.3", .. })), "{error}");
     }
 
     #[test]
