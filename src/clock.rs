@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use ring::rand::{SecureRandom, SystemRandom};
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// What a [`Clock`] hands out to wait on.
 pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -62,6 +63,12 @@ impl Clock for SystemClock {
     fn sleep_until(&self, at: Duration) -> Sleep {
         Box::pin(tokio::time::sleep_until((self.started + at).into()))
     }
+}
+
+/// A time for people and logs: RFC 3339, to the second, UTC.
+pub fn readable(at: OffsetDateTime) -> String {
+    let second = at.to_offset(time::UtcOffset::UTC).replace_nanosecond(0).unwrap_or(at);
+    second.format(&Rfc3339).unwrap_or_else(|_| at.to_string())
 }
 
 /// A source of random bytes for serials, jitter and ids.

@@ -6,6 +6,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::{FromDer, GeneralName};
 
 use super::{Authority, AuthorityId, GenerationNumber, KeyRef, Origin, Phase, Role, TrustEntry};
+use crate::clock::readable;
 use crate::pki::{IssuerKey, KeyError, PemError, Signer, SignerError, certificate_to_pem, certificates_from_pem};
 use crate::spiffe::TrustDomain;
 
@@ -62,7 +63,7 @@ pub enum ImportError {
     )]
     NoRoot(String),
     /// Something in the chain is over or not yet valid.
-    #[error("{subject} is not valid now (from {not_before} to {not_after})")]
+    #[error("{subject} is not valid now (from {} to {})", readable(*not_before), readable(*not_after))]
     NotValidNow {
         /// Its subject.
         subject: String,
@@ -176,7 +177,7 @@ impl Imported {
         let depth = if self.signer.may_sign_authorities() { "signs issuing intermediates" } else { "pathlen:0, signs leaves itself" };
         let crl = if self.signer.may_sign_crls() { "may sign CRLs" } else { "may not sign CRLs (keyUsage without cRLSign)" };
         let cross = if self.signer.may_sign_authorities() { "may cross-sign a new root" } else { "can't cross-sign a new root" };
-        format!("{depth}; {crl}; {cross}; ends {}", self.signer.not_after())
+        format!("{depth}; {crl}; {cross}; ends {}", readable(self.signer.not_after()))
     }
 }
 

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
+use crate::clock::readable;
+
 /// Lifetimes of workload certificates. Everything else about a leaf is fixed in `pki::prepare`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Profile {
@@ -28,7 +30,7 @@ pub struct Validity {
 
 /// The issuers live too short for a certificate to be of use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the issuing authority ends at {limit}: too soon for a certificate of at least {floor:?}")]
+#[error("the issuing authority ends at {at}: too soon for a certificate of at least {floor:?}", at = readable(*limit))]
 pub struct TooLittleLeft {
     /// The earliest notAfter of all issuers.
     pub limit: OffsetDateTime,

@@ -17,7 +17,7 @@ use crate::authority::{
     Authority, AuthorityId, AuthorityPolicy, AuthorityState, BirthError, Generation, GenerationError, GenerationNumber, Imported, LedgerMark, MadeBy,
     Role, TrustEntry, certify_issuing, first_state, issuing_name, make_root,
 };
-use crate::clock::{Clock, Entropy, NoEntropy, random_id};
+use crate::clock::{Clock, Entropy, NoEntropy, random_id, readable};
 use crate::ledger::{CertificateRecord, CredentialKind, Kind, Ledger, LedgerError};
 use crate::pki::{IssuerKey, KeyError, Signer, SignerError, certificates_from_pem};
 use crate::stores::{StateStore, StoreError, Version};
@@ -175,7 +175,7 @@ impl Keeper {
         let generation = publishable(&self.parts, &held.0).await?;
         if (current.number, current.limit, current.bundle_number) != (generation.number, generation.limit, generation.bundle_number) {
             let number = generation.number;
-            tracing::info!(generation = number.0, authority = %generation.authority, limit = %generation.limit, "publishing");
+            tracing::info!(generation = number.0, authority = %generation.authority, limit = readable(generation.limit), "publishing");
             self.published.store(Arc::new(generation));
             self.changes.send_if_modified(|latest| std::mem::replace(latest, number) != number);
         }

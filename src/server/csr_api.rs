@@ -11,6 +11,7 @@ use super::metrics::Metrics;
 use super::proto::istio::istio_certificate_service_server::IstioCertificateService;
 use super::proto::istio::{IstioCertificateRequest, IstioCertificateResponse};
 use super::refusals;
+use crate::clock::readable;
 use crate::issuance::{Ask, Credential, Issued, Issuer, KeyProof, Refusal, RequestError, Wants};
 
 /// The service.
@@ -44,7 +45,14 @@ impl IstioCertificateService for CsrApi {
                     connection.authenticated.notify_one();
                 }
                 let identity = issued.identity.as_ref().map(ToString::to_string).unwrap_or_default();
-                tracing::debug!(request_id, identity, serial = issued.serial, generation = issued.generation.0, not_after = %issued.not_after, "issued");
+                tracing::debug!(
+                    request_id,
+                    identity,
+                    serial = issued.serial,
+                    generation = issued.generation.0,
+                    not_after = readable(issued.not_after),
+                    "issued"
+                );
                 Ok(Response::new(response(&issued)))
             }
             Err(refusal) => {

@@ -13,6 +13,7 @@ pub mod proto;
 mod refusals;
 mod run;
 mod serving;
+mod settings;
 mod tls;
 
 pub use admin::certificate_message;

@@ -19,23 +19,23 @@ use super::csr_api::CsrApi;
 use super::guard::Guard;
 use super::health::Health;
 use super::http;
-use super::listener::{self, Bounds, Listener};
+use super::listener::{self, Listener};
 use super::metrics::{AuthorityGauges, Metrics};
 use super::proto::admin::admin_server::AdminServer;
 use super::proto::istio::istio_certificate_service_server::IstioCertificateServiceServer;
 use super::proto::{self};
 use super::serving::{Serving, ServingError};
-use crate::authority::{AuthorityPolicy, Generation, ImportError, Imported, MadeBy, import};
-use crate::callers::{RulesError, TokenRules};
+use super::settings::{self, ImportFilesError};
+use crate::authority::{Generation, MadeBy};
+use crate::callers::RulesError;
 use crate::clock::{Clock, Entropy, NoEntropy, random_id};
-use crate::cluster::{KeySets, NoCluster, Timing, TrackedIssuer};
-use crate::config::{Config, TokenIssuer};
+use crate::cluster::{KeySets, NoCluster};
+use crate::config::Config;
 use crate::issuance::{Authenticator, Issuer, IssuerParts, ServingNames};
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{Ledger, LedgerError, OpenError};
-use crate::pki::Profile;
 use crate::rotation::{Founding, Keeper, KeeperError, KeeperParts};
-use crate::stores::StoreError;
+use crate::stores::{StateStore, StoreError};
 use crate::stores::file::FileStore;
 
 /// A running service.
@@ -77,18 +77,8 @@ pub enum StartError {
     #[error("authority: {0}")]
     Keeper(#[from] KeeperError),
     /// An authority to import.
-    #[error("authority.import: {0}")]
-    Import(#[from] ImportError),
-    /// A file of the configuration.
-    #[error("{key}: can't read {path}: {error}")]
-    File {
-        /// The configuration key.
-        key: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The system's words.
-        error: io::Error,
-    },
+    #[error(transparent)]
+    Import(#[from] ImportFilesError),
     /// Rules for tokens that can't be held to.
     #[error("tokens: {0}")]
     Rules(#[from] RulesError),
@@ -128,7 +118,9 @@ impl Server {
         // The state is locked before anything else: a second process must not get further than this.
         let store = Arc::new(FileStore::open(&config.state_dir)?);
         let ledger: Arc<dyn Ledger> = Arc::new(SqliteLedger::open(&config.ledger_path, entropy.as_ref())?);
-        let policy = policy(config);
+        // Read only while there is no state: later the files may be gone.
+        let import = if store.load().await?.is_none() { settings::imported(config, clock.as_ref())? } else { None };
+        let policy = settings::policy(config);
         let parts = KeeperParts {
             store,
             ledger: ledger.clone(),
@@ -139,8 +131,8 @@ impl Server {
             clock: clock.clone(),
             entropy: entropy.clone(),
         };
-        let keeper = Arc::new(Keeper::start(parts, Founding { made_by, import: imported(config, clock.as_ref())? }).await?);
-        let key_sets = key_sets(config, clock.clone());
+        let keeper = Arc::new(Keeper::start(parts, Founding { made_by, import }).await?);
+        let key_sets = settings::key_sets(config, clock.clone());
         key_sets.refresh().await;
 
         let first_sequence = ledger.last_sequence(&replica).await?.unwrap_or(0) + 1;
@@ -148,7 +140,7 @@ impl Server {
             trust_domain: config.trust_domain.clone(),
             authenticator: Authenticator {
                 key_sets: key_sets.clone(),
-                rules: token_rules(config)?,
+                rules: settings::token_rules(config)?,
                 liveness: Arc::new(NoCluster),
                 ledger: ledger.clone(),
                 clock: clock.clone(),
@@ -194,7 +186,7 @@ impl Server {
             tls: tls.clone(),
             routes: csr_routes(CsrApi::new(issuer, metrics.clone()), config.server.max_request_bytes)?,
             guard: Guard::new(config.server.request_timeout, clock.clone(), metrics.clone(), replica.get(..8).unwrap_or_default()),
-            bounds: bounds(config),
+            bounds: settings::bounds(config),
             metrics: metrics.clone(),
             clock: clock.clone(),
             entropy: entropy.clone(),
@@ -242,75 +234,6 @@ impl Server {
             tracing::debug!(%error, "the admin socket was gone already");
         }
     }
-}
-
-/// What the operator decided about authorities and leaves.
-fn policy(config: &Config) -> AuthorityPolicy {
-    AuthorityPolicy {
-        trust_domain: config.trust_domain.clone(),
-        key_algorithm: config.authority.key_algorithm,
-        root_lifetime: config.authority.root_lifetime,
-        issuing_lifetime: config.authority.issuing_lifetime,
-        longest_leaf: config.certificates.max_lifetime.max(config.server.serving_lifetime),
-        profile: Profile {
-            default_lifetime: config.certificates.default_lifetime,
-            max_lifetime: config.certificates.max_lifetime,
-            backdate: config.certificates.backdate,
-            jitter: config.certificates.jitter(),
-        },
-    }
-}
-
-fn token_rules(config: &Config) -> Result<TokenRules, RulesError> {
-    TokenRules::new(
-        config.trust_domain.clone(),
-        config.tokens.issuers.iter().map(|issuer| (issuer.issuer.clone(), config.cluster_id.clone())).collect(),
-        config.tokens.audiences.iter().cloned().collect(),
-        config.tokens.clock_skew,
-        config.tokens.max_lifetime_unbound,
-    )
-}
-
-fn key_sets(config: &Config, clock: Arc<dyn Clock>) -> Arc<KeySets> {
-    let tracked = |issuer: &TokenIssuer| TrackedIssuer {
-        issuer: issuer.issuer.clone(),
-        source: issuer.keys.clone(),
-        timing: Timing {
-            refresh_interval: issuer.refresh_interval,
-            max_age: issuer.max_age,
-            refetch_interval: REFETCH_INTERVAL,
-            fetch_timeout: FETCH_TIMEOUT,
-        },
-    };
-    KeySets::new(clock, config.tokens.issuers.iter().map(tracked))
-}
-
-/// Unknown key ids cause at most one fetch in this time, however many tokens name them.
-const REFETCH_INTERVAL: Duration = Duration::from_secs(10);
-/// How long one fetch may take.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
-
-fn bounds(config: &Config) -> Bounds {
-    Bounds {
-        connections: config.server.max_connections,
-        handshakes: config.server.max_handshakes,
-        handshakes_per_address: config.server.max_handshakes_per_address,
-        handshake_time: config.server.handshake_timeout,
-        connection_age: config.server.connection_max_age,
-        drain_time: config.server.drain_timeout,
-        streams: config.server.max_concurrent_streams,
-        keepalive: config.server.keepalive_interval,
-    }
-}
-
-fn imported(config: &Config, clock: &dyn Clock) -> Result<Option<Imported>, StartError> {
-    let Some(files) = &config.authority.import else { return Ok(None) };
-    let read = |key, path: &PathBuf| std::fs::read_to_string(path).map_err(|error| StartError::File { key, path: path.clone(), error });
-    let certificate = read("authority.import.certFile", &files.cert_file)?;
-    let key = read("authority.import.keyFile", &files.key_file)?;
-    let chain = files.chain_file.as_ref().map(|path| read("authority.import.chainFile", path)).transpose()?;
-    let roots = files.root_file.as_ref().map(|path| read("authority.import.rootFile", path)).transpose()?;
-    Ok(Some(import(&config.trust_domain, &certificate, &key, chain.as_deref(), roots.as_deref(), clock.now())?))
 }
 
 fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::metrics::Metrics;
 use super::tls::{CurrentTls, server_config};
 use crate::authority::{Generation, GenerationNumber};
-use crate::clock::Clock;
+use crate::clock::{Clock, readable};
 use crate::issuance::{Issuer, Refusal, ServingNames};
 use crate::pki::{IssuerKey, KeyAlgorithm, KeyError, PemError, PublicKeyError, certificates_from_pem};
 
@@ -114,7 +114,12 @@ impl Serving {
         }
         let config = server_config(chain, PrivateKeyDer::Pkcs8(key.to_pkcs8_der()), self.clock.clone())?;
         self.metrics.serving_until(issued.not_after.unix_timestamp());
-        tracing::info!(serial = issued.serial, generation = issued.generation.0, not_after = %issued.not_after, "serving certificate issued");
+        tracing::info!(
+            serial = issued.serial,
+            generation = issued.generation.0,
+            not_after = readable(issued.not_after),
+            "serving certificate issued"
+        );
         let now = self.clock.now();
         Ok((config, InUse { renew_at: now + (issued.not_after - now) / 2, generation: issued.generation }))
     }

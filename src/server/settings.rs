@@ -1,0 +1,102 @@
+//! From the checked configuration to what each part of the service takes. No decision is made here.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::listener::Bounds;
+use crate::authority::{AuthorityPolicy, ImportError, Imported, import};
+use crate::callers::{RulesError, TokenRules};
+use crate::clock::Clock;
+use crate::cluster::{KeySets, Timing, TrackedIssuer};
+use crate::config::{Config, TokenIssuer};
+use crate::pki::Profile;
+
+/// What the operator decided about authorities and leaves.
+pub(super) fn policy(config: &Config) -> AuthorityPolicy {
+    AuthorityPolicy {
+        trust_domain: config.trust_domain.clone(),
+        key_algorithm: config.authority.key_algorithm,
+        root_lifetime: config.authority.root_lifetime,
+        issuing_lifetime: config.authority.issuing_lifetime,
+        longest_leaf: config.certificates.max_lifetime.max(config.server.serving_lifetime),
+        profile: Profile {
+            default_lifetime: config.certificates.default_lifetime,
+            max_lifetime: config.certificates.max_lifetime,
+            backdate: config.certificates.backdate,
+            jitter: config.certificates.jitter(),
+        },
+    }
+}
+
+pub(super) fn token_rules(config: &Config) -> Result<TokenRules, RulesError> {
+    TokenRules::new(
+        config.trust_domain.clone(),
+        config.tokens.issuers.iter().map(|issuer| (issuer.issuer.clone(), config.cluster_id.clone())).collect(),
+        config.tokens.audiences.iter().cloned().collect(),
+        config.tokens.clock_skew,
+        config.tokens.max_lifetime_unbound,
+    )
+}
+
+pub(super) fn key_sets(config: &Config, clock: Arc<dyn Clock>) -> Arc<KeySets> {
+    let tracked = |issuer: &TokenIssuer| TrackedIssuer {
+        issuer: issuer.issuer.clone(),
+        source: issuer.keys.clone(),
+        timing: Timing {
+            refresh_interval: issuer.refresh_interval,
+            max_age: issuer.max_age,
+            refetch_interval: REFETCH_INTERVAL,
+            fetch_timeout: FETCH_TIMEOUT,
+        },
+    };
+    KeySets::new(clock, config.tokens.issuers.iter().map(tracked))
+}
+
+/// Unknown key ids cause at most one fetch in this time, however many tokens name them.
+const REFETCH_INTERVAL: Duration = Duration::from_secs(10);
+/// How long one fetch may take.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub(super) fn bounds(config: &Config) -> Bounds {
+    Bounds {
+        connections: config.server.max_connections,
+        handshakes: config.server.max_handshakes,
+        handshakes_per_address: config.server.max_handshakes_per_address,
+        handshake_time: config.server.handshake_timeout,
+        connection_age: config.server.connection_max_age,
+        drain_time: config.server.drain_timeout,
+        streams: config.server.max_concurrent_streams,
+        keepalive: config.server.keepalive_interval,
+    }
+}
+
+/// Why the authority that is to be imported can't be.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportFilesError {
+    /// A file can't be read.
+    #[error("{key}: can't read {}: {error}", path.display())]
+    File {
+        /// The configuration key.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        error: io::Error,
+    },
+    /// What is in them can't be taken.
+    #[error("authority.import: {0}")]
+    Import(#[from] ImportError),
+}
+
+/// The authority that an operator hands over, if one does.
+pub(super) fn imported(config: &Config, clock: &dyn Clock) -> Result<Option<Imported>, ImportFilesError> {
+    let Some(files) = &config.authority.import else { return Ok(None) };
+    let read = |key, path: &PathBuf| std::fs::read_to_string(path).map_err(|error| ImportFilesError::File { key, path: path.clone(), error });
+    let certificate = read("authority.import.certFile", &files.cert_file)?;
+    let key = read("authority.import.keyFile", &files.key_file)?;
+    let chain = files.chain_file.as_ref().map(|path| read("authority.import.chainFile", path)).transpose()?;
+    let roots = files.root_file.as_ref().map(|path| read("authority.import.rootFile", path)).transpose()?;
+    Ok(Some(import(&config.trust_domain, &certificate, &key, chain.as_deref(), roots.as_deref(), clock.now())?))
+}
