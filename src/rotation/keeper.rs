@@ -95,11 +95,19 @@ pub enum KeeperError {
     Foreign(String),
 }
 
+#[derive(Debug)]
+struct Held {
+    /// The state as it is in the store.
+    stored: (AuthorityState, Version),
+    /// The state that the published generation was made from.
+    published: AuthorityState,
+}
+
 /// Keeps the authority of one trust domain.
 #[derive(Debug)]
 pub struct Keeper {
     parts: KeeperParts,
-    held: Mutex<(AuthorityState, Version)>,
+    held: Mutex<Held>,
     published: Arc<ArcSwap<Generation>>,
     changes: watch::Sender<GenerationNumber>,
     failures: AtomicU64,
@@ -119,6 +127,7 @@ impl Keeper {
         advance(&parts, &mut held).await?;
         let generation = publishable(&parts, &held.0).await?;
         let (changes, _) = watch::channel(generation.number);
+        let held = Held { published: held.0.clone(), stored: held };
         Ok(Self { parts, held: Mutex::new(held), published: Arc::new(ArcSwap::from_pointee(generation)), changes, failures: AtomicU64::new(0) })
     }
 
@@ -164,19 +173,19 @@ impl Keeper {
     /// [`KeeperError`].
     pub async fn tick(&self) -> Result<OffsetDateTime, KeeperError> {
         let mut held = self.held.lock().await;
-        let next = match advance(&self.parts, &mut held).await {
+        let next = match advance(&self.parts, &mut held.stored).await {
             Err(KeeperError::Store(StoreError::Conflict)) => {
-                *held = self.parts.store.load().await?.ok_or(StoreError::Conflict)?;
-                advance(&self.parts, &mut held).await?
+                held.stored = self.parts.store.load().await?.ok_or(StoreError::Conflict)?;
+                advance(&self.parts, &mut held.stored).await?
             }
             other => other?,
         };
-        let current = self.published.load();
-        let generation = publishable(&self.parts, &held.0).await?;
-        if (current.number, current.limit, current.bundle_number) != (generation.number, generation.limit, generation.bundle_number) {
+        if held.stored.0 != held.published {
+            let generation = publishable(&self.parts, &held.stored.0).await?;
             let number = generation.number;
             tracing::info!(generation = number.0, authority = %generation.authority, limit = readable(generation.limit), "publishing");
             self.published.store(Arc::new(generation));
+            held.published = held.stored.0.clone();
             self.changes.send_if_modified(|latest| std::mem::replace(latest, number) != number);
         }
         Ok(next)

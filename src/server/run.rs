@@ -35,8 +35,8 @@ use crate::issuance::{Authenticator, Issuer, IssuerParts, ServingNames};
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{Ledger, LedgerError, OpenError};
 use crate::rotation::{Founding, Keeper, KeeperError, KeeperParts};
-use crate::stores::{StateStore, StoreError};
 use crate::stores::file::FileStore;
+use crate::stores::{StateStore, StoreError};
 
 /// A running service.
 #[derive(Debug)]
