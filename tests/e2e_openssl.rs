@@ -67,12 +67,12 @@ fn what_must_not_work() {
     for version in ["-tls1", "-tls1_1"] {
         let (good, said) = s_client(&dev, &[version, "-cipher", "DEFAULT@SECLEVEL=0"]);
         assert!(!good, "{version}: {said}");
-        says(&said, "alert protocol version");
+        says(&said, "SSL alert number");
     }
     // A cipher without forward secrecy.
     let (good, said) = s_client(&dev, &["-tls1_2", "-cipher", "AES128-GCM-SHA256"]);
     assert!(!good, "{said}");
-    says(&said, "alert handshake failure");
+    says(&said, "SSL alert number 40");
 }
 
 #[test]
