@@ -50,9 +50,11 @@ pub fn prepare(subject: &Subject<'_>, serial: Serial, validity: Validity, issuer
     params.use_authority_key_identifier_extension = true;
 
     let key = subject.key();
+    // rcgen's own identifier is a hash of the whole SubjectPublicKeyInfo, which no RFC describes.
+    params.key_identifier_method = KeyIdMethod::PreSpecified(key.identifier());
     let identifier = match issuer {
         IssuedBy::Signer(signer) => signer.key_identifier().to_vec(),
-        IssuedBy::Itself(_) => params.key_identifier(key.info()),
+        IssuedBy::Itself(_) => key.identifier(),
     };
     let mut issuer_params = CertificateParams::default();
     issuer_params.distinguished_name = DistinguishedName::new();

@@ -92,6 +92,12 @@ impl CheckedKey {
         self.info.subject_public_key_info()
     }
 
+    /// What names this key in certificates: the leftmost 160 bits of the SHA-256 of the subjectPublicKey's bits (RFC 7093 §2, method 1).
+    pub(super) fn identifier(&self) -> Vec<u8> {
+        let digest = ring::digest::digest(&ring::digest::SHA256, rcgen::PublicKeyData::der_bytes(&self.info));
+        digest.as_ref().iter().take(20).copied().collect()
+    }
+
     pub(super) fn info(&self) -> &rcgen::SubjectPublicKeyInfo {
         &self.info
     }

@@ -1,3 +1,5 @@
+//! The file store on real folders: rights, locks, writes that fail half-way.
+
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
