@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A workload's key with its CSR, made once and asked with often.
 #[derive(Debug)]
 pub struct Key {
-    pair: KeyPair,
+    pub pair: KeyPair,
     pub csr: String,
 }
 
