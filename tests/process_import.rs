@@ -233,7 +233,7 @@ fn what_cant_be_imported_is_refused_in_words() {
         ("other.pem", "root-cert-key.pem", None, None, "the private key does not belong to the certificate"),
         ("sub-cert.pem", "sub-cert-key.pem", Some("broken-chain.pem"), None, "the chain is broken: certificate 1 (O=Istio, CN=sub-cert)"),
         ("ca-cert.pem", "ca-cert-key.pem", None, None, "give the root in rootFile"),
-        ("ca-cert.pem", "ca-cert-key.pem", None, Some("other.pem"), "the chain ends at \"O=Istio, CN=root-cert\""),
+        ("ca-cert.pem", "ca-cert-key.pem", None, Some("other.pem"), "the chain ends at \"O=Istio, CN=ca-cert\""),
         ("expired.pem", "expired-key.pem", None, None, "is not valid now (from "),
         ("other.pem", "encrypted-key.pem", None, None, "the private key is encrypted: decrypt it first"),
         ("other.pem", "encrypted-sec1-key.pem", None, None, "the private key is encrypted: decrypt it first"),
