@@ -211,6 +211,9 @@ fn a_sec1_key_and_a_root_in_the_chain_file() {
     openssl_verify(&answer, true).unwrap();
 }
 
+/// certFile, keyFile, chainFile, rootFile, and what is said.
+type Refused = (&'static str, &'static str, Option<&'static str>, Option<&'static str>, &'static str);
+
 #[test]
 fn what_cant_be_imported_is_refused_in_words() {
     let pki = Pki::new();
@@ -228,8 +231,7 @@ fn what_cant_be_imported_is_refused_in_words() {
     pki.write("broken-chain.pem", &(pki.read("root-cert.pem") + &pki.read("ca-cert.pem")));
     pki.write("empty.pem", "");
 
-    // certFile, keyFile, chainFile, rootFile, and what is said.
-    let cases: &[(&str, &str, Option<&str>, Option<&str>, &str)] = &[
+    let cases: &[Refused] = &[
         ("other.pem", "root-cert-key.pem", None, None, "the private key does not belong to the certificate"),
         ("sub-cert.pem", "sub-cert-key.pem", Some("broken-chain.pem"), None, "the chain is broken: certificate 1 (O=Istio, CN=sub-cert)"),
         ("ca-cert.pem", "ca-cert-key.pem", None, None, "give the root in rootFile"),
