@@ -30,10 +30,18 @@ pub(super) struct Args {
 #[derive(Debug, Subcommand)]
 enum What {
     /// List certificates, newest first
+    #[command(after_help = "Examples:\n  \
+        meshmint certs list --namespace shop --state valid\n  \
+        meshmint certs list --kind leaf --expires-before +1h -o json\n  \
+        meshmint certs list --admin /run/meshmint/admin.sock --issued-after -2h --page-size 20")]
     List(ListArgs),
     /// Show everything on record about one certificate, and the certificate
+    #[command(after_help = "Examples:\n  \
+        meshmint certs show 1a:8e:4c:5b:90:de\n  \
+        meshmint certs show 1a8e4c5b90de -o json | jq -r '.certificates[0].pem' | meshmint inspect -")]
     Show(ShowArgs),
     /// Count them
+    #[command(after_help = "Example:\n  meshmint certs stats -o json")]
     Stats(StatsArgs),
 }
 

@@ -146,12 +146,24 @@ pub fn metric(address: &str, name: &str) -> f64 {
 /// A running `meshmint serve`, whose tokens come from the built-in issuer of a folder that `meshmint dev` made.
 pub struct Serve {
     child: Child,
-    /// The lines of its log (JSON), as they come.
+    /// The lines of its log (JSON), as they come, after those of the start.
     pub log: mpsc::Receiver<Value>,
+    /// The lines up to and with `ready`.
+    pub start_log: Vec<Value>,
     /// Where the CSR API, health and metrics listen.
     pub csr: SocketAddr,
     pub health: SocketAddr,
     pub metrics: SocketAddr,
+}
+
+/// SIGTERM.
+pub fn terminate(child: &Child) {
+    let pid = rustix::process::Pid::from_child(child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("SIGTERM");
+}
+
+fn lines(log: &[Value]) -> String {
+    log.iter().map(Value::to_string).collect::<Vec<_>>().join("\n")
 }
 
 /// A folder whose `token-issuer.pem` and `jwks.json` were made by `meshmint dev`.
@@ -205,16 +217,51 @@ impl Serve {
                 }
             }
         });
-        let mut seen = Vec::new();
+        let mut seen: Vec<Value> = Vec::new();
         let ready = loop {
             match log.recv_timeout(PATIENCE) {
-                Ok(line) if line["message"] == "ready" => break line,
-                Ok(line) => seen.push(line.to_string()),
-                Err(_) => panic!("meshmint serve did not become ready:\n{}", seen.join("\n")),
+                Ok(line) => seen.push(line),
+                Err(_) => panic!("meshmint serve did not become ready:\n{}", lines(&seen)),
+            }
+            if let Some(line) = seen.last().filter(|line| line["message"] == "ready") {
+                break line.clone();
             }
         };
         let address = |name: &str| ready[name].as_str().expect("an address").parse().expect("an address");
-        Self { csr: address("csr"), health: address("health"), metrics: address("metrics"), child, log }
+        Self { csr: address("csr"), health: address("health"), metrics: address("metrics"), child, log, start_log: seen }
+    }
+
+    /// Starts one that must refuse to; returns its exit code and what it said.
+    pub fn refused(dir: &Path, yaml: &str) -> (Option<i32>, String) {
+        let config = dir.join("refused.yaml");
+        std::fs::write(&config, yaml).expect("write");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_meshmint"))
+            .args(["serve", "--config"])
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(dir.join("refused.log")).expect("a log"))
+            .spawn()
+            .expect("meshmint serve starts");
+        let began = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("it is there") {
+                break status;
+            }
+            if began.elapsed() > PATIENCE {
+                child.kill().expect("kill");
+                panic!("it was not refused: {}", std::fs::read_to_string(dir.join("refused.log")).expect("a log"));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        (status.code(), std::fs::read_to_string(dir.join("refused.log")).expect("a log"))
+    }
+
+    /// SIGTERM; waits for the end and returns the exit code and the rest of the log.
+    pub fn terminate(mut self) -> (Option<i32>, Vec<Value>) {
+        terminate(&self.child);
+        let status = self.child.wait().expect("it ends");
+        (status.code(), self.log.iter().collect())
     }
 
     /// The process.

@@ -1,0 +1,263 @@
+//! Taking over an existing authority, in the forms in which istiod, Istio's own recipe and openssl write them, by real `serve` processes.
+//! Every certificate is made by openssl, and what comes out is verified by openssl.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "common/load.rs"]
+mod load;
+#[path = "common/process.rs"]
+mod process;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use crate::load::{Answer, ask_once, one};
+use crate::process::{Serve, issuer_folder, serve_yaml, token};
+
+fn openssl(dir: &Path, args: &[&str]) -> String {
+    let output = Command::new("openssl").args(args).current_dir(dir).output().expect("openssl runs");
+    assert!(output.status.success(), "openssl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// `keyUsage` and so on of a root in istiod's way, of an intermediate by Istio's recipe, and of one without a limit on depth.
+const ROOT: &str = "basicConstraints=critical,CA:true\nkeyUsage=critical,keyCertSign\nsubjectKeyIdentifier=hash\n";
+const RECIPE_ROOT: &str =
+    "basicConstraints=critical,CA:true\nkeyUsage=critical,digitalSignature,nonRepudiation,keyEncipherment,keyCertSign\nsubjectKeyIdentifier=hash\n";
+const RECIPE: &str = "basicConstraints=critical,CA:true,pathlen:0\nkeyUsage=critical,digitalSignature,nonRepudiation,keyEncipherment,keyCertSign\n\
+                      subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\nsubjectAltName=DNS:istiod.istio-system.svc\n";
+const DEEP: &str =
+    "basicConstraints=critical,CA:true\nkeyUsage=critical,keyCertSign,cRLSign\nsubjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n";
+const LEAF: &str = "basicConstraints=critical,CA:false\nkeyUsage=critical,digitalSignature\n";
+
+/// How openssl makes the keys of these tests.
+const P256: &[&str] = &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"];
+const P384: &[&str] = &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384"];
+const RSA2048: &[&str] = &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"];
+const RSA4096: &[&str] = &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:4096"];
+
+/// A folder of NAME-key.pem and NAME.pem.
+struct Pki(TempDir);
+
+impl Pki {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn dir(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir().join(name)
+    }
+
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path(name), text).unwrap();
+    }
+
+    /// A certificate `name` for a new key, signed by `issuer` (itself where there is none).
+    fn make(&self, name: &str, key: &[&str], extensions: &str, issuer: Option<&str>) {
+        self.make_for(name, key, extensions, issuer, "3650");
+    }
+
+    fn make_for(&self, name: &str, key: &[&str], extensions: &str, issuer: Option<&str>, days: &str) {
+        let (pem, key_file, csr, config) = (format!("{name}.pem"), format!("{name}-key.pem"), format!("{name}.csr"), format!("{name}.ext"));
+        openssl(self.dir(), &[&["genpkey", "-out", &key_file], key].concat());
+        openssl(self.dir(), &["req", "-new", "-key", &key_file, "-subj", &format!("/O=Istio/CN={name}"), "-out", &csr]);
+        self.write(&config, extensions);
+        let (issuer_pem, issuer_key) =
+            issuer.map_or((pem.clone(), key_file.clone()), |issuer| (format!("{issuer}.pem"), format!("{issuer}-key.pem")));
+        let signer = if issuer.is_some() { vec!["-CA", &*issuer_pem, "-CAkey", &*issuer_key, "-CAcreateserial"] } else { vec!["-key", &*issuer_key] };
+        let args = ["x509", "-req", "-sha256", "-in", &csr, "-days", days, "-extfile", &config, "-out", &pem];
+        openssl(self.dir(), &[&args, signer.as_slice()].concat());
+    }
+}
+
+/// The import section, with files that lie in `pki`.
+fn import(pki: &Pki, files: &[(&str, &str)]) -> String {
+    let files: Vec<String> = files.iter().map(|(key, name)| format!("{key}: {}", pki.path(name).display())).collect();
+    format!("authority: {{ import: {{ {} }} }}\n", files.join(", "))
+}
+
+/// A service that imports, and the answer to one request.
+struct World {
+    folder: TempDir,
+    issuer: TempDir,
+    yaml: String,
+}
+
+impl World {
+    fn new(more: &str) -> Self {
+        let (folder, issuer) = (tempfile::tempdir().unwrap(), issuer_folder());
+        let yaml = serve_yaml(folder.path(), issuer.path(), "", more);
+        Self { folder, issuer, yaml }
+    }
+
+    fn start(&self) -> Serve {
+        Serve::start(self.folder.path(), &self.yaml)
+    }
+
+    fn state(&self) -> Value {
+        serde_json::from_slice(&std::fs::read(self.folder.path().join("state/authority.json")).unwrap()).unwrap()
+    }
+
+    fn ask(&self, serve: &Serve, roots: &str) -> Answer {
+        let token = token(self.issuer.path(), "shop", "cart", &[]);
+        Runtime::new().unwrap().block_on(ask_once(serve.csr, roots, Some(&token))).unwrap()
+    }
+
+    /// A first start, an answer, and a second start that finds the state although the import is still configured.
+    fn imports(&self, root: &str) -> Answer {
+        let serve = self.start();
+        let answer = self.ask(&serve, root);
+        answer.verify().expect("webpki accepts the chain");
+        assert_eq!(one(answer.bundle()), one(root), "the bundle is the imported root");
+        let before = self.state();
+        assert_eq!(serve.terminate().0, Some(0));
+
+        let serve = self.start();
+        let again = self.ask(&serve, root);
+        again.verify().unwrap();
+        assert_eq!(again.intermediates(), answer.intermediates());
+        assert_eq!(again.bundle(), answer.bundle());
+        let after = self.state();
+        assert_eq!((&after["authorities"], &after["trust"]), (&before["authorities"], &before["trust"]));
+        answer
+    }
+}
+
+/// `openssl verify` of an answer against its own bundle; returns what openssl has against it.
+fn openssl_verify(answer: &Answer, strict: bool) -> Result<(), String> {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("leaf.pem"), &answer.0[0]).unwrap();
+    std::fs::write(folder.path().join("between.pem"), answer.intermediates().concat()).unwrap();
+    std::fs::write(folder.path().join("roots.pem"), answer.bundle()).unwrap();
+    let mut command = Command::new("openssl");
+    command.arg("verify").current_dir(folder.path());
+    if strict {
+        command.arg("-x509_strict");
+    }
+    if !answer.intermediates().is_empty() {
+        command.args(["-untrusted", "between.pem"]);
+    }
+    let output = command.args(["-CAfile", "roots.pem", "leaf.pem"]).output().unwrap();
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+}
+
+#[test]
+fn istiods_self_signed_root_goes_on_signing_through_an_issuing_key() {
+    let pki = Pki::new();
+    pki.make("ca-cert", RSA2048, ROOT, None);
+    // istio-ca-secret holds PKCS#1.
+    openssl(pki.dir(), &["rsa", "-in", "ca-cert-key.pem", "-traditional", "-out", "ca-key.pem"]);
+    assert!(pki.read("ca-key.pem").starts_with("-----BEGIN RSA PRIVATE KEY-----"));
+    let world = World::new(&import(&pki, &[("certFile", "ca-cert.pem"), ("keyFile", "ca-key.pem")]));
+    let answer = world.imports(&pki.read("ca-cert.pem"));
+    assert_eq!(answer.intermediates().len(), 1, "an issuing intermediate of ours");
+    assert_ne!(one(&answer.intermediates()[0]), one(&pki.read("ca-cert.pem")));
+    openssl_verify(&answer, true).unwrap();
+}
+
+#[test]
+fn istios_recipe_signs_leaves_directly_below_pathlen_0() {
+    let pki = Pki::new();
+    pki.make("root-cert", RSA4096, RECIPE_ROOT, None);
+    pki.make("ca-cert", RSA4096, RECIPE, Some("root-cert"));
+    // cert-chain.pem of the recipe: the intermediate, then the root.
+    pki.write("cert-chain.pem", &(pki.read("ca-cert.pem") + &pki.read("root-cert.pem")));
+    let files = [("certFile", "ca-cert.pem"), ("keyFile", "ca-cert-key.pem"), ("chainFile", "cert-chain.pem"), ("rootFile", "root-cert.pem")];
+    let world = World::new(&import(&pki, &files));
+    let answer = world.imports(&pki.read("root-cert.pem"));
+    assert_eq!(answer.0.len(), 3, "leaf, ca-cert, root");
+    assert_eq!(one(&answer.0[1]), one(&pki.read("ca-cert.pem")));
+    assert_eq!(one(&answer.0[2]), one(&pki.read("root-cert.pem")));
+    openssl_verify(&answer, true).unwrap();
+    let state = world.state();
+    let what = state["history"][0]["what"].as_str().unwrap();
+    assert!(what.contains("pathlen:0, signs leaves itself") && what.contains("may not sign CRLs") && what.contains("can't cross-sign"), "{what}");
+    assert_eq!(state["trust"][0]["foreign"], true, "the root's key stays elsewhere");
+}
+
+#[test]
+fn an_intermediate_without_pathlen_gets_an_issuing_key_below_it() {
+    let pki = Pki::new();
+    pki.make("root-cert", P384, ROOT, None);
+    pki.make("ca-cert", P384, DEEP, Some("root-cert"));
+    let files = [("certFile", "ca-cert.pem"), ("keyFile", "ca-cert-key.pem"), ("rootFile", "root-cert.pem")];
+    let world = World::new(&import(&pki, &files));
+    let answer = world.imports(&pki.read("root-cert.pem"));
+    assert_eq!(answer.intermediates().len(), 2, "ours, then the imported one");
+    assert_eq!(one(&answer.intermediates()[1]), one(&pki.read("ca-cert.pem")));
+    openssl_verify(&answer, true).unwrap();
+}
+
+#[test]
+fn a_sec1_key_and_a_root_in_the_chain_file() {
+    let pki = Pki::new();
+    pki.make("root-cert", P256, ROOT, None);
+    pki.make("ca-cert", P256, DEEP, Some("root-cert"));
+    openssl(pki.dir(), &["ec", "-in", "ca-cert-key.pem", "-out", "ca-key.pem"]);
+    assert!(pki.read("ca-key.pem").starts_with("-----BEGIN EC PRIVATE KEY-----"));
+    let files = [("certFile", "ca-cert.pem"), ("keyFile", "ca-key.pem"), ("chainFile", "root-cert.pem")];
+    let answer = World::new(&import(&pki, &files)).imports(&pki.read("root-cert.pem"));
+    openssl_verify(&answer, true).unwrap();
+}
+
+/// certFile, keyFile, chainFile, rootFile, and what is said.
+type Refused = (&'static str, &'static str, Option<&'static str>, Option<&'static str>, &'static str);
+
+#[test]
+fn what_cant_be_imported_is_refused_in_words() {
+    let pki = Pki::new();
+    pki.make("root-cert", P256, ROOT, None);
+    pki.make("ca-cert", P256, DEEP, Some("root-cert"));
+    pki.make("sub-cert", P256, DEEP, Some("ca-cert"));
+    pki.make("other", P256, ROOT, None);
+    pki.make("leaf", P256, LEAF, Some("root-cert"));
+    pki.make_for("expired", P256, ROOT, None, "0");
+    pki.make("nosign", P256, "basicConstraints=critical,CA:true\nkeyUsage=critical,cRLSign\n", None);
+    pki.make("constrained", P256, &format!("{ROOT}nameConstraints=critical,permitted;URI:cluster.local\n"), None);
+    pki.make("foreign", P256, &format!("{ROOT}subjectAltName=URI:spiffe://other.example\n"), None);
+    openssl(pki.dir(), &["pkcs8", "-topk8", "-in", "other-key.pem", "-passout", "pass:secret", "-out", "encrypted-key.pem"]);
+    openssl(pki.dir(), &["ec", "-aes128", "-in", "other-key.pem", "-passout", "pass:secret", "-out", "encrypted-sec1-key.pem"]);
+    pki.write("broken-chain.pem", &(pki.read("root-cert.pem") + &pki.read("ca-cert.pem")));
+    pki.write("empty.pem", "");
+
+    let cases: &[Refused] = &[
+        ("other.pem", "root-cert-key.pem", None, None, "the private key does not belong to the certificate"),
+        ("sub-cert.pem", "sub-cert-key.pem", Some("broken-chain.pem"), None, "the chain is broken: certificate 1 (O=Istio, CN=sub-cert)"),
+        ("ca-cert.pem", "ca-cert-key.pem", None, None, "give the root in rootFile"),
+        ("ca-cert.pem", "ca-cert-key.pem", None, Some("other.pem"), "the chain ends at \"O=Istio, CN=ca-cert\""),
+        ("expired.pem", "expired-key.pem", None, None, "is not valid now (from "),
+        ("other.pem", "encrypted-key.pem", None, None, "the private key is encrypted: decrypt it first"),
+        ("other.pem", "encrypted-sec1-key.pem", None, None, "the private key is encrypted: decrypt it first"),
+        ("leaf.pem", "leaf-key.pem", None, Some("root-cert.pem"), "is not a CA certificate"),
+        ("nosign.pem", "nosign-key.pem", None, None, "does not allow signing certificates (keyCertSign)"),
+        ("constrained.pem", "constrained-key.pem", None, None, "has URI name constraints"),
+        ("foreign.pem", "foreign-key.pem", None, None, "belongs to trust domain spiffe://other.example, not to spiffe://cluster.local"),
+        ("empty.pem", "other-key.pem", None, None, "certFile: "),
+        ("other.pem", "empty.pem", None, None, "keyFile: no private key"),
+        ("absent.pem", "other-key.pem", None, None, "authority.import.certFile: can't read"),
+    ];
+    let issuer = issuer_folder();
+    for (certificate, key, chain, root, sentence) in cases {
+        let mut files = vec![("certFile", *certificate), ("keyFile", *key)];
+        files.extend(chain.map(|chain| ("chainFile", chain)));
+        files.extend(root.map(|root| ("rootFile", root)));
+        let folder = tempfile::tempdir().unwrap();
+        let (code, said) = Serve::refused(folder.path(), &serve_yaml(folder.path(), issuer.path(), "", &import(&pki, &files)));
+        assert_eq!(code, Some(1), "{files:?}: {said}");
+        let error = said.lines().find(|line| line.starts_with("error: ")).unwrap_or_else(|| panic!("{files:?}: {said}"));
+        assert!(error.contains("authority.import") && error.contains(sentence), "{files:?}: {error}");
+        assert!(!said.contains("PRIVATE KEY-----"), "{files:?}");
+        assert!(!folder.path().join("state/authority.json").exists(), "{files:?}: nothing is founded");
+    }
+}
