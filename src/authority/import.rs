@@ -17,6 +17,8 @@ pub struct Imported {
     pub key: IssuerKey,
     /// The certificate.
     pub signer: Signer,
+    /// Whether an issuing intermediate below it would verify: no `pathlen` from here to the root forbids it.
+    pub may_sign_authorities: bool,
     /// Between it and its root, nearest first, PEM.
     pub upstream_chain: Vec<String>,
     /// The root that it chains to.
@@ -42,7 +44,7 @@ pub enum ImportError {
     /// Certificate and key don't make an authority.
     #[error("certFile and keyFile: {0}")]
     Signer(#[from] SignerError),
-    /// certFile holds another number of certificates than one (or one and its chain).
+    /// A certificate is PEM, but not X.509.
     #[error("a certificate of {0} can't be read as X.509")]
     Unreadable(&'static str),
     /// A certificate of the chain isn't signed by the next one.
@@ -82,10 +84,22 @@ pub enum ImportError {
         /// What is configured.
         expected: String,
     },
+    /// A certificate above it, or a root beside it, is no CA that may sign certificates (RFC 5280 §4.2.1.9, §4.2.1.3).
+    #[error("{0} is not a CA certificate that may sign certificates (basicConstraints CA:TRUE, keyUsage keyCertSign)")]
+    NotAnAuthority(String),
+    /// A certificate above it allows fewer authorities below itself than there are (RFC 5280 §4.2.1.9).
+    #[error("{0} allows no further authority below it (pathlen), so nothing that is issued here would verify")]
+    PathLength(String),
+    /// More roots than a bundle should hold: every root travels in every handshake.
+    #[error("rootFile holds {0} certificates; at most {MAX_ROOTS} are accepted")]
+    TooManyRoots(usize),
     /// It is a CA that carries URI name constraints, which ztunnel's verifier refuses in every chain.
     #[error("{0} has URI name constraints, and ztunnel (rustls-webpki) rejects every chain with them; import an authority without them")]
     NameConstraints(String),
 }
+
+/// The most roots that an import may bring.
+pub const MAX_ROOTS: usize = 20;
 
 /// Checks what an operator hands over. `chain` and `roots` are the texts of chainFile and rootFile.
 ///
@@ -133,9 +147,19 @@ pub fn import(
     let root = if signed_by(last, last) { Some(last) } else { parsed_roots.iter().find(|root| signed_by(last, root) && signed_by(root, root)) };
     let root = root.ok_or_else(|| ImportError::NoRoot(last.subject().to_string()))?;
 
-    for each in parsed.iter().chain(std::iter::once(root)) {
+    if parsed_roots.len() > MAX_ROOTS {
+        return Err(ImportError::TooManyRoots(parsed_roots.len()));
+    }
+    for each in parsed.iter().chain(std::iter::once(root)).chain(&parsed_roots) {
         check(each, trust_domain, now)?;
     }
+    // The authorities from the imported one up to its root; a self-signed end of the chain is that root.
+    let root_in_chain = std::ptr::eq(root, last);
+    let line: Vec<&X509Certificate<'_>> = parsed.iter().chain((!root_in_chain).then_some(root)).collect();
+    if let Some(short) = line.iter().enumerate().find(|(below, authority)| !allows_below(authority, *below)) {
+        return Err(ImportError::PathLength(short.1.subject().to_string()));
+    }
+    let may_sign_authorities = line.iter().enumerate().all(|(below, authority)| allows_below(authority, below + 1));
     let root_id = AuthorityId::of_certificate(root.as_raw());
     let authority_id = AuthorityId::of_certificate(signer.certificate());
     let mut trust: Vec<TrustEntry> = Vec::new();
@@ -146,14 +170,21 @@ pub fn import(
         }
     }
     let between = parsed.iter().skip(1).filter(|each| AuthorityId::of_certificate(each.as_raw()) != root_id);
-    Ok(Imported { upstream_chain: between.map(|each| certificate_to_pem(each.as_raw())).collect(), root: root_id, trust, signer, key })
+    Ok(Imported {
+        upstream_chain: between.map(|each| certificate_to_pem(each.as_raw())).collect(),
+        root: root_id,
+        trust,
+        may_sign_authorities,
+        signer,
+        key,
+    })
 }
 
 impl Imported {
     /// The imported authority as an entry of the state: below `pathlen:0` it signs leaves itself, as generation 1.
     pub fn authority(&self, key: KeyRef, now: OffsetDateTime) -> Authority {
         let id = AuthorityId::of_certificate(self.signer.certificate());
-        let role = match (self.signer.may_sign_authorities(), id == self.root) {
+        let role = match (self.may_sign_authorities, id == self.root) {
             (false, _) => Role::Issuing(GenerationNumber(1)),
             (true, true) => Role::Root,
             (true, false) => Role::Intermediate,
@@ -174,9 +205,10 @@ impl Imported {
 
     /// What it can do, for the log.
     pub fn abilities(&self) -> String {
-        let depth = if self.signer.may_sign_authorities() { "signs issuing intermediates" } else { "pathlen:0, signs leaves itself" };
+        let depth =
+            if self.may_sign_authorities { "signs issuing intermediates" } else { "allows no authority below (pathlen), signs leaves itself" };
         let crl = if self.signer.may_sign_crls() { "may sign CRLs" } else { "may not sign CRLs (keyUsage without cRLSign)" };
-        let cross = if self.signer.may_sign_authorities() { "may cross-sign a new root" } else { "can't cross-sign a new root" };
+        let cross = if self.may_sign_authorities { "may cross-sign a new root" } else { "can't cross-sign a new root" };
         format!("{depth}; {crl}; {cross}; ends {}", readable(self.signer.not_after()))
     }
 }
@@ -185,11 +217,21 @@ fn signed_by(below: &X509Certificate<'_>, above: &X509Certificate<'_>) -> bool {
     below.issuer().as_raw() == above.subject().as_raw() && below.verify_signature(Some(above.public_key())).is_ok()
 }
 
+/// Whether `authority` allows `below` authorities between itself and a leaf.
+fn allows_below(authority: &X509Certificate<'_>, below: usize) -> bool {
+    let limit = authority.basic_constraints().ok().flatten().and_then(|constraints| constraints.value.path_len_constraint);
+    limit.is_none_or(|limit| u64::try_from(below).is_ok_and(|below| below <= u64::from(limit)))
+}
+
 fn check(certificate: &X509Certificate<'_>, trust_domain: &TrustDomain, now: OffsetDateTime) -> Result<(), ImportError> {
     let subject = certificate.subject().to_string();
     let (not_before, not_after) = (certificate.validity().not_before.to_datetime(), certificate.validity().not_after.to_datetime());
     if now < not_before || now > not_after {
         return Err(ImportError::NotValidNow { subject, not_before, not_after });
+    }
+    let may_sign = certificate.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.key_cert_sign()));
+    if !certificate.is_ca() || !may_sign {
+        return Err(ImportError::NotAnAuthority(subject));
     }
     let constraints = certificate.name_constraints().ok().flatten().map(|constraints| constraints.value);
     let subtrees = constraints.into_iter().flat_map(|each| [&each.permitted_subtrees, &each.excluded_subtrees]).flatten().flatten();

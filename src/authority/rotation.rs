@@ -93,6 +93,13 @@ fn renewal_time(
     now: OffsetDateTime,
 ) -> Option<(OffsetDateTime, Option<AuthorityId>)> {
     let (not_before, not_after) = validity(&issuing.certificate)?;
+    if not_before > now
+        && !facts.upstream
+        && let Some(parent) = parent(state)
+    {
+        // It was made while the clock was ahead: until the clock gets there, nothing that it signs verifies.
+        return Some((now, Some(parent.id.clone())));
+    }
     let lifetime = (not_after - not_before).try_into().unwrap_or(Duration::ZERO);
     let at = not_after - (lifetime / 3).max(policy.longest_leaf * 2);
     if facts.upstream {
@@ -292,6 +299,18 @@ mod tests {
         let last = generation(&state);
         let (state, _) = settle(state, root_end - Duration::from_secs(3600));
         assert_eq!(generation(&state), last, "the root's end can't be moved by an issuing key");
+    }
+
+    #[test]
+    fn an_issuing_key_from_the_future_is_replaced_at_once() {
+        let (state, _) = settle(founded(NOW), NOW);
+        let ahead = NOW + policy().issuing_lifetime;
+        let (state, _) = settle(state, ahead);
+        assert_eq!(generation(&state), 2);
+        let (state, _) = settle(state, NOW + Duration::from_secs(60));
+        assert_eq!(generation(&state), 3, "the clock was a month ahead and came back");
+        let issuing = validity(&state.issuing().unwrap().0.certificate).unwrap();
+        assert!(issuing.0 <= NOW);
     }
 
     #[test]

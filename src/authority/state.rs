@@ -233,8 +233,10 @@ impl AuthorityState {
         }
         let malformed = |error: serde_json::Error| StateError::Malformed(error.to_string());
         let Format { format } = serde_json::from_slice(bytes).map_err(malformed)?;
-        if format != Self::FORMAT {
-            return Err(StateError::TooNew(format));
+        match format {
+            Self::FORMAT => {}
+            0 => return Err(StateError::Malformed("there is no format 0".to_owned())),
+            newer => return Err(StateError::TooNew(newer)),
         }
         let state: Self = serde_json::from_slice(bytes).map_err(malformed)?;
         state.check()?;
@@ -244,8 +246,10 @@ impl AuthorityState {
     /// The document's bytes.
     ///
     /// # Errors
-    /// [`StateError::Malformed`] where a value can't be written (a time out of RFC 3339's range).
+    /// [`StateError::Malformed`] where a value can't be written (a time out of RFC 3339's range); [`StateError::Inconsistent`] as when
+    /// it is read: what could not be read again is never written.
     pub fn to_json(&self) -> Result<Vec<u8>, StateError> {
+        self.check()?;
         serde_json::to_vec_pretty(self).map_err(|error| StateError::Malformed(error.to_string()))
     }
 
@@ -345,14 +349,15 @@ mod tests {
     #[test]
     fn what_can_not_be_taken_is_refused() {
         let good = with_first_issuing(founded(NOW), NOW);
-        let json = |state: &AuthorityState| state.to_json().unwrap();
+        let json = |state: &AuthorityState| serde_json::to_vec(state).unwrap();
         assert!(matches!(AuthorityState::from_json(b"{"), Err(StateError::Malformed(_))));
         let newer = AuthorityState { format: 2, ..good.clone() };
         assert_eq!(AuthorityState::from_json(&json(&newer)), Err(StateError::TooNew(2)));
-        let unknown = String::from_utf8(json(&good)).unwrap().replacen("\"format\"", "\"surprise\": 1, \"format\"", 1);
+        let unknown = String::from_utf8(json(&good)).unwrap().replacen("\"format\"", "\"surprise\":1,\"format\"", 1);
         assert!(matches!(AuthorityState::from_json(unknown.as_bytes()), Err(StateError::Malformed(_))));
         let no_trust = AuthorityState { trust: Vec::new(), ..good.clone() };
         assert!(matches!(AuthorityState::from_json(&json(&no_trust)), Err(StateError::Inconsistent(_))));
+        assert!(matches!(no_trust.to_json(), Err(StateError::Inconsistent(_))), "nor is it ever written");
         let mut orphan = good.clone();
         orphan.authorities.remove(0);
         assert!(matches!(AuthorityState::from_json(&json(&orphan)), Err(StateError::Inconsistent(_))));
