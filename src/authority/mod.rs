@@ -12,7 +12,7 @@ pub(crate) mod testing;
 pub use accepted::{AcceptedIssuers, PresentedLeaf, Rejection};
 pub use birth::{AuthorityPolicy, BirthError, Certified, certify_issuing, first_state, issuing_name, make_root};
 pub use generation::{Generation, GenerationError};
-pub use import::{ImportError, Imported, import};
+pub use import::{ImportError, Imported, MAX_ROOTS, import};
 pub use state::{
     Authority, AuthorityId, AuthorityState, GenerationNumber, HistoryEntry, KeyRef, LedgerMark, MadeBy, Origin, Phase, Role, Rotation, StateError,
     TrustEntry,

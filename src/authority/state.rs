@@ -199,6 +199,9 @@ pub struct LedgerMark {
     /// Since when it has recorded for this state.
     #[serde(with = "time::serde::rfc3339")]
     pub since: OffsetDateTime,
+    /// What the ledger's own count of writes was at least, when this was written: less than this later means that it was rolled back.
+    #[serde(default)]
+    pub high_water: u64,
     /// Records before this time are missing (the ledger was lost or replaced): gates wait for the reserved notAfter instead.
     #[serde(with = "time::serde::rfc3339::option", default, skip_serializing_if = "Option::is_none")]
     pub incomplete_before: Option<OffsetDateTime>,
@@ -336,7 +339,7 @@ mod tests {
         let state = with_first_issuing(founded(NOW), NOW);
         let root = state.trust[0].id.clone();
         let mut state = state.with_reservation(root, NOW);
-        state.ledger = Some(LedgerMark { id: "l".to_owned(), since: NOW, incomplete_before: Some(NOW) });
+        state.ledger = Some(LedgerMark { id: "l".to_owned(), since: NOW, high_water: 7, incomplete_before: Some(NOW) });
         assert_eq!(AuthorityState::from_json(&state.to_json().unwrap()), Ok(state));
     }
 

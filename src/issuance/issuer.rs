@@ -48,8 +48,6 @@ pub struct IssuerParts {
     pub max_in_flight: usize,
     /// This process, a random id.
     pub replica: String,
-    /// The sequence number of its first record.
-    pub first_sequence: u64,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Serials and jitter.
@@ -75,12 +73,7 @@ struct Recipient<'a> {
 impl Issuer {
     /// Puts the parts together.
     pub fn new(parts: IssuerParts) -> Self {
-        Self {
-            profile_digest: parts.profile.digest(),
-            in_flight: Semaphore::new(parts.max_in_flight),
-            sequence: AtomicU64::new(parts.first_sequence),
-            parts,
-        }
+        Self { profile_digest: parts.profile.digest(), in_flight: Semaphore::new(parts.max_in_flight), sequence: AtomicU64::new(1), parts }
     }
 
     /// One certificate for one caller.

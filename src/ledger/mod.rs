@@ -36,7 +36,8 @@ pub trait Ledger: Send + Sync + Debug {
     /// Opens a generation; opening an open one changes nothing, a closed one is never opened again.
     ///
     /// # Errors
-    /// [`LedgerError::Fenced`] where it was closed; [`LedgerError::Unavailable`].
+    /// [`LedgerError::Fenced`] where it was closed; [`LedgerError::Duplicate`] where it is open for another authority: two must not share a
+    /// fence; [`LedgerError::Unavailable`].
     async fn open_generation(&self, generation: GenerationNumber, authority: &AuthorityId, now: OffsetDateTime) -> Result<(), LedgerError>;
 
     /// Closes a generation for ever, once every record of it that was under way is in. The first closing time stays.
@@ -62,6 +63,12 @@ pub trait Ledger: Send + Sync + Debug {
     /// # Errors
     /// [`LedgerError::Unavailable`].
     async fn replica_serves(&self, replica: &str, generation: GenerationNumber, bundle_number: u64, now: OffsetDateTime) -> Result<(), LedgerError>;
+
+    /// A count that grows with everything that is written: a ledger that shows less than it did was rolled back to an older copy.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`].
+    async fn high_water(&self) -> Result<u64, LedgerError>;
 
     /// The highest sequence number on record for `replica`, `None` before its first record.
     ///

@@ -1,8 +1,8 @@
 //! [`Keeper`]: founds the authority of a trust domain, then keeps it able to sign, unattended.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -12,10 +12,10 @@ use tokio::sync::{Mutex, watch};
 use x509_parser::prelude::FromDer;
 
 use super::{IssuingRequest, UpstreamError, UpstreamIssuer};
-use crate::authority::rotation::{Facts, Step, step};
+use crate::authority::rotation::{Facts, Step, chain_end, step};
 use crate::authority::{
     Authority, AuthorityId, AuthorityPolicy, AuthorityState, BirthError, Generation, GenerationError, GenerationNumber, Imported, LedgerMark, MadeBy,
-    Role, TrustEntry, certify_issuing, first_state, issuing_name, make_root,
+    Phase, Role, TrustEntry, certify_issuing, first_state, issuing_name, make_root,
 };
 use crate::clock::{Clock, Entropy, NoEntropy, random_id, readable};
 use crate::ledger::{CertificateRecord, CredentialKind, Kind, Ledger, LedgerError};
@@ -24,6 +24,8 @@ use crate::stores::{StateStore, StoreError, Version};
 
 /// The longest pause between two looks at what is due: the wall clock may jump.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The pause between two warnings that the chain ends.
+const WARN_PAUSE: Duration = Duration::from_secs(3600);
 /// The pause after a failure.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -90,6 +92,9 @@ pub enum KeeperError {
     /// A request could not be encoded.
     #[error("the request for an issuing key could not be made: {0}")]
     Request(String),
+    /// State and ledger don't belong to the same moment.
+    #[error("the state is older than the ledger ({0}): restore both from the same backup, or the state from a later one")]
+    Behind(LedgerError),
     /// The state belongs to something else.
     #[error("{0}")]
     Foreign(String),
@@ -111,6 +116,8 @@ pub struct Keeper {
     published: Arc<ArcSwap<Generation>>,
     changes: watch::Sender<GenerationNumber>,
     failures: AtomicU64,
+    /// When the end of the chain was warned of last.
+    warned: std::sync::Mutex<Option<Duration>>,
 }
 
 impl Keeper {
@@ -124,11 +131,19 @@ impl Keeper {
             None => found(&parts, founding).await?,
         };
         let mut held = bind_ledger((state, version), &parts).await?;
+        tidy(&parts, &held.0).await?;
         advance(&parts, &mut held).await?;
         let generation = publishable(&parts, &held.0).await?;
         let (changes, _) = watch::channel(generation.number);
         let held = Held { published: held.0.clone(), stored: held };
-        Ok(Self { parts, held: Mutex::new(held), published: Arc::new(ArcSwap::from_pointee(generation)), changes, failures: AtomicU64::new(0) })
+        Ok(Self {
+            parts,
+            held: Mutex::new(held),
+            published: Arc::new(ArcSwap::from_pointee(generation)),
+            changes,
+            failures: AtomicU64::new(0),
+            warned: std::sync::Mutex::default(),
+        })
     }
 
     /// The generation that signs now.
@@ -180,6 +195,7 @@ impl Keeper {
             }
             other => other?,
         };
+        self.warn_of_the_end(&held.stored.0, next);
         if held.stored.0 != held.published {
             let generation = publishable(&self.parts, &held.stored.0).await?;
             let number = generation.number;
@@ -189,6 +205,27 @@ impl Keeper {
             self.changes.send_if_modified(|latest| std::mem::replace(latest, number) != number);
         }
         Ok(next)
+    }
+}
+
+impl Keeper {
+    /// Says so, long before, when the chain that signs ends and no renewal will move its end: leaves only get shorter from then on.
+    fn warn_of_the_end(&self, state: &AuthorityState, next: OffsetDateTime) {
+        let policy = &self.parts.policy;
+        let Some(end) = chain_end(state) else { return };
+        let left = Duration::try_from(end - self.parts.clock.now()).unwrap_or(Duration::ZERO);
+        // A chain that is renewed never gets this close to its end.
+        if next < end && left < (policy.issuing_lifetime / 4).max(policy.longest_leaf * 3 / 2) {
+            let now = self.parts.clock.monotonic();
+            let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+            if warned.is_none_or(|at| now.saturating_sub(at) > WARN_PAUSE) {
+                *warned = Some(now);
+                tracing::warn!(
+                    end = readable(end),
+                    "the signing chain ends and can't be renewed here: replace the root or the imported authority before"
+                );
+            }
+        }
     }
 }
 
@@ -215,6 +252,12 @@ fn adopt(found: (AuthorityState, Version), parts: &KeeperParts, mode: MadeBy) ->
 /// Writes the first state: an imported authority, or a new root.
 async fn found(parts: &KeeperParts, founding: Founding) -> Result<(AuthorityState, Version), KeeperError> {
     let now = parts.clock.now();
+    if parts.ledger.stats(now).await?.total > 0 {
+        return Err(KeeperError::Foreign(
+            "the ledger holds certificates of an authority whose state is not here: restore the state folder, or give this new authority a ledger of its own"
+                .to_owned(),
+        ));
+    }
     let tag = random_id(parts.entropy.as_ref(), 4)?;
     let (authority, trust, what) = match &founding.import {
         Some(imported) => {
@@ -238,25 +281,41 @@ async fn found(parts: &KeeperParts, founding: Founding) -> Result<(AuthorityStat
     Ok((state, version))
 }
 
-/// Notes which ledger records for this state, and that another one did before.
+/// Notes which ledger records for this state, and that records are missing where it is another one or an older copy.
 async fn bind_ledger(held: (AuthorityState, Version), parts: &KeeperParts) -> Result<(AuthorityState, Version), KeeperError> {
     let (mut state, version) = held;
     let (id, now) = (parts.ledger.id().to_owned(), parts.clock.now());
-    match &state.ledger {
-        Some(mark) if mark.id == id => return Ok((state, version)),
-        Some(mark) => {
-            tracing::warn!(
-                expected = mark.id,
-                found = id,
-                "the ledger is not the one that recorded for this state: what it recorded is unknown here; restore it if you can"
-            );
-            state = state.remember(now, format!("ledger {id} took over; earlier records are missing"));
-            state.ledger = Some(LedgerMark { id, since: now, incomplete_before: Some(now) });
-        }
-        None => state.ledger = Some(LedgerMark { id, since: now, incomplete_before: None }),
+    let high_water = parts.ledger.high_water().await?;
+    let incomplete = match &state.ledger {
+        Some(mark) if mark.id == id && mark.high_water <= high_water => return Ok((state, version)),
+        Some(mark) if mark.id == id => Some(format!("ledger {id} was rolled back to an older copy")),
+        Some(mark) => Some(format!("ledger {id} took over from {}", mark.id)),
+        None => None,
+    };
+    if let Some(what) = &incomplete {
+        tracing::warn!("{what}: earlier records are missing here; restore the ledger that recorded for this state if you can");
+        state = state.remember(now, format!("{what}; earlier records are missing"));
     }
+    state.ledger = Some(LedgerMark { id, since: now, high_water, incomplete_before: incomplete.map(|_| now) });
     let version = parts.store.swap(Some(&version), &state).await?;
     Ok((state, version))
+}
+
+/// Brings ledger and store to where the state says they are: an older copy of the ledger may have generations open that were closed
+/// since, and a crash may have left keys that no state refers to.
+async fn tidy(parts: &KeeperParts, state: &AuthorityState) -> Result<(), KeeperError> {
+    for authority in &state.authorities {
+        if let (Role::Issuing(generation), Phase::Retiring, None) = (authority.role, authority.phase, &authority.key) {
+            parts.ledger.close_generation(generation, parts.clock.now()).await?;
+        }
+    }
+    for key in parts.store.keys().await? {
+        if !state.authorities.iter().any(|authority| authority.key.as_ref() == Some(&key)) {
+            parts.store.destroy_key(&key).await?;
+            tracing::info!(key = key.0, "destroyed a key that nothing refers to");
+        }
+    }
+    Ok(())
 }
 
 /// Steps until nothing is due; returns when to look again.
@@ -283,9 +342,18 @@ async fn advance(parts: &KeeperParts, held: &mut (AuthorityState, Version)) -> R
                 continue;
             }
         };
+        let next = with_high_water(parts, next).await;
         held.1 = parts.store.swap(Some(&held.1), &next).await?;
         held.0 = next;
     }
+}
+
+/// The state with the ledger's present count, where it can be asked: what is written anyway carries it along.
+async fn with_high_water(parts: &KeeperParts, mut state: AuthorityState) -> AuthorityState {
+    if let (Some(mark), Ok(high_water)) = (&mut state.ledger, parts.ledger.high_water().await) {
+        mark.high_water = mark.high_water.max(high_water);
+    }
+    state
 }
 
 /// Makes an issuing key and has it certified. The key is stored before any state refers to it.
@@ -327,8 +395,12 @@ async fn publishable(parts: &KeeperParts, state: &AuthorityState) -> Result<Gene
     let reference = issuing.key.as_ref().ok_or(GenerationError::NoneActive)?;
     let generation = Generation::of_state(state, parts.store.key(reference).await?)?;
     let now = parts.clock.now();
-    parts.ledger.open_generation(number, &issuing.id, now).await?;
-    parts.ledger.record_bundle(state.bundle_number, &state.bundle_pem(), now).await?;
+    let behind = |error| match error {
+        LedgerError::Fenced(_) | LedgerError::Duplicate(_) => KeeperError::Behind(error),
+        LedgerError::Unavailable(_) => error.into(),
+    };
+    parts.ledger.open_generation(number, &issuing.id, now).await.map_err(behind)?;
+    parts.ledger.record_bundle(state.bundle_number, &state.bundle_pem(), now).await.map_err(behind)?;
     for authority in &state.authorities {
         match parts.ledger.record(authority_record(parts, authority, state, number)?).await {
             Ok(()) | Err(LedgerError::Duplicate(_)) => {}
@@ -353,7 +425,7 @@ fn authority_record(
     let mut sha256 = [0; 32];
     sha256.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, der).as_ref());
     Ok(CertificateRecord {
-        issuer: authority.parent.clone().unwrap_or_else(|| authority.root.clone()),
+        issuer: issuer_of(authority)?,
         serial: certificate.raw_serial().to_vec(),
         sha256,
         der: der.to_vec(),
@@ -375,4 +447,13 @@ fn authority_record(
         replica: parts.replica.clone(),
         replica_sequence: 0,
     })
+}
+
+/// Who signed an authority: one of ours, the first of the chain that came with it, or its root.
+fn issuer_of(authority: &Authority) -> Result<AuthorityId, KeeperError> {
+    if let Some(parent) = &authority.parent {
+        return Ok(parent.clone());
+    }
+    let above = authority.upstream_chain.first().map(|pem| certificates_from_pem(pem)).transpose().map_err(GenerationError::Certificate)?;
+    Ok(above.as_deref().and_then(<[_]>::first).map_or_else(|| authority.root.clone(), |der| AuthorityId::of_certificate(der)))
 }

@@ -135,7 +135,6 @@ impl Server {
         let key_sets = settings::key_sets(config, clock.clone());
         key_sets.refresh().await;
 
-        let first_sequence = ledger.last_sequence(&replica).await?.unwrap_or(0) + 1;
         let issuer = Arc::new(Issuer::new(IssuerParts {
             trust_domain: config.trust_domain.clone(),
             authenticator: Authenticator {
@@ -151,7 +150,6 @@ impl Server {
             ledger: ledger.clone(),
             max_in_flight: config.server.max_in_flight,
             replica: replica.clone(),
-            first_sequence,
             clock: clock.clone(),
             entropy: entropy.clone(),
         }));

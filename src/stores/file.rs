@@ -133,6 +133,11 @@ impl StateStore for FileStore {
         .await
     }
 
+    async fn keys(&self) -> Result<Vec<KeyRef>, StoreError> {
+        let reference = |name: String| name.strip_suffix(".pem").map(|name| KeyRef(format!("{SCHEME}{name}")));
+        self.blocking(move |opened| Ok(place::names(&opened.keys())?.into_iter().filter_map(reference).collect())).await
+    }
+
     async fn destroy_key(&self, reference: &KeyRef) -> Result<(), StoreError> {
         let file = file_of(reference)?;
         self.blocking(move |opened| place::remove(&opened.keys(), &file)).await

@@ -40,6 +40,12 @@ pub trait StateStore: Send + Sync + Debug {
     /// [`StoreError::KeyMissing`] where it is not there.
     async fn key(&self, reference: &KeyRef) -> Result<IssuerKey, StoreError>;
 
+    /// Every key that is there, also those that no document refers to (a crash between writing a key and the document leaves one).
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn keys(&self) -> Result<Vec<KeyRef>, StoreError>;
+
     /// Forgets a key; one that is not there is no error.
     ///
     /// # Errors

@@ -176,13 +176,14 @@ fn record_certificate<'a>(connection: &Connection, record: &'a CertificateRecord
 
 fn open_generation(connection: &Connection, generation: GenerationNumber, authority: &AuthorityId, now: OffsetDateTime) -> Result<(), Refused> {
     let key = integer(generation.0)?;
-    let closed: Option<bool> = connection
-        .prepare_cached("SELECT closed_at IS NOT NULL FROM generations WHERE generation = ?1")?
-        .query_row([key], |row| row.get(0))
+    let known: Option<(bool, Option<String>)> = connection
+        .prepare_cached("SELECT closed_at IS NOT NULL, authority FROM generations WHERE generation = ?1")?
+        .query_row([key], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    match closed {
-        Some(true) => Err(LedgerError::Fenced(generation).into()),
-        Some(false) => Ok(()),
+    match known {
+        Some((true, _)) => Err(LedgerError::Fenced(generation).into()),
+        Some((false, opener)) if opener.as_deref() == Some(authority.as_str()) => Ok(()),
+        Some((false, _)) => Err(LedgerError::Duplicate("this generation of another authority").into()),
         None => {
             connection.prepare_cached("INSERT INTO generations (generation, authority, opened_at) VALUES (?1, ?2, ?3)")?.execute(params![
                 key,

@@ -122,6 +122,10 @@ impl Ledger for SqliteLedger {
         self.write(Command::ReplicaServes { replica: replica.to_owned(), generation, bundle_number, now }).await.map(drop)
     }
 
+    async fn high_water(&self) -> Result<u64, LedgerError> {
+        self.readers.ask(|connection| queries::high_water(connection)).await
+    }
+
     async fn last_sequence(&self, replica: &str) -> Result<Option<u64>, LedgerError> {
         let replica = replica.to_owned();
         self.readers.ask(move |connection| queries::last_sequence(connection, &replica)).await

@@ -11,6 +11,11 @@ use crate::ledger::{CertificateFilter, Cursor, HolderId, HolderRecord, Kind, Pag
 /// The most certificates on a page.
 const PAGE: u32 = 1_000;
 
+pub(super) fn high_water(connection: &Connection) -> rusqlite::Result<u64> {
+    let commits: i64 = connection.prepare_cached("SELECT commits FROM meta")?.query_row([], |row| row.get(0))?;
+    Ok(u64::try_from(commits).unwrap_or(0))
+}
+
 pub(super) fn last_sequence(connection: &Connection, replica: &str) -> rusqlite::Result<Option<u64>> {
     connection
         .prepare_cached("SELECT last_sequence FROM replicas WHERE id = ?1 AND last_sequence IS NOT NULL")?
