@@ -8,9 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use meshmint::authority::{KeyRef, MadeBy, TrustEntry, certify_issuing, first_state, issuing_name, make_root};
 use meshmint::clock::SystemEntropy;
-use meshmint::pki::{
-    IssuedBy, IssuerKey, KeyAlgorithm, Serial, Signer, Subject, certificate_to_pem, certificates_from_pem, check_csr, prepare,
-};
+use meshmint::pki::{IssuedBy, IssuerKey, KeyAlgorithm, Serial, Signer, Subject, certificate_to_pem, certificates_from_pem, check_csr, prepare};
 use meshmint::spiffe::SpiffeId;
 use meshmint::spiffe::bundle::bundle_json;
 use rcgen::{CertificateParams, KeyPair};

@@ -7,9 +7,8 @@ use meshmint::pki::certificates_from_pem;
 use meshmint::pki::inspect::{ChainStatus, Palette, Severity, inspect, inspect_chain, render_text, roots_of};
 use meshmint_fuzz::{NOW, state};
 
-static ROOTS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
-    certificates_from_pem(&state().bundle_pem()).expect("the fixture's bundle").iter().map(|der| der.to_vec()).collect()
-});
+static ROOTS: LazyLock<Vec<Vec<u8>>> =
+    LazyLock::new(|| certificates_from_pem(&state().bundle_pem()).expect("the fixture's bundle").iter().map(|der| der.to_vec()).collect());
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     for roots in [None, Some(ROOTS.as_slice())] {
