@@ -141,7 +141,7 @@ async fn a_renewal_by_certificate_keeps_identity_and_holder() {
 #[tokio::test]
 async fn a_certificate_that_expires_in_an_open_connection_no_longer_counts() {
     let world = world();
-    let brief = world.identity(&world.token(), 3).await;
+    let brief = world.identity(&world.token(), 6).await;
     let wire = world.wire(Some(&brief)).await;
     assert_eq!(spiffe_id(&wire.ask(&[], &request()).await.chain()[0]), CART);
     let not_after = read(&brief.chain, |certificate| certificate.validity().not_after.timestamp());

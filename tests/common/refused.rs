@@ -124,8 +124,8 @@ impl World {
     pub async fn assert_refused(&self, case: &str, expected: &Refused<'_>, attempt: impl Future<Output = Answer>) -> Answer {
         let (leaves, before) = (self.leaves(), self.metrics());
         let answer = attempt.await;
-        let status = &answer.status;
-        let (_, after) = (assert_eq!((status.code(), status.message()), (expected.code, expected.sentence), "{case}"), self.metrics());
+        let after = self.metrics();
+        assert_eq!((answer.status.code(), answer.status.message()), (expected.code, expected.sentence), "{case}");
         assert!(answer.headers.contains_key("x-request-id"), "{case}");
         let grown = |name: &str| after.get(name).unwrap_or(&0.0) - before.get(name).unwrap_or(&0.0);
         let refusals: BTreeMap<_, _> =
