@@ -4,12 +4,14 @@
 #[path = "common/api.rs"]
 mod common;
 
-use common::csrs::{der, pem, read, request, spiffe_id};
+use common::csrs::{der, key_pem, pem, read, request, spiffe_id};
 use common::grpc::{Identity, bearer};
 use common::process::wait_for;
 use common::refused::{World, unauthenticated};
 use common::tokens::{claims, now, with};
 use rcgen::{CertificateParams, DistinguishedName, Issuer, KeyPair, SanType};
+use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::pem::PemObject as _;
 use serde_json::json;
 
 const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
@@ -24,7 +26,7 @@ fn leaf_by(issuer: &Issuer<'_, KeyPair>, above: &str) -> Identity {
     parameters.subject_alt_names = vec![SanType::URI(CART.try_into().unwrap())];
     parameters.use_authority_key_identifier_extension = true;
     let leaf = parameters.signed_by(&key, issuer).unwrap();
-    Identity { chain: pem("CERTIFICATE", leaf.der()) + above, key: key.serialize_pem() }
+    Identity { chain: pem("CERTIFICATE", leaf.der()) + above, key: key_pem(&key) }
 }
 
 /// The issuing authority of an identity's chain.
@@ -38,7 +40,7 @@ fn unrecorded(world: &World, known: &Identity) -> Identity {
     let public = read(&above, |certificate| certificate.public_key().raw.to_vec());
     let keys = std::fs::read_dir(world.path("state/keys")).unwrap();
     let key = keys
-        .map(|file| KeyPair::from_pem(&std::fs::read_to_string(file.unwrap().path()).unwrap()).unwrap())
+        .map(|file| KeyPair::try_from(&PrivateKeyDer::from_pem_file(file.unwrap().path()).unwrap()).unwrap())
         .find(|key| rcgen::PublicKeyData::subject_public_key_info(key) == public)
         .unwrap();
     leaf_by(&Issuer::from_ca_cert_der(&der(&above), key).unwrap(), &above)

@@ -26,6 +26,11 @@ pub fn request_for(csr: &str) -> IstioCertificateRequest {
     IstioCertificateRequest { csr: csr.to_owned(), validity_duration: 0, metadata: None }
 }
 
+/// A private key as PEM.
+pub fn key_pem(key: &KeyPair) -> String {
+    pem("PRIVATE KEY", key.serialized_der())
+}
+
 pub fn pem(label: &str, der: &[u8]) -> String {
     pem_rfc7468::encode_string(label, pem_rfc7468::LineEnding::LF, der).unwrap()
 }

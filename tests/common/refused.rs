@@ -11,7 +11,7 @@ use rustls::ClientConfig;
 use tempfile::TempDir;
 use tonic::Code;
 
-use super::csrs::{key_and_csr, request};
+use super::csrs::{key_and_csr, key_pem, request};
 use super::grpc::{Answer, Identity, Wire, bearer, tls};
 use super::process::{Serve, get, meshmint, serve_yaml};
 use super::tokens::TokenIssuer;
@@ -87,7 +87,7 @@ impl World {
         let request = IstioCertificateRequest { csr, validity_duration: lifetime, metadata: None };
         let mut chain = self.wire(None).await.ask(&[("authorization", &bearer(token))], &request).await.chain();
         chain.pop();
-        Identity { chain: chain.concat(), key: key.serialize_pem() }
+        Identity { chain: chain.concat(), key: key_pem(&key) }
     }
 
     /// A good request on a new connection is answered: the server goes on.
@@ -116,7 +116,7 @@ impl World {
     }
 
     /// Leaves on record.
-    pub fn leaves(&self) -> u64 {
+    pub fn leaves(&self) -> i64 {
         self.ledger("SELECT count(*) FROM certificates WHERE kind = 'leaf'")
     }
 
