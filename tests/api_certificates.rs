@@ -135,7 +135,7 @@ async fn a_renewal_by_certificate_keeps_identity_and_holder() {
             let chain = wire.ask(headers, &request()).await.chain();
             assert_eq!(spiffe_id(&chain[0]), id, "{way}");
             assert_eq!((latest("holder"), latest("spiffe_id")), (holder.clone(), id.clone()), "{way}");
-            assert_eq!((world.leaves(), latest("credential")), (leaves + 1, "client_certificate".to_owned()), "{way}");
+            assert_eq!((world.leaves(), latest("credential")), (leaves + 1, "client-certificate".to_owned()), "{way}");
         }
     }
 }
