@@ -15,6 +15,8 @@ use rustls_pki_types::pem::PemObject as _;
 use serde_json::json;
 
 const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
+/// The headers of a request.
+type Headers<'a> = &'a [(&'a str, &'a [u8])];
 /// An hour, in seconds: a lifetime to ask for.
 const LONG: i64 = 3600;
 
@@ -128,7 +130,7 @@ async fn a_renewal_by_certificate_keeps_identity_and_holder() {
         assert_eq!((id.as_str(), latest("credential").as_str()), (format!("spiffe://cluster.local/ns/shop/sa/{account}").as_str(), "token"));
         let wire = world.wire(Some(&first)).await;
         let expired = bearer(&world.issuer.expired("shop", account));
-        let ways: [(&str, &[(&str, &[u8])]); 3] =
+        let ways: [(&str, Headers<'_>); 3] =
             [("no token", &[]), ("an empty token", &[("authorization", b"Bearer ")]), ("an expired token", &[("authorization", &expired)])];
         for (way, headers) in ways {
             let leaves = world.leaves();
