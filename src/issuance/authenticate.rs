@@ -47,7 +47,7 @@ impl Authenticator {
             (_, Some(certificate)) => self.certificate_standing(certificate, accepted).await?,
         };
         decide(token, certificate).map_err(|error| match error {
-            AuthenticationError::Undecided(error) => Trouble::Keys(error.to_string()).into(),
+            AuthenticationError::Undecided(error) => Trouble::Keys(error).into(),
             error => Refusal::Unauthenticated(error),
         })
     }

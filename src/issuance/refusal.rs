@@ -1,6 +1,6 @@
 //! Why a request is refused. `server::refusals` has the one table from here to gRPC codes and public sentences.
 
-use crate::callers::{AuthenticationError, Denial};
+use crate::callers::{AuthenticationError, Denial, TokenError};
 use crate::pki::CsrError;
 
 /// A refusal. Its `Display` is for logs: it may name an identity, and never holds a token or a key.
@@ -46,9 +46,9 @@ pub enum RequestError {
 /// What keeps us from answering.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Trouble {
-    /// Keys to check tokens with.
+    /// Keys to check tokens with: [`TokenError::is_our_trouble`].
     #[error("{0}")]
-    Keys(String),
+    Keys(TokenError),
     /// The ledger didn't take the record, or could not be asked.
     #[error("{0}")]
     Ledger(String),
@@ -74,7 +74,7 @@ impl Refusal {
             Self::UnusableCredential(reason) | Self::Gone(reason) => reason,
             Self::Denied(denial) => denial.reason(),
             Self::Overloaded => "overloaded",
-            Self::Unavailable(Trouble::Keys(_)) => "keys_unavailable",
+            Self::Unavailable(Trouble::Keys(error)) => error.reason(),
             Self::Unavailable(Trouble::Ledger(_)) => "ledger_unavailable",
             Self::Unavailable(Trouble::Authority(_)) => "authority_unavailable",
             Self::Unavailable(Trouble::Liveness) => "liveness_unavailable",

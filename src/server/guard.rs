@@ -66,11 +66,13 @@ impl Guard {
         response
     }
 
-    /// tonic says OUT_OF_RANGE for a message over the limit and INVALID_ARGUMENT (through our codec) for one that it can't decode;
-    /// handlers of ours never say OUT_OF_RANGE. Neither reached a handler, so they are counted here.
+    /// tonic says OUT_OF_RANGE for a message over the limit, INTERNAL for one that is missing, cut off or wrongly framed, and
+    /// INVALID_ARGUMENT (through our codec) for one that it can't decode; handlers of ours never say the first two. None of them
+    /// reached a handler, so they are counted here.
     fn mended(&self, response: Response<Body>) -> Response<Body> {
         match code_of(&response) {
             Code::OutOfRange => self.refused(guarded::too_large(), "message_too_large"),
+            Code::Internal => self.refused(guarded::malformed(), "malformed_message"),
             Code::InvalidArgument if says(&response, super::codec::MALFORMED_MESSAGE) => {
                 self.metrics.refused_as(Code::InvalidArgument, "malformed_message");
                 response
@@ -146,6 +148,9 @@ mod tests {
         let too_large = service_fn(|_| async { Ok(Status::out_of_range("tonic's words").into_http()) });
         assert_eq!(code_of(&guard.answer(too_large, request()).await), Code::InvalidArgument);
         assert!(text(&guard).contains(r#"reason="message_too_large""#));
+        let cut_off = service_fn(|_| async { Ok(Status::internal("tonic's words").into_http()) });
+        assert_eq!(code_of(&guard.answer(cut_off, request()).await), Code::InvalidArgument);
+        assert!(text(&guard).contains(r#"meshmint_refusals_total{code="InvalidArgument",reason="malformed_message"} 1"#));
     }
 
     #[tokio::test]

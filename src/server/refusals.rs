@@ -45,6 +45,11 @@ pub(super) mod guarded {
         Status::internal("an internal error was recorded")
     }
 
+    /// There is no whole message where one should be.
+    pub(in crate::server) fn malformed() -> Status {
+        Status::invalid_argument(crate::server::codec::MALFORMED_MESSAGE)
+    }
+
     /// The message is larger than accepted.
     pub(in crate::server) fn too_large() -> Status {
         Status::invalid_argument("the request is larger than the server accepts")

@@ -1,0 +1,219 @@
+//! Below the requests: strangers who speak something else, slowly, too much of it, or not at all. Each case says what the client
+//! sees and what is counted; and the server answers the next good request.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "common/api.rs"]
+mod common;
+
+use std::net::SocketAddr;
+
+use common::csrs::request;
+use common::grpc::{CREATE, bearer, connect, frame, soon, tls};
+use common::process::wait_for;
+use common::refused::World;
+use prost::Message;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+
+const FAILED: &str = r#"meshmint_handshakes_total{result="failed"}"#;
+
+fn closed(reason: &str) -> String {
+    format!("meshmint_connections_closed_total{{reason=\"{reason}\"}}")
+}
+
+/// Everything until the server closes; a reset is as good as an end.
+async fn to_the_end(mut stream: impl AsyncRead + Unpin) -> Vec<u8> {
+    let mut all = Vec::new();
+    _ = soon("close", stream.read_to_end(&mut all)).await;
+    all
+}
+
+fn wait_for_metric(world: &World, name: &str, value: f64) {
+    wait_for(&format!("{name} {value}"), || (world.metric(name) >= value).then_some(()));
+    assert_eq!(world.metric(name), value, "{name}");
+}
+
+/// HTTP/2's hello, and an empty SETTINGS (RFC 9113 §3.4).
+fn hello() -> Vec<u8> {
+    [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &h2_frame(4, 0, 0, b"")].concat()
+}
+
+/// A frame (RFC 9113 §4.1).
+fn h2_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// The headers of a POST to the CSR API in HPACK's plainest form (RFC 7541 §6.2.2).
+fn headers(stream: u32) -> Vec<u8> {
+    let literal = |name: u8, value: &str| [&[name, u8::try_from(value.len()).unwrap()], value.as_bytes()].concat();
+    h2_frame(1, 4, stream, &[vec![0x83, 0x87], literal(4, CREATE), literal(1, "localhost")].concat())
+}
+
+/// The error code of the GOAWAY in what a server sent (RFC 9113 §6.8).
+fn goaway(mut bytes: &[u8]) -> Option<u32> {
+    while let Some((head, rest)) = bytes.split_at_checked(9) {
+        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        let (payload, rest) = rest.split_at_checked(length)?;
+        match head[3] {
+            7 => return Some(u32::from_be_bytes(payload[4..8].try_into().unwrap())),
+            _ => bytes = rest,
+        }
+    }
+    None
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_speak_something_else() {
+    let world = World::start("", "");
+    let tls_then_rubbish = [b"\x16\x03\x01\x02\x00".as_slice(), &[0x41; 512]].concat();
+    let cases: [&[u8]; 5] = [b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n", &hello(), &[0; 4096], &[0xff; 4096], &tls_then_rubbish];
+    for (count, bytes) in cases.into_iter().enumerate() {
+        let mut stream = TcpStream::connect(world.serve.csr).await.unwrap();
+        // The server may have closed before the last byte.
+        _ = stream.write_all(bytes).await;
+        let heard = to_the_end(stream).await;
+        assert!(heard.is_empty() || heard[0] == 0x15, "nothing but a TLS alert: {heard:?}");
+        wait_for_metric(&world, FAILED, (count + 1) as f64);
+    }
+    // TLS with other protocols ends in an alert, TLS with none at all is closed after the handshake.
+    connect(world.serve.csr, tls(&world.roots, None, &[b"http/1.1"])).await.unwrap_err();
+    wait_for_metric(&world, FAILED, 6.0);
+    let stream = connect(world.serve.csr, tls(&world.roots, None, &[])).await.unwrap();
+    assert!(to_the_end(stream).await.is_empty());
+    wait_for_metric(&world, &closed("no_alpn_h2"), 1.0);
+    // TLS, h2, and then no HTTP/2.
+    let mut stream = connect(world.serve.csr, world.tls(None)).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    to_the_end(stream).await;
+    wait_for_metric(&world, &closed("broken"), 1.0);
+    world.goes_on().await;
+    wait_for("nothing is left open", || (world.metric("meshmint_connections") == 0.0).then_some(()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handshakes_that_take_too_long_are_cut_off() {
+    let world = World::start(", handshakeTimeout: 1s", "");
+    let silent = TcpStream::connect(world.serve.csr).await.unwrap();
+    let mut hesitant = TcpStream::connect(world.serve.csr).await.unwrap();
+    hesitant.write_all(b"\x16\x03\x01\x02\x00\x01\x00").await.unwrap();
+    assert!(to_the_end(silent).await.is_empty());
+    assert!(to_the_end(hesitant).await.is_empty());
+    wait_for_metric(&world, r#"meshmint_handshakes_total{result="timeout"}"#, 2.0);
+    world.goes_on().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_vanished_is_noticed() {
+    let world = World::start(", keepaliveInterval: 1s", "");
+    let mut stream = connect(world.serve.csr, world.tls(None)).await.unwrap();
+    // It says hello, begins a request, and then never answers anything: no ACK, no PING.
+    stream.write_all(&[hello(), headers(1)].concat()).await.unwrap();
+    wait_for_metric(&world, "meshmint_connections", 1.0);
+    wait_for_metric(&world, &closed("broken"), 1.0);
+    to_the_end(stream).await;
+    assert_eq!(world.metric("meshmint_connections"), 0.0);
+    world.goes_on().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_resets_ends_the_connection() {
+    let world = World::start("", "");
+    let other = world.wire(None).await;
+    let mut stream = connect(world.serve.csr, world.tls(None)).await.unwrap();
+    let mut storm = hello();
+    for stream in (1..20_001).step_by(2) {
+        storm.extend(headers(stream));
+        storm.extend(h2_frame(3, 0, stream, &8_u32.to_be_bytes()));
+    }
+    // The server stops reading somewhere on the way.
+    _ = soon("writing", stream.write_all(&storm)).await;
+    let heard = to_the_end(stream).await;
+    assert!(matches!(goaway(&heard), None | Some(0xb)), "ENHANCE_YOUR_CALM, where it still arrives: {:?}", goaway(&heard));
+    let accepted =
+        world.metrics().into_iter().filter(|(name, _)| name.starts_with("grpc_server_started_total{")).map(|(_, count)| count).sum::<f64>();
+    assert!(accepted <= 150.0, "hardly any of the 10,000 cost a request: {accepted}");
+    wait_for_metric(&world, &closed("broken"), 1.0);
+    let token = bearer(&world.token());
+    assert_eq!(other.ask(&[("authorization", &token)], &request()).await.chain().len(), 3, "other connections don't notice");
+    world.goes_on().await;
+    assert_eq!(world.metric("meshmint_panics_total"), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_many_headers_fail_their_stream_or_connection() {
+    let world = World::start("", "");
+    let leaves = world.leaves();
+    let body = frame(&request().encode_to_vec());
+    let token = bearer(&world.token());
+    let ask = async |size: usize| {
+        let wire = world.wire(None).await;
+        let (response, mut stream) = wire.begin(CREATE, &[("authorization", &token), ("x-filler", &vec![b'a'; size])]).await.unwrap();
+        // The server may be gone already.
+        _ = stream.send_data(body.clone(), true);
+        soon("an answer", response).await
+    };
+    assert_eq!(ask(40 << 10).await.unwrap().status(), http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    ask(1 << 20).await.unwrap_err();
+    wait_for_metric(&world, &closed("broken"), 1.0);
+    assert_eq!(world.leaves(), leaves);
+    world.goes_on().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_are_reset_under_way_leave_nothing_behind() {
+    let world = World::start("", "");
+    let leaves = world.leaves();
+    let (wire, token) = (world.wire(None).await, bearer(&world.token()));
+    let half = frame(&request().encode_to_vec()).slice(..20);
+    for _ in 0..2000 {
+        // A connection that was closed for it is as good as one that bore it.
+        let Ok((_, mut stream)) = wire.begin(CREATE, &[("authorization", &token)]).await else { break };
+        _ = stream.send_data(half.clone(), false);
+        stream.send_reset(h2::Reason::CANCEL);
+    }
+    drop(wire);
+    wait_for("the end of the connection", || (world.metric("meshmint_connections") == 0.0).then_some(()));
+    assert_eq!((world.leaves(), world.metric("meshmint_panics_total")), (leaves, 0.0));
+    world.goes_on().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_beyond_the_bound_are_closed_at_once() {
+    let world = World::start(", maxConnections: 3, maxHandshakes: 3, maxHandshakesPerAddress: 100%", "");
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(world.wire(None).await);
+    }
+    assert!(to_the_end(TcpStream::connect(world.serve.csr).await.unwrap()).await.is_empty());
+    wait_for_metric(&world, &closed("too_many_connections"), 1.0);
+    let token = bearer(&world.token());
+    for wire in &held {
+        assert_eq!(wire.ask(&[("authorization", &token)], &request()).await.chain().len(), 3, "who is in stays in");
+    }
+    drop(held.pop());
+    wait_for_metric(&world, "meshmint_connections", 2.0);
+    // The slot is given back a moment after the gauge says so.
+    let admitted = async {
+        loop {
+            if let Ok(stream) = connect(world.serve.csr, world.tls(None)).await {
+                return stream;
+            }
+        }
+    };
+    soon("a free slot", admitted).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_address_can_not_hold_all_handshakes() {
+    let world = World::start(", maxHandshakes: 4, maxHandshakesPerAddress: 50%", "");
+    let _held = [TcpStream::connect(world.serve.csr).await.unwrap(), TcpStream::connect(world.serve.csr).await.unwrap()];
+    assert!(to_the_end(TcpStream::connect(world.serve.csr).await.unwrap()).await.is_empty(), "its share is taken");
+    wait_for_metric(&world, &closed("too_many_handshakes"), 1.0);
+    let elsewhere = TcpSocket::new_v4().unwrap();
+    elsewhere.bind(SocketAddr::from(([127, 0, 0, 2], 0))).unwrap();
+    let stream = elsewhere.connect(world.serve.csr).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(world.tls(None));
+    soon("handshake", connector.connect("localhost".try_into().unwrap(), stream)).await.unwrap();
+    assert_eq!(world.metric(&closed("too_many_handshakes")), 1.0);
+}
