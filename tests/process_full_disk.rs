@@ -215,7 +215,7 @@ fn a_start_without_its_old_ledger_is_noticed() {
 
     let serve = Serve::start(folder.path(), &yaml);
     let warned = serve.start_log.iter().find(|line| line["level"] == "WARN").expect("a warning");
-    assert!(warned["message"].as_str().unwrap().contains("the ledger is not the one that recorded for this state"), "{warned}");
+    assert!(warned["message"].as_str().unwrap().contains("took over from"), "{warned}");
     let after = state(folder.path());
     let before = after["ledger"]["incompleteBefore"].as_str().expect("the time before which records are missing");
     time::OffsetDateTime::parse(before, &time::format_description::well_known::Rfc3339).unwrap();
