@@ -21,10 +21,11 @@ use crate::clock::{Clock, Entropy, SystemClock, SystemEntropy, random_id};
 use crate::config::Config;
 use crate::pki::certificates_from_pem;
 use crate::pki::inspect::verify_as_peer;
-use crate::server::Server;
+use crate::server::{Server, StartError};
+use crate::stores::StoreError;
 
-/// The longest path of a Unix socket, in bytes (unix(7): 108 with the terminating zero), less the name it has while it is made.
-const LONGEST_SOCKET: usize = 106;
+/// The longest path of a Unix socket, in bytes (unix(7): 108 with the terminating zero).
+const LONGEST_SOCKET: usize = 107;
 
 /// `meshmint dev`
 #[derive(Debug, clap::Args)]
@@ -72,10 +73,13 @@ async fn dev(args: &Args) -> Result<Outcome, String> {
     let config = Config::for_dev(&dir, args.csr_listen, &socket, DevIssuer::ISSUER).map_err(|error| error.to_string())?;
     logging::start(&config);
 
-    let server = Server::start(&config, MadeBy::Dev, clock.clone(), entropy.clone()).await.map_err(|error| hint(&error.to_string(), args))?;
-    // Only now: the state is locked, so no other `dev` is using this folder.
     let endpoints_file = dir.join("endpoints.json");
-    remove(&endpoints_file)?;
+    let started = Server::start(&config, MadeBy::Dev, clock.clone(), entropy.clone()).await;
+    // Only now: where the state is locked, another `dev` is using this folder, and the file is its own.
+    if !matches!(started, Err(StartError::Store(StoreError::Locked(_)))) {
+        remove(&endpoints_file)?;
+    }
+    let server = started.map_err(|error| hint(&error, args))?;
     let jwks = serve_jwks(jwks).await?;
     write_whole(&dir.join("root-cert.pem"), server.bundle().as_bytes(), 0o644).map_err(|error| format!("root-cert.pem: {error}"))?;
     let addresses = server.addresses();
@@ -205,12 +209,12 @@ fn remove_folder(folder: &Path) {
 }
 
 /// What to do about the two things that go wrong at a first start.
-fn hint(error: &str, args: &Args) -> String {
-    if error.contains("server.listen") {
-        format!("{error}. Another CA may be running there; choose another port with --csr-listen 127.0.0.1:0")
-    } else if error.contains("another meshmint is using") {
-        format!("{error} (`meshmint dev --dir {}` runs already)", args.dir.display())
-    } else {
-        error.to_owned()
+fn hint(error: &StartError, args: &Args) -> String {
+    match error {
+        StartError::Listen { key: "server.listen", .. } => {
+            format!("{error}. Another CA may be running there; choose another port with --csr-listen 127.0.0.1:0")
+        }
+        StartError::Store(StoreError::Locked(_)) => format!("{error} (`meshmint dev --dir {}` runs already)", args.dir.display()),
+        other => other.to_string(),
     }
 }

@@ -21,6 +21,14 @@ pub(super) struct Args {
     /// The configuration file (YAML)
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// A key's value over file and environment, for example server.listen=127.0.0.1:8443; may be given more than once
+    #[arg(long, value_name = "KEY=VALUE", value_parser = assignment)]
+    set: Vec<(String, String)>,
+}
+
+fn assignment(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not KEY=VALUE, for example log.level=debug"))?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 pub(super) async fn run(args: Args) -> Outcome {
@@ -29,7 +37,8 @@ pub(super) async fn run(args: Args) -> Outcome {
         Ok(text) => text,
         Err(error) => return failed(format!("can't read {name}: {error}. `meshmint config print` prints one to begin with")),
     };
-    let config = match Config::load(Some((&name, &text)), std::env::vars()) {
+    let flags: Vec<(&str, String)> = args.set.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+    let config = match Config::load_with_flags(Some((&name, &text)), std::env::vars(), &flags) {
         Ok(config) => config,
         Err(error) => return failed(error),
     };

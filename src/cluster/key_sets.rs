@@ -14,6 +14,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use futures_util::future::{self, BoxFuture, Either, FutureExt as _, Shared};
 use time::OffsetDateTime;
+use tokio::sync::Semaphore;
 
 use super::fetch::{FetchError, KeySource, fetch};
 use crate::callers::{KeySet, TokenError, VerificationKey};
@@ -84,6 +85,7 @@ pub struct IssuerStatus {
 pub struct KeySets {
     clock: Arc<dyn Clock>,
     issuers: BTreeMap<String, Arc<Tracked>>,
+    waiting: Semaphore,
 }
 
 /// One issuer, and what is going on with it.
@@ -92,6 +94,9 @@ struct Tracked {
     current: ArcSwapOption<Loaded>,
     progress: Mutex<Progress>,
 }
+
+/// Tokens that may wait for a fetch at once; more are answered as if the fetch had failed.
+const MAX_WAITING: usize = 64;
 
 struct Loaded {
     set: KeySet,
@@ -117,7 +122,7 @@ impl KeySets {
             let name = issuer.issuer.clone();
             (name, Arc::new(Tracked { issuer, current: ArcSwapOption::empty(), progress: Mutex::default() }))
         };
-        Arc::new(Self { clock, issuers: issuers.into_iter().map(tracked).collect() })
+        Arc::new(Self { clock, waiting: Semaphore::new(MAX_WAITING), issuers: issuers.into_iter().map(tracked).collect() })
     }
 
     /// The key of `issuer` named `kid`. On the usual path this is one atomic read.
@@ -129,7 +134,10 @@ impl KeySets {
         if let Ok(key) = self.current(tracked, kid) {
             return Ok(key);
         }
-        if let Some(flight) = self.refetch(tracked) {
+        // Waiting holds a place among the requests in progress; strangers with made-up key ids must not take them all.
+        if let Ok(_place) = self.waiting.try_acquire()
+            && let Some(flight) = self.refetch(tracked)
+        {
             flight.await;
         }
         self.current(tracked, kid)

@@ -6,13 +6,30 @@ use std::fmt::Debug;
 
 use async_trait::async_trait;
 
-use crate::callers::TokenIdentity;
+use crate::callers::ObjectRef;
 
 /// Knows which objects live.
 #[async_trait]
 pub trait Liveness: Send + Sync + Debug {
-    /// Whether the service account, the pod and (for a token bound to a node alone) the node of `identity` live, with the same UIDs.
-    async fn check(&self, identity: &TokenIdentity) -> Life;
+    /// Whether everything that `bound` names lives, with the same UIDs.
+    async fn check(&self, bound: &Bound<'_>) -> Life;
+}
+
+/// What stands behind a caller: the objects that its token or its client certificate is bound to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bound<'a> {
+    /// The cluster that they are in.
+    pub cluster: &'a str,
+    /// The namespace of account and pod.
+    pub namespace: &'a str,
+    /// The service account's name.
+    pub service_account: &'a str,
+    /// Its UID, which only a token names.
+    pub service_account_uid: Option<&'a str>,
+    /// The pod.
+    pub pod: Option<&'a ObjectRef>,
+    /// The node; what a token without a pod may be bound to.
+    pub node: Option<&'a ObjectRef>,
 }
 
 /// What became of what a token is bound to.
@@ -54,32 +71,19 @@ pub struct NoCluster;
 
 #[async_trait]
 impl Liveness for NoCluster {
-    async fn check(&self, _identity: &TokenIdentity) -> Life {
+    async fn check(&self, _bound: &Bound<'_>) -> Life {
         Life::Alive
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use time::OffsetDateTime;
-
     use super::*;
-    use crate::callers::ObjectRef;
 
     #[tokio::test]
     async fn without_a_cluster_the_binding_is_all_there_is() {
-        let identity = TokenIdentity {
-            spiffe_id: "spiffe://cluster.local/ns/shop/sa/cart".parse().unwrap(),
-            cluster: "east".into(),
-            namespace: "shop".into(),
-            service_account: ObjectRef { name: "cart".into(), uid: "u".into() },
-            pod: None,
-            node: None,
-            issuer: "https://issuer".into(),
-            expires_at: OffsetDateTime::UNIX_EPOCH,
-            past_warn_after: false,
-        };
+        let bound = Bound { cluster: "east", namespace: "shop", service_account: "cart", service_account_uid: Some("u"), pod: None, node: None };
         let liveness: &dyn Liveness = &NoCluster;
-        assert_eq!(liveness.check(&identity).await, Life::Alive);
+        assert_eq!(liveness.check(&bound).await, Life::Alive);
     }
 }

@@ -6,4 +6,4 @@ pub mod liveness;
 
 pub use fetch::{FetchError, KeySource};
 pub use key_sets::{IssuerStatus, KeySets, KeyTrouble, Timing, TrackedIssuer};
-pub use liveness::{Life, Liveness, NoCluster, WhyGone};
+pub use liveness::{Bound, Life, Liveness, NoCluster, WhyGone};

@@ -7,11 +7,11 @@ use super::ask::LookedUp;
 use super::{PresentedCertificate, Refusal, Trouble};
 use crate::authority::{AcceptedIssuers, Rejection};
 use crate::callers::{
-    AcceptedCertificate, AuthenticationError, Caller, CertificateRejection, CertificateStanding, TokenError, TokenIdentity, TokenRules,
+    AcceptedCertificate, AuthenticationError, Caller, CertificateRejection, CertificateStanding, Credential, TokenError, TokenIdentity, TokenRules,
     TokenStanding, UnverifiedToken, decide,
 };
 use crate::clock::Clock;
-use crate::cluster::{KeySets, KeyTrouble, Life, Liveness};
+use crate::cluster::{Bound, KeySets, Life, Liveness};
 use crate::ledger::{Kind, Ledger, LedgerError, StoredCertificate};
 
 /// Finds out who asks. It calls nobody for a token whose key is at hand, and looks a client certificate up once for each connection.
@@ -46,10 +46,16 @@ impl Authenticator {
             (TokenStanding::Valid(_) | TokenStanding::Bad(_), _) | (_, None) => CertificateStanding::Absent,
             (_, Some(certificate)) => self.certificate_standing(certificate, accepted).await?,
         };
-        decide(token, certificate).map_err(|error| match error {
+        let caller = decide(token, certificate).map_err(|error| match error {
             AuthenticationError::Undecided(error) => Trouble::Keys(error).into(),
             error => Refusal::Unauthenticated(error),
-        })
+        })?;
+        if let Credential::ClientCertificate { .. } = &caller.credential {
+            // Without this a certificate would renew for ever after its pod was deleted. (A token was looked at when it was checked.)
+            let Caller { cluster, namespace, service_account, pod, node, .. } = &caller;
+            self.alive(Bound { cluster, namespace, service_account, service_account_uid: None, pod: pod.as_ref(), node: node.as_ref() }).await?;
+        }
+        Ok(caller)
     }
 
     async fn token_standing(&self, token: Option<&str>) -> Result<TokenStanding, Refusal> {
@@ -62,24 +68,32 @@ impl Authenticator {
         let key = match self.key_sets.key(issuer, token.kid()).await {
             Ok(key) => key,
             Err(trouble) => {
-                let error = match trouble {
-                    KeyTrouble::UnknownIssuer => TokenError::WrongIssuer,
-                    KeyTrouble::UnknownKey => TokenError::UnknownKid,
-                    KeyTrouble::RefetchFailed | KeyTrouble::NotLoaded | KeyTrouble::Stale => TokenError::KeysUnavailable,
-                };
-                return Ok(TokenStanding::without_key(token.expires(), error, &self.rules, self.clock.now()));
+                return Ok(TokenStanding::without_key(token.expires(), trouble.into(), &self.rules, self.clock.now()));
             }
         };
         match token.verify(&key).and_then(|verified| self.rules.check(&verified, self.clock.now())) {
-            Ok(identity) => self.alive(identity).await,
+            Ok(identity) => {
+                let TokenIdentity { cluster, namespace, service_account, pod, node, .. } = &identity;
+                let account_uid = Some(service_account.uid.as_str());
+                self.alive(Bound {
+                    cluster,
+                    namespace,
+                    service_account: &service_account.name,
+                    service_account_uid: account_uid,
+                    pod: pod.as_ref(),
+                    node: node.as_ref(),
+                })
+                .await?;
+                Ok(TokenStanding::Valid(identity))
+            }
             Err(error) => Ok(Err(error).into()),
         }
     }
 
-    /// The meaning of TokenReview: a token whose pod or account is gone is no proof, however well it is signed.
-    async fn alive(&self, identity: TokenIdentity) -> Result<TokenStanding, Refusal> {
-        match self.liveness.check(&identity).await {
-            Life::Alive => Ok(TokenStanding::Valid(identity)),
+    /// The meaning of TokenReview: whoever's pod or account is gone has no proof, however well it is signed.
+    async fn alive(&self, bound: Bound<'_>) -> Result<(), Refusal> {
+        match self.liveness.check(&bound).await {
+            Life::Alive => Ok(()),
             Life::Gone(what) => Err(Refusal::Gone(what.reason())),
             Life::Unknown => Err(Trouble::Liveness.into()),
         }

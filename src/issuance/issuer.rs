@@ -137,7 +137,7 @@ impl Issuer {
         }
     }
 
-    /// Steps 6 to 10. A generation that was closed meanwhile fences the record off; then the next one signs, once.
+    /// Steps 6 to 10. A generation that was closed meanwhile fences the record off; then the next one signs.
     async fn certify(
         &self,
         recipient: &Recipient<'_>,

@@ -38,7 +38,7 @@ pub struct Prepared {
     signature_algorithm: Vec<u8>,
 }
 
-/// Makes the to-be-signed bytes of a certificate and lints them. `issuer` is `None` for a root, which signs itself with `key_of_root`.
+/// Makes the to-be-signed bytes of a certificate and lints them.
 ///
 /// # Errors
 /// [`PrepareError`].

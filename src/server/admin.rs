@@ -1,7 +1,9 @@
 //! The admin door: `meshmint.admin.v1` on a Unix socket. Whoever can open the socket (mode 0600) may ask everything here.
 
+use std::ffi::OsStr;
 use std::fs::Permissions;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -46,10 +48,15 @@ pub(super) struct AdminApi {
 /// # Errors
 /// The system's.
 pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
-    // Made under another name and then moved: nobody can open it before its mode is right.
-    let mut name = path.as_os_str().to_owned();
-    name.push("~");
-    let hidden = Path::new(&name);
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another server answers there"));
+    }
+    // Made under another name, of the same length because that is limited, and then moved: nobody can open it before its mode is right.
+    let mut name = path.as_os_str().as_bytes().to_vec();
+    if let Some(last) = name.last_mut() {
+        *last = if *last == b'~' { b'-' } else { b'~' };
+    }
+    let hidden = Path::new(OsStr::from_bytes(&name));
     match std::fs::remove_file(hidden) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

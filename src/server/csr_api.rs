@@ -7,11 +7,12 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use super::connection::{Connection, RequestId};
+use super::log_budget::LogBudget;
 use super::metrics::Metrics;
 use super::proto::istio::istio_certificate_service_server::IstioCertificateService;
 use super::proto::istio::{IstioCertificateRequest, IstioCertificateResponse};
 use super::refusals;
-use crate::clock::readable;
+use crate::clock::{Clock, readable};
 use crate::issuance::{Ask, Credential, Issued, Issuer, KeyProof, Refusal, RequestError, Wants};
 
 /// The service.
@@ -19,11 +20,13 @@ use crate::issuance::{Ask, Credential, Issued, Issuer, KeyProof, Refusal, Reques
 pub(super) struct CsrApi {
     issuer: Arc<Issuer>,
     metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
+    log_budget: LogBudget,
 }
 
 impl CsrApi {
-    pub(super) fn new(issuer: Arc<Issuer>, metrics: Arc<Metrics>) -> Self {
-        Self { issuer, metrics }
+    pub(super) fn new(issuer: Arc<Issuer>, metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> Self {
+        Self { issuer, metrics, clock, log_budget: LogBudget::default() }
     }
 }
 
@@ -58,8 +61,10 @@ impl IstioCertificateService for CsrApi {
             Err(refusal) => {
                 let status = refusals::status(&refusal);
                 self.metrics.refused(&refusal, status.code());
-                let peer = connection.and_then(|connection| connection.peer).map(|peer| peer.to_string()).unwrap_or_default();
-                tracing::info!(request_id, peer, code = refusals::code_label(status.code()), reason = refusal.reason(), detail = %refusal, "refused");
+                if self.log_budget.take(self.clock.monotonic()) {
+                    let peer = connection.and_then(|connection| connection.peer).map(|peer| peer.to_string()).unwrap_or_default();
+                    tracing::info!(request_id, peer, code = refusals::code_label(status.code()), reason = refusal.reason(), detail = %refusal, "refused");
+                }
                 Err(status)
             }
         }

@@ -2,8 +2,10 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
+
+use time::OffsetDateTime;
 
 use super::metrics::Metrics;
 use crate::clock::{Clock, within};
@@ -19,6 +21,8 @@ const PROBE_TIME: Duration = Duration::from_secs(5);
 pub(super) struct Health {
     ledger_lost: AtomicBool,
     draining: AtomicBool,
+    /// notAfter of our own serving certificate, Unix seconds; 0 before there is one.
+    serving_until: AtomicI64,
 }
 
 impl Health {
@@ -27,9 +31,17 @@ impl Health {
         self.draining.store(true, Ordering::Release);
     }
 
+    /// The serving certificate in use ends then.
+    pub(super) fn serving_until(&self, unix_seconds: i64) {
+        self.serving_until.store(unix_seconds, Ordering::Release);
+    }
+
     /// What keeps this replica from being ready, for people; empty where nothing does.
-    pub(super) fn troubles(&self) -> Vec<&'static str> {
+    pub(super) fn troubles(&self, now: OffsetDateTime) -> Vec<&'static str> {
         let mut troubles = Vec::new();
+        if self.serving_until.load(Ordering::Acquire) < now.unix_timestamp() {
+            troubles.push("our own serving certificate has expired: clients can't connect");
+        }
         if self.draining.load(Ordering::Acquire) {
             troubles.push("draining: the process is shutting down");
         }
@@ -60,5 +72,26 @@ impl Health {
                 () = &mut shutdown => return,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    const NOW: OffsetDateTime = datetime!(2026-11-23 12:00:00 UTC);
+
+    #[test]
+    fn ready_means_a_certificate_a_ledger_and_not_draining() {
+        let health = Health::default();
+        assert_eq!(health.troubles(NOW).len(), 1, "no certificate yet");
+        health.serving_until(NOW.unix_timestamp());
+        assert!(health.troubles(NOW).is_empty());
+        assert_eq!(health.troubles(NOW + Duration::from_secs(1)).len(), 1, "it has expired");
+        health.ledger_lost.store(true, Ordering::Release);
+        health.drain();
+        assert_eq!(health.troubles(NOW).len(), 2);
     }
 }

@@ -1,25 +1,32 @@
 //! The plain HTTP doors: `/livez` and `/readyz` on one port, `/metrics` on another, each for its own audience.
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::Semaphore;
 
 use super::health::Health;
 use super::metrics::Metrics;
+use crate::clock::{Clock, within};
 
 /// `/livez`: the process answers. `/readyz`: it should get requests; where not, the body says why.
-pub(super) fn health_router(health: Arc<Health>) -> Router {
-    Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(ready)).with_state(health)
+pub(super) fn health_router(health: Arc<Health>, clock: Arc<dyn Clock>) -> Router {
+    Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(ready)).with_state((health, clock))
 }
 
-async fn ready(State(health): State<Arc<Health>>) -> impl IntoResponse {
-    match health.troubles().as_slice() {
+async fn ready(State((health, clock)): State<(Arc<Health>, Arc<dyn Clock>)>) -> impl IntoResponse {
+    match health.troubles(clock.now()).as_slice() {
         [] => (StatusCode::OK, "ok\n".to_owned()),
         troubles => (StatusCode::SERVICE_UNAVAILABLE, troubles.join("\n") + "\n"),
     }
@@ -35,13 +42,35 @@ pub(super) fn metrics_router(metrics: Arc<Metrics>, refresh: Arc<dyn Fn() + Send
     Router::new().route("/metrics", get(scrape))
 }
 
-/// Serves a router until `shutdown` turns true.
-pub(super) async fn serve(socket: TcpListener, router: Router, mut shutdown: watch::Receiver<bool>) {
-    let stop = async move {
-        // An error means that the sender is gone: the process is ending.
-        let _ = shutdown.wait_for(|stop| *stop).await;
-    };
-    if let Err(error) = axum::serve(socket, router).with_graceful_shutdown(stop).await {
-        tracing::error!(%error, "an HTTP door closed");
+/// Connections that one of these doors holds at once; more are closed. Probes and scrapers come one at a time.
+const MAX_CONNECTIONS: usize = 64;
+/// How long a connection may take for its one request.
+const CONNECTION_TIME: Duration = Duration::from_secs(10);
+/// The pause where the system gives no more sockets.
+const NO_SOCKET_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves a router until `shutdown` ends: one request for each connection, few connections, little time. Strangers may reach these
+/// doors, and what they hold is taken from the same limit of open files as the CSR port.
+pub(super) async fn serve(socket: TcpListener, router: Router, clock: Arc<dyn Clock>, shutdown: impl Future<Output = ()>) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            () = &mut shutdown => return,
+        };
+        let Ok((stream, _)) = accepted else {
+            clock.sleep_until(clock.monotonic() + NO_SOCKET_PAUSE).await;
+            continue;
+        };
+        let Ok(place) = places.clone().try_acquire_owned() else { continue };
+        let (service, clock) = (TowerToHyperService::new(router.clone()), clock.clone());
+        tokio::spawn(async move {
+            let served = http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service);
+            if let Some(Err(error)) = within(clock.as_ref(), CONNECTION_TIME, served).await {
+                tracing::debug!(%error, "an HTTP connection broke");
+            }
+            drop(place);
+        });
     }
 }

@@ -108,9 +108,9 @@ impl Metrics {
             )?,
             key_set_age: gauges(
                 "meshmint_key_set_age_seconds",
-                "Age of the keys that tokens are checked with, -1 where none were ever loaded; by position of the issuer.",
+                "Age of the keys that tokens are checked with, -1 where none were ever loaded; numbered in the order of the issuers' names.",
             )?,
-            key_set_keys: gauges("meshmint_key_set_keys", "Keys that tokens may be signed with, by position of the issuer.")?,
+            key_set_keys: gauges("meshmint_key_set_keys", "Keys that tokens may be signed with, numbered in the order of the issuers' names.")?,
             registry,
         })
     }

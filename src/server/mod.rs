@@ -8,6 +8,7 @@ mod guard;
 mod health;
 mod http;
 mod listener;
+mod log_budget;
 mod metrics;
 pub mod proto;
 mod refusals;

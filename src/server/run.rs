@@ -13,6 +13,8 @@ use tokio::task::JoinSet;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 use super::admin::{self, AdminApi};
 use super::csr_api::CsrApi;
@@ -44,8 +46,12 @@ pub struct Server {
     addresses: Addresses,
     generation: Arc<ArcSwap<Generation>>,
     stop: watch::Sender<bool>,
+    drained: watch::Sender<bool>,
     health: Arc<Health>,
+    grpc_health: HealthReporter,
     tasks: JoinSet<()>,
+    /// Health and metrics: they tell until the end that the rest is draining.
+    last_tasks: JoinSet<()>,
 }
 
 /// Where it listens, with the ports that the system chose.
@@ -113,7 +119,7 @@ impl Server {
         let metrics = Arc::new(Metrics::new().map_err(|error| StartError::Internal(error.to_string()))?);
         let health = Arc::new(Health::default());
         let (stop, stopped) = watch::channel(false);
-        let mut tasks = JoinSet::new();
+        let (mut tasks, mut last_tasks) = (JoinSet::new(), JoinSet::new());
 
         // The state is locked before anything else: a second process must not get further than this.
         let store = Arc::new(FileStore::open(&config.state_dir)?);
@@ -159,6 +165,7 @@ impl Server {
             generation: keeper.published(),
             names: ServingNames { dns_names: config.server.serving_dns_names.clone(), ip_addresses: config.server.serving_ip_addresses.clone() },
             lifetime: config.server.serving_lifetime,
+            health: health.clone(),
             metrics: metrics.clone(),
             clock: clock.clone(),
         };
@@ -180,9 +187,10 @@ impl Server {
             admin: admin_path,
         };
 
+        let (routes, grpc_health) = csr_routes(CsrApi::new(issuer, metrics.clone(), clock.clone()), config.server.max_request_bytes).await?;
         let listener = Listener {
             tls: tls.clone(),
-            routes: csr_routes(CsrApi::new(issuer, metrics.clone()), config.server.max_request_bytes)?,
+            routes,
             guard: Guard::new(config.server.request_timeout, clock.clone(), metrics.clone(), replica.get(..8).unwrap_or_default()),
             bounds: settings::bounds(config),
             metrics: metrics.clone(),
@@ -194,8 +202,12 @@ impl Server {
         let refresh = gauges(keeper.clone(), key_sets.clone(), metrics.clone(), clock.clone());
 
         tasks.spawn(listener.serve(csr_socket, stopped.clone()));
-        tasks.spawn(http::serve(health_socket, http::health_router(health.clone()), stopped.clone()));
-        tasks.spawn(http::serve(metrics_socket, http::metrics_router(metrics.clone(), refresh), stopped.clone()));
+        let (drained, last) = watch::channel(false);
+        for (socket, router) in
+            [(health_socket, http::health_router(health.clone(), clock.clone())), (metrics_socket, http::metrics_router(metrics.clone(), refresh))]
+        {
+            last_tasks.spawn(http::serve(socket, router, clock.clone(), until(last.clone())));
+        }
         tasks.spawn(serve_admin(admin_socket, admin_api, stopped.clone()));
         let changes = keeper.changes();
         tasks.spawn(serving.run(tls, renewal, changes, until(stopped.clone())));
@@ -209,7 +221,7 @@ impl Server {
             async move { health.watch(ledger, metrics, clock, until(stopped)).await }
         });
         tasks.spawn(prune(ledger, config.ledger_retention, clock, until(stopped)));
-        Ok(Self { addresses, generation: keeper.published(), stop, health, tasks })
+        Ok(Self { addresses, generation: keeper.published(), stop, drained, health, grpc_health, tasks, last_tasks })
     }
 
     /// Where it listens.
@@ -225,9 +237,13 @@ impl Server {
     /// Goes down in order: not ready, no new connections, requests that are under way finish, then everything stops.
     pub async fn shut_down(mut self) {
         self.health.drain();
+        self.grpc_health.set_service_status("", ServingStatus::NotServing).await;
+        self.grpc_health.set_not_serving::<CsrService>().await;
         // An error means that every task has ended already.
         let _ = self.stop.send(true);
         while self.tasks.join_next().await.is_some() {}
+        let _ = self.drained.send(true);
+        while self.last_tasks.join_next().await.is_some() {}
         if let Err(error) = std::fs::remove_file(&self.addresses.admin) {
             tracing::debug!(%error, "the admin socket was gone already");
         }
@@ -242,11 +258,14 @@ fn local(key: &'static str, socket: &TcpListener) -> Result<SocketAddr, StartErr
     socket.local_addr().map_err(|error| StartError::Listen { key, address: String::new(), error })
 }
 
-fn csr_routes(api: CsrApi, max_request_bytes: usize) -> Result<Routes, StartError> {
+/// The CSR API as a gRPC service.
+type CsrService = IstioCertificateServiceServer<CsrApi>;
+
+async fn csr_routes(api: CsrApi, max_request_bytes: usize) -> Result<(Routes, HealthReporter), StartError> {
     let (reporter, health) = tonic_health::server::health_reporter();
     let service = IstioCertificateServiceServer::new(api).max_decoding_message_size(max_request_bytes);
     // The reporter starts with "" (the whole server) as SERVING; the service by its name is added here.
-    futures_util::FutureExt::now_or_never(reporter.set_serving::<IstioCertificateServiceServer<CsrApi>>());
+    reporter.set_serving::<CsrService>().await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
@@ -256,12 +275,19 @@ fn csr_routes(api: CsrApi, max_request_bytes: usize) -> Result<Routes, StartErro
     };
     let internal = |error: tonic_reflection::server::Error| StartError::Internal(error.to_string());
     let (v1, v1alpha) = (reflection().build_v1().map_err(internal)?, reflection().build_v1alpha().map_err(internal)?);
-    Ok(Routes::new(service).add_service(health).add_service(v1).add_service(v1alpha).prepare())
+    Ok((Routes::new(service).add_service(health).add_service(v1).add_service(v1alpha).prepare(), reporter))
 }
+
+/// How long an answer of the admin API may take: a list over a large ledger.
+const ADMIN_TIME: Duration = Duration::from_secs(30);
 
 async fn serve_admin(socket: tokio::net::UnixListener, api: AdminApi, stopped: watch::Receiver<bool>) {
     let incoming = UnixListenerStream::new(socket).filter(Result::is_ok);
-    let served = tonic::transport::Server::builder().add_service(AdminServer::new(api)).serve_with_incoming_shutdown(incoming, until(stopped)).await;
+    let served = tonic::transport::Server::builder()
+        .timeout(ADMIN_TIME)
+        .add_service(AdminServer::new(api))
+        .serve_with_incoming_shutdown(incoming, until(stopped))
+        .await;
     if let Err(error) = served {
         tracing::error!(%error, "the admin door closed");
     }

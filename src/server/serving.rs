@@ -10,6 +10,7 @@ use rustls::server::ServerConfig;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
+use super::health::Health;
 use super::metrics::Metrics;
 use super::tls::{CurrentTls, server_config};
 use crate::authority::{Generation, GenerationNumber};
@@ -30,6 +31,7 @@ pub(super) struct Serving {
     pub(super) names: ServingNames,
     pub(super) lifetime: Duration,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) health: Arc<Health>,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -114,6 +116,7 @@ impl Serving {
         }
         let config = server_config(chain, PrivateKeyDer::Pkcs8(key.to_pkcs8_der()), self.clock.clone())?;
         self.metrics.serving_until(issued.not_after.unix_timestamp());
+        self.health.serving_until(issued.not_after.unix_timestamp());
         tracing::info!(
             serial = issued.serial,
             generation = issued.generation.0,
