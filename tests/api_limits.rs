@@ -89,11 +89,11 @@ async fn a_request_that_never_ends_meets_its_deadline() {
 
 #[tokio::test]
 async fn an_old_connection_is_told_to_go_and_loses_nothing() {
-    let world = World::start(", connectionMaxAge: 1s", "");
-    let wire = world.wire(None).await;
+    let world = World::start(", connectionMaxAge: 3s", "");
     let token = bearer(&world.token());
     let headers: &[(&str, &[u8])] = &[("authorization", &token)];
     let message = frame(&request().encode_to_vec());
+    let wire = world.wire(None).await;
     // Half of it is sent, the connection is told to go, and then comes the rest.
     let (response, mut body) = wire.begin(CREATE, headers).await.unwrap();
     body.send_data(message.slice(..7), false).unwrap();

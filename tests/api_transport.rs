@@ -179,29 +179,33 @@ async fn requests_that_are_reset_under_way_leave_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_beyond_the_bound_are_closed_at_once() {
-    let world = World::start(", maxConnections: 3, maxHandshakes: 3, maxHandshakesPerAddress: 100%", "");
-    let mut held = Vec::new();
-    for _ in 0..3 {
-        held.push(world.wire(None).await);
-    }
-    assert!(to_the_end(TcpStream::connect(world.serve.csr).await.unwrap()).await.is_empty());
-    wait_for_metric(&world, &closed("too_many_connections"), 1.0);
+async fn connections_beyond_the_bounds_are_closed_at_once() {
+    let world = World::start(", maxConnections: 4, maxHandshakes: 4, maxHandshakesPerAddress: 100%", "");
     let token = bearer(&world.token());
-    for wire in &held {
-        assert_eq!(wire.ask(&[("authorization", &token)], &request()).await.chain().len(), 3, "who is in stays in");
+    let known = [world.wire(None).await, world.wire(None).await];
+    assert!(to_the_end(TcpStream::connect(world.serve.csr).await.unwrap()).await.is_empty(), "strangers hold half of all connections at most");
+    wait_for_metric(&world, &closed("too_many_strangers"), 1.0);
+    for wire in &known {
+        assert_eq!(wire.ask(&[("authorization", &token)], &request()).await.chain().len(), 3);
     }
-    drop(held.pop());
-    wait_for_metric(&world, "meshmint_connections", 2.0);
-    // The slot is given back a moment after the gauge says so.
-    let admitted = async {
+    // Whoever got a certificate is no stranger any more, a moment later.
+    let admitted = || async {
         loop {
             if let Ok(stream) = connect(world.serve.csr, world.tls(None)).await {
                 return stream;
             }
         }
     };
-    soon("a free slot", admitted).await;
+    let strangers = [soon("a stranger's place", admitted()).await, soon("another", admitted()).await];
+    wait_for_metric(&world, "meshmint_connections", 4.0);
+    let before = world.metric(&closed("too_many_connections"));
+    assert!(to_the_end(TcpStream::connect(world.serve.csr).await.unwrap()).await.is_empty());
+    wait_for_metric(&world, &closed("too_many_connections"), before + 1.0);
+    for wire in &known {
+        assert_eq!(wire.ask(&[("authorization", &token)], &request()).await.chain().len(), 3, "who is in stays in");
+    }
+    drop(strangers);
+    soon("a free place", admitted()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -103,7 +103,7 @@ pub(super) const KEYS: &[Key] = &[
     key("server.listen", Listen, Is("0.0.0.0:8443"), "Where the CSR API listens."),
     key("server.servingDNSNames", DnsNames, Items("meshmint.meshmint-system.svc"), "DNS names in the server's own certificate: the host of Istio's caAddress."),
     key("server.servingIPAddresses", Addresses, Items(""), "IP addresses in the server's own certificate."),
-    key("server.servingLifetime", Duration(S, 90 * D), Is("24h"), "Lifetime of the server's own certificate, which it renews by itself."),
+    key("server.servingLifetime", Duration(S, 90 * D), Is("24h"), "Lifetime of the server's own certificate, which it renews by itself; at most a third of authority.issuingLifetime is used."),
     key("server.connectionMaxAge", Duration(S, 30 * D), Is("30m"), "Age at which a connection is told to go away (GOAWAY), so that replicas share the load."),
     key("server.requestTimeout", Duration(100, 10 * M), Is("10s"), "Deadline of each request; Istio's clients set none."),
     key("server.handshakeTimeout", Duration(100, 5 * M), Is("10s"), "How long a TLS handshake may take."),

@@ -32,14 +32,6 @@ impl Checking<'_> {
             let reason = format!("{} is longer than maxLifetime: expected at most {}", text(certificates.default_lifetime), text(longest));
             self.refuse::<()>("certificates.defaultLifetime", &reason);
         }
-        if authority.issuing_lifetime < server.serving_lifetime * 3 {
-            let reason = format!(
-                "{} is too long: expected at most a third of authority.issuingLifetime, {}",
-                text(server.serving_lifetime),
-                text(authority.issuing_lifetime / 3)
-            );
-            self.refuse::<()>("server.servingLifetime", &reason);
-        }
         if authority.issuing_lifetime < longest * 3 {
             let reason = format!(
                 "{} is too short: expected at least three times certificates.maxLifetime, {}, so that it is renewed before it shortens a certificate",

@@ -164,7 +164,7 @@ impl Server {
             issuer: issuer.clone(),
             generation: keeper.published(),
             names: ServingNames { dns_names: config.server.serving_dns_names.clone(), ip_addresses: config.server.serving_ip_addresses.clone() },
-            lifetime: config.server.serving_lifetime,
+            lifetime: settings::serving_lifetime(config),
             health: health.clone(),
             metrics: metrics.clone(),
             clock: clock.clone(),

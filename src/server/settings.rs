@@ -20,7 +20,7 @@ pub(super) fn policy(config: &Config) -> AuthorityPolicy {
         key_algorithm: config.authority.key_algorithm,
         root_lifetime: config.authority.root_lifetime,
         issuing_lifetime: config.authority.issuing_lifetime,
-        longest_leaf: config.certificates.max_lifetime.max(config.server.serving_lifetime),
+        longest_leaf: config.certificates.max_lifetime.max(serving_lifetime(config)),
         profile: Profile {
             default_lifetime: config.certificates.default_lifetime,
             max_lifetime: config.certificates.max_lifetime,
@@ -28,6 +28,11 @@ pub(super) fn policy(config: &Config) -> AuthorityPolicy {
             jitter: config.certificates.jitter(),
         },
     }
+}
+
+/// The lifetime of our own certificate: short enough that an issuing key is renewed before it would shorten it.
+pub(super) fn serving_lifetime(config: &Config) -> Duration {
+    config.server.serving_lifetime.min(config.authority.issuing_lifetime / 3)
 }
 
 pub(super) fn token_rules(config: &Config) -> Result<TokenRules, RulesError> {
