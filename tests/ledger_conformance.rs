@@ -64,6 +64,8 @@ suite!(
         pruning_takes_the_oldest_and_their_holders,
         a_caller_that_stops_waiting_harms_nobody,
         the_same_ledger_is_there_after_a_restart,
+        every_write_raises_the_high_water_mark,
+        two_authorities_never_share_a_fence,
     ]
 );
 
@@ -527,4 +529,20 @@ async fn the_same_ledger_is_there_after_a_restart(backend: &dyn Backend) {
     assert!(matches!(ledger.record_bundle(1, "two\n", START).await, Err(LedgerError::Duplicate(_))));
     assert_eq!(ledger.open_generation(closed, &issuer(), START).await, Err(LedgerError::Fenced(closed)));
     ledger.record(leaf(20)).await.unwrap();
+}
+
+async fn every_write_raises_the_high_water_mark(backend: &dyn Backend) {
+    let ledger = ready(backend).await;
+    let before = ledger.high_water().await.unwrap();
+    ledger.record(leaf(1)).await.unwrap();
+    let after = ledger.high_water().await.unwrap();
+    assert!(after > before);
+    drop(ledger);
+    assert!(backend.open().await.high_water().await.unwrap() >= after, "it survives a restart");
+}
+
+async fn two_authorities_never_share_a_fence(backend: &dyn Backend) {
+    let ledger = ready(backend).await;
+    assert!(matches!(ledger.open_generation(FIRST, &other_issuer(), START).await, Err(LedgerError::Duplicate(_))));
+    ledger.open_generation(FIRST, &issuer(), START).await.unwrap();
 }

@@ -286,8 +286,12 @@ async fn bind_ledger(held: (AuthorityState, Version), parts: &KeeperParts) -> Re
     let (mut state, version) = held;
     let (id, now) = (parts.ledger.id().to_owned(), parts.clock.now());
     let high_water = parts.ledger.high_water().await?;
-    let incomplete = match &state.ledger {
-        Some(mark) if mark.id == id && mark.high_water <= high_water => return Ok((state, version)),
+    let incomplete = match &mut state.ledger {
+        Some(mark) if mark.id == id && mark.high_water <= high_water => {
+            mark.high_water = high_water;
+            let version = parts.store.swap(Some(&version), &state).await?;
+            return Ok((state, version));
+        }
         Some(mark) if mark.id == id => Some(format!("ledger {id} was rolled back to an older copy")),
         Some(mark) => Some(format!("ledger {id} took over from {}", mark.id)),
         None => None,
