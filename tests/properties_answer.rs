@@ -246,7 +246,7 @@ async fn one_case(choices: Choices, seed: u64, requests: Vec<Request>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(80))]
+    #![proptest_config(ProptestConfig::with_cases(40))]
 
     #[test]
     fn every_answer_is_whole(choices in choices(), seed in any::<u64>(), requests in prop::collection::vec(request(), 1..6)) {
