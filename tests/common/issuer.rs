@@ -1,0 +1,217 @@
+//! A whole CA in process, without ports: state folder, durable ledger, keeper, token issuer and [`Issuer`], put together as
+//! `server::run` does it. The clock and the entropy are the suite's. Its file needs `tokens.rs` as a sibling module.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::indexing_slicing, reason = "every suite uses its own part")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use meshmint::authority::{AuthorityPolicy, Generation, MadeBy};
+use meshmint::callers::TokenRules;
+use meshmint::clock::{Clock, Entropy, NoEntropy};
+use meshmint::cluster::{KeySets, KeySource, NoCluster, Timing, TrackedIssuer};
+use meshmint::issuance::{Ask, Authenticator, Credential, Issuer, IssuerParts, KeyProof, Wants};
+use meshmint::ledger::Ledger;
+use meshmint::ledger::sqlite::SqliteLedger;
+use meshmint::pki::{KeyAlgorithm, Profile};
+use meshmint::rotation::{Founding, Keeper, KeeperParts};
+use meshmint::spiffe::TrustDomain;
+use meshmint::stores::file::FileStore;
+use rcgen::KeyPair;
+use ring::digest::{SHA256, digest};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::tokens::{HOUR, ISSUER, TokenIssuer, claims, with};
+
+/// The cluster that tokens of [`ISSUER`] stand for.
+pub const CLUSTER: &str = "Kubernetes";
+/// The trust domain of the CA.
+pub const TRUST_DOMAIN: &str = "mesh.example";
+/// How long a request may be under way: a generation is closed that long after its successor signs.
+pub const LONGEST_REQUEST: Duration = Duration::from_secs(10);
+/// How long the token issuer's keys are believed.
+pub const KEYS_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
+/// The longest lifetime of a token that is bound to nothing.
+pub const MAX_UNBOUND: Duration = Duration::from_secs(24 * 3600);
+
+/// What a suite may choose.
+#[derive(Debug, Clone)]
+pub struct Choices {
+    pub profile: Profile,
+    pub key_algorithm: KeyAlgorithm,
+    pub root_lifetime: Duration,
+    pub issuing_lifetime: Duration,
+    /// Whether the token issuer's keys are there to be read.
+    pub keys_published: bool,
+}
+
+impl Default for Choices {
+    /// The defaults of `serve`.
+    fn default() -> Self {
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        Self {
+            profile: Profile { default_lifetime: hours(12), max_lifetime: hours(24), backdate: Duration::from_secs(120), jitter: 0.1 },
+            key_algorithm: KeyAlgorithm::P256,
+            root_lifetime: hours(10 * 365 * 24),
+            issuing_lifetime: hours(30 * 24),
+            keys_published: true,
+        }
+    }
+}
+
+/// Bytes that follow from a seed; [`SeededEntropy::dry_up`] makes it fail from then on.
+#[derive(Debug)]
+pub struct SeededEntropy {
+    seed: u64,
+    drawn: AtomicU64,
+    dry: AtomicBool,
+}
+
+impl SeededEntropy {
+    pub fn new(seed: u64) -> Arc<Self> {
+        Arc::new(Self { seed, drawn: AtomicU64::new(0), dry: AtomicBool::new(false) })
+    }
+
+    pub fn dry_up(&self) {
+        self.dry.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Entropy for SeededEntropy {
+    fn fill(&self, bytes: &mut [u8]) -> Result<(), NoEntropy> {
+        if self.dry.load(Ordering::SeqCst) {
+            return Err(NoEntropy);
+        }
+        for block in bytes.chunks_mut(32) {
+            let place = self.drawn.fetch_add(1, Ordering::SeqCst);
+            let random = digest(&SHA256, &[self.seed.to_be_bytes(), place.to_be_bytes()].concat());
+            block.copy_from_slice(&random.as_ref()[..block.len()]);
+        }
+        Ok(())
+    }
+}
+
+/// The CA. Nothing in it runs by itself: a suite calls [`Keeper::tick`].
+pub struct World {
+    pub issuer: Arc<Issuer>,
+    pub keeper: Keeper,
+    pub ledger: Arc<dyn Ledger>,
+    pub tokens: TokenIssuer,
+    pub profile: Profile,
+    pub clock: Arc<dyn Clock>,
+    folder: TempDir,
+}
+
+impl World {
+    /// Founds one in a folder of its own. Needs a tokio runtime.
+    pub async fn found(choices: Choices, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let trust_domain: TrustDomain = TRUST_DOMAIN.parse().unwrap();
+        let tokens = TokenIssuer::new();
+        if choices.keys_published {
+            tokens.publish(folder.path());
+        }
+        let ledger: Arc<dyn Ledger> = Arc::new(SqliteLedger::open(&folder.path().join("ledger.sqlite"), entropy.as_ref()).unwrap());
+        let policy = AuthorityPolicy {
+            trust_domain: trust_domain.clone(),
+            key_algorithm: choices.key_algorithm,
+            root_lifetime: choices.root_lifetime,
+            issuing_lifetime: choices.issuing_lifetime,
+            longest_leaf: choices.profile.max_lifetime,
+            profile: choices.profile.clone(),
+        };
+        let parts = KeeperParts {
+            store: Arc::new(FileStore::open(&folder.path().join("state")).unwrap()),
+            ledger: ledger.clone(),
+            policy,
+            upstream: None,
+            longest_request: LONGEST_REQUEST,
+            replica: "replica-1".to_owned(),
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+        };
+        let keeper = Keeper::start(parts, Founding { made_by: MadeBy::Serve, import: None }).await.unwrap();
+        let timing = Timing {
+            refresh_interval: Duration::from_secs(300),
+            refetch_interval: Duration::from_secs(10),
+            max_age: KEYS_MAX_AGE,
+            fetch_timeout: Duration::from_secs(5),
+        };
+        let source = KeySource::File(folder.path().join("jwks.json"));
+        let key_sets = KeySets::new(clock.clone(), [TrackedIssuer { issuer: ISSUER.to_owned(), source, timing }]);
+        key_sets.refresh().await;
+        let rules = TokenRules::new(
+            trust_domain.clone(),
+            BTreeMap::from([(ISSUER.to_owned(), CLUSTER.to_owned())]),
+            BTreeSet::from(["istio-ca".to_owned()]),
+            Duration::from_secs(30),
+            MAX_UNBOUND,
+        );
+        let issuer = Arc::new(Issuer::new(IssuerParts {
+            trust_domain,
+            authenticator: Authenticator {
+                key_sets,
+                rules: rules.unwrap(),
+                liveness: Arc::new(NoCluster),
+                ledger: ledger.clone(),
+                clock: clock.clone(),
+            },
+            trusted_node_accounts: BTreeSet::new(),
+            profile: choices.profile.clone(),
+            generation: keeper.published(),
+            ledger: ledger.clone(),
+            max_in_flight: 256,
+            replica: "replica-1".to_owned(),
+            clock: clock.clone(),
+            entropy,
+        }));
+        Self { issuer, keeper, ledger, tokens, profile: choices.profile, clock, folder }
+    }
+
+    /// What signs now.
+    pub fn generation(&self) -> Arc<Generation> {
+        self.keeper.published().load_full()
+    }
+
+    /// The file with the token issuer's keys.
+    pub fn jwks(&self) -> PathBuf {
+        self.folder.path().join("jwks.json")
+    }
+
+    /// The claims of an account's pod, good for an hour on this world's clock.
+    pub fn claims(&self, namespace: &str, account: &str, pod_uid: &str) -> Value {
+        let now = self.clock.now().unix_timestamp();
+        let claims = with(claims(namespace, account), "kubernetes.io/pod", json!({"name": format!("{account}-0"), "uid": pod_uid}));
+        [("exp", now + HOUR), ("iat", now - HOUR), ("nbf", now - HOUR)].into_iter().fold(claims, |claims, (name, at)| with(claims, name, json!(at)))
+    }
+
+    /// How many certificates of any kind are on record.
+    pub async fn recorded(&self) -> u64 {
+        self.ledger.stats(self.clock.now()).await.unwrap().total
+    }
+}
+
+/// A request with a token.
+pub fn ask(token: &str, csr: &str, lifetime_seconds: i64) -> Ask {
+    Ask {
+        credential: Credential::Workload { token: Some(token.to_owned()), certificate: None },
+        key_proof: KeyProof::Csr(csr.to_owned()),
+        wants: Wants { lifetime_seconds, impersonate: None, cert_signer: None },
+    }
+}
+
+/// A CSR for a new P-256 key that asks for nothing.
+pub fn plain_csr() -> String {
+    let mut parameters = rcgen::CertificateParams::default();
+    parameters.distinguished_name = rcgen::DistinguishedName::new();
+    csr_pem(&parameters, &KeyPair::generate().unwrap())
+}
+
+/// A CSR with these wishes, PEM.
+pub fn csr_pem(parameters: &rcgen::CertificateParams, key: &KeyPair) -> String {
+    let request = parameters.serialize_request(key).unwrap();
+    pem_rfc7468::encode_string("CERTIFICATE REQUEST", pem_rfc7468::LineEnding::LF, request.der()).unwrap()
+}
