@@ -1,5 +1,5 @@
-//! Makes the fixtures and the seeds that can't be written by hand: `cargo run --example seeds` in this folder, twice (the library holds the
-//! fixtures of the first run). New keys each time; only the one that the `import` seed must hold is kept.
+//! Makes the seeds that can't be written by hand: `cargo run --example seeds` in this folder. New keys each time; only those that the
+//! `import` seeds must hold are kept. The library includes some of the seeds: where they are missing, empty files must be there first.
 
 use std::fs;
 use std::path::Path;
@@ -49,8 +49,7 @@ fn token() -> Outcome<()> {
     let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(r#"{"alg":"ES256","kid":"p256"}"#), URL_SAFE_NO_PAD.encode(claims.to_string()));
     let signature = key.sign(&random, signed.as_bytes()).map_err(|_| "no signature")?;
     let token = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature));
-    put("fixtures/jwks.json", json!({ "keys": [jwk] }).to_string())?;
-    put("fixtures/token.txt", &token)?;
+    put("seeds/jwks/good", json!({ "keys": [jwk] }).to_string())?;
     put("seeds/token/good", &token)?;
     put("seeds/strict_json/claims", claims.to_string())?;
     let rsa = json!({"kty": "RSA", "use": "sig", "alg": "RS256", "kid": "rsa", "n": URL_SAFE_NO_PAD.encode([0xff; 256]), "e": "AQAB"});
@@ -75,7 +74,6 @@ fn main() -> Outcome<()> {
     let certified = certify_issuing(&policy, &root, &root_signer, &csr, &name, NOW, entropy.as_ref())?;
     let issuing_der = certified.certificate.clone();
     let state = state.with_issuing(certified, reference("issuing"), NOW).with_reservation(root.id.clone(), NOW + policy.longest_leaf * 3);
-    put("fixtures/state.json", state.to_json()?)?;
     put("seeds/state/good", state.to_json()?)?;
 
     let (pem, der) = request(&rcgen::PKCS_ECDSA_P256_SHA256)?;
@@ -84,7 +82,6 @@ fn main() -> Outcome<()> {
     let (key, validity) = (check_csr(&pem)?, policy.profile.validity(0, NOW, 0.0, signer.not_after())?);
     let by = IssuedBy::Signer(&signer);
     let leaf = prepare(&Subject::Leaf { id: &id, key: &key }, Serial::draw(entropy.as_ref(), NOW)?, validity, &by)?.sign(&by)?;
-    put("fixtures/leaf.der", &leaf)?;
     put("seeds/client_certificate/leaf", &leaf)?;
     put("seeds/client_certificate/issuing", &issuing_der)?;
     put("seeds/public_key/p256", key.to_der())?;

@@ -1,7 +1,7 @@
 //! What the fuzz targets share: one world with fixed times, rules and certificates, so that an input means the same on every machine.
 //!
-//! `fixtures/` holds its parts. `cargo run --example seeds` makes them and the seeds anew; no private key of them is kept but the one that
-//! the `import` target needs as input.
+//! Its parts are seeds of the targets that read them. `cargo run --example seeds` makes all seeds anew; no private key of them is kept but
+//! those that the `import` target needs as input.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -49,14 +49,14 @@ pub fn policy() -> AuthorityPolicy {
 
 /// A state with a root and an issuing authority that are valid at [`NOW`].
 pub fn state() -> AuthorityState {
-    AuthorityState::from_json(include_bytes!("../fixtures/state.json")).expect("the fixture is a state")
+    AuthorityState::from_json(include_bytes!("../seeds/state/good")).expect("the fixture is a state")
 }
 
 /// A leaf below the issuing authority of [`state`].
-pub const LEAF: &[u8] = include_bytes!("../fixtures/leaf.der");
+pub const LEAF: &[u8] = include_bytes!("../seeds/client_certificate/leaf");
 
 /// The key set that [`TOKEN`] verifies with.
-pub const JWKS: &[u8] = include_bytes!("../fixtures/jwks.json");
+pub const JWKS: &[u8] = include_bytes!("../seeds/jwks/good");
 
 /// A token that [`token_rules`] accept at [`NOW`].
-pub const TOKEN: &str = include_str!("../fixtures/token.txt");
+pub const TOKEN: &str = include_str!("../seeds/token/good");
