@@ -71,6 +71,10 @@ impl CheckedKey {
         } else {
             Err(PublicKeyError::Algorithm)
         }?;
+        // The parser is lenient about tags; what is certified is exactly what was proved.
+        if checked.subject_public_key_info() != info.raw {
+            return Err(PublicKeyError::Malformed);
+        }
         Ok(Self { info: checked, algorithm })
     }
 
@@ -128,4 +132,29 @@ fn rsa(info: &SubjectPublicKeyInfo<'_>) -> Result<PublicKeyAlgorithm, PublicKeyE
         return Err(PublicKeyError::RsaExponent);
     }
     Ok(PublicKeyAlgorithm::Rsa { bits })
+}
+
+#[cfg(test)]
+mod tests {
+    use x509_parser::prelude::FromDer;
+
+    use super::*;
+    use crate::pki::{IssuerKey, KeyAlgorithm};
+
+    fn checked(der: &[u8]) -> Result<CheckedKey, PublicKeyError> {
+        CheckedKey::from_subject_public_key_info(&SubjectPublicKeyInfo::from_der(der).unwrap().1)
+    }
+
+    #[test]
+    fn a_key_is_certified_as_it_was_encoded_or_not_at_all() {
+        let good = IssuerKey::generate(KeyAlgorithm::P256).unwrap().public_key_info();
+        assert_eq!(checked(&good).unwrap().to_der(), good);
+        let mut other_tag = good.clone();
+        other_tag[0] = 0x70;
+        assert_eq!(checked(&other_tag).unwrap_err(), PublicKeyError::Malformed);
+        let mut compressed = good;
+        let point = compressed.len() - 65;
+        compressed[point] = 2;
+        assert_eq!(checked(&compressed).unwrap_err(), PublicKeyError::Malformed);
+    }
 }
