@@ -29,7 +29,8 @@ fn request(dev: &Dev, token_file: &Path, key_type: &str, out: &Path) {
 /// The chain that the server itself presents.
 fn serving_sample(dev: &Dev, out: &Path) {
     let shown = openssl(&["s_client", "-connect", &dev.csr(), "-servername", "localhost", "-alpn", "h2", "-showcerts"]);
-    let chain = pem_blocks(&String::from_utf8(shown.stdout).unwrap());
+    // After the handshake openssl may print bytes of HTTP/2, which are no text.
+    let chain = pem_blocks(&String::from_utf8_lossy(&shown.stdout));
     assert!(chain.len() >= 2, "the serving certificate and its issuer: {}", String::from_utf8_lossy(&shown.stderr));
     fs::create_dir_all(out).unwrap();
     fs::write(out.join("cert-chain.pem"), chain.concat()).unwrap();

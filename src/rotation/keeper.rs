@@ -11,16 +11,15 @@ use time::OffsetDateTime;
 use tokio::sync::{Mutex, watch};
 use x509_parser::prelude::FromDer;
 
-use super::{IssuingRequest, UpstreamError, UpstreamIssuer};
+use super::IssuingRequest;
+use super::founding::{self, Founding};
+use super::parts::{KeeperError, KeeperParts};
 use crate::authority::rotation::{Facts, Step, chain_end, step};
-use crate::authority::{
-    Authority, AuthorityId, AuthorityPolicy, AuthorityState, BirthError, Generation, GenerationError, GenerationNumber, Imported, LedgerMark, MadeBy,
-    Phase, Role, TrustEntry, certify_issuing, first_state, issuing_name, make_root,
-};
-use crate::clock::{Clock, Entropy, NoEntropy, random_id, readable};
-use crate::ledger::{CertificateRecord, CredentialKind, Kind, Ledger, LedgerError};
-use crate::pki::{IssuerKey, KeyError, Signer, SignerError, certificates_from_pem};
-use crate::stores::{StateStore, StoreError, Version};
+use crate::authority::{Authority, AuthorityId, AuthorityState, Generation, GenerationError, GenerationNumber, Role, certify_issuing, issuing_name};
+use crate::clock::{random_id, readable};
+use crate::ledger::{CertificateRecord, CredentialKind, Kind, LedgerError};
+use crate::pki::{IssuerKey, Signer, SignerError, certificates_from_pem};
+use crate::stores::{StoreError, Version};
 
 /// The longest pause between two looks at what is due: the wall clock may jump.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -28,77 +27,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const WARN_PAUSE: Duration = Duration::from_secs(3600);
 /// The pause after a failure.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-
-/// What a [`Keeper`] works with.
-#[derive(Debug)]
-pub struct KeeperParts {
-    /// Where state and keys live.
-    pub store: Arc<dyn StateStore>,
-    /// The ledger.
-    pub ledger: Arc<dyn Ledger>,
-    /// What the operator decided.
-    pub policy: AuthorityPolicy,
-    /// Who signs issuing keys instead of our own root.
-    pub upstream: Option<Arc<dyn UpstreamIssuer>>,
-    /// How long a request may be under way.
-    pub longest_request: Duration,
-    /// This process.
-    pub replica: String,
-    /// Time.
-    pub clock: Arc<dyn Clock>,
-    /// Names and serials.
-    pub entropy: Arc<dyn Entropy>,
-}
-
-/// What to begin with where there is no state yet.
-#[derive(Debug)]
-pub struct Founding {
-    /// Which mode makes it.
-    pub made_by: MadeBy,
-    /// An authority that an operator hands over; without one a root is made.
-    pub import: Option<Imported>,
-}
-
-/// Why the authority can't be kept.
-#[derive(Debug, thiserror::Error)]
-pub enum KeeperError {
-    /// The store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The ledger.
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-    /// A certificate could not be made.
-    #[error(transparent)]
-    Birth(#[from] BirthError),
-    /// The state gives nothing that can sign.
-    #[error(transparent)]
-    Generation(#[from] GenerationError),
-    /// A key could not be made.
-    #[error(transparent)]
-    Key(#[from] KeyError),
-    /// The signing authority and its key don't fit.
-    #[error("the authority {0} can't sign: {1}")]
-    Signer(AuthorityId, SignerError),
-    /// Nobody can sign an issuing key.
-    #[error("no root or intermediate with a key is in the state, and no upstream issuer is configured: nothing can sign an issuing key")]
-    NoParent,
-    /// The upstream issuer.
-    #[error(transparent)]
-    Upstream(#[from] UpstreamError),
-    /// Random bytes.
-    #[error(transparent)]
-    Entropy(#[from] NoEntropy),
-    /// A request could not be encoded.
-    #[error("the request for an issuing key could not be made: {0}")]
-    Request(String),
-    /// State and ledger don't belong to the same moment.
-    #[error("the state is older than the ledger ({0}): restore both from the same backup, or the state from a later one")]
-    Behind(LedgerError),
-    /// The state belongs to something else.
-    #[error("{0}")]
-    Foreign(String),
-}
 
 #[derive(Debug)]
 struct Held {
@@ -126,12 +54,7 @@ impl Keeper {
     /// # Errors
     /// [`KeeperError`]; a second try is safe.
     pub async fn start(parts: KeeperParts, founding: Founding) -> Result<Self, KeeperError> {
-        let (state, version) = match parts.store.load().await? {
-            Some(found) => adopt(found, &parts, founding.made_by)?,
-            None => found(&parts, founding).await?,
-        };
-        let mut held = bind_ledger((state, version), &parts).await?;
-        tidy(&parts, &held.0).await?;
+        let mut held = founding::state(&parts, founding).await?;
         advance(&parts, &mut held).await?;
         let generation = publishable(&parts, &held.0).await?;
         let (changes, _) = watch::channel(generation.number);
@@ -227,99 +150,6 @@ impl Keeper {
             }
         }
     }
-}
-
-/// Checks that a state that was found is ours to use.
-fn adopt(found: (AuthorityState, Version), parts: &KeeperParts, mode: MadeBy) -> Result<(AuthorityState, Version), KeeperError> {
-    let state = &found.0;
-    if state.trust_domain != parts.policy.trust_domain {
-        return Err(KeeperError::Foreign(format!(
-            "the state belongs to trust domain {}, the configuration says {}: a trust domain can't be renamed; use another state folder",
-            state.trust_domain, parts.policy.trust_domain
-        )));
-    }
-    match (state.made_by, mode) {
-        (MadeBy::Dev, MadeBy::Serve) => Err(KeeperError::Foreign(
-            "the state was made by `meshmint dev`, whose tokens anybody with the folder can mint; `serve` needs a state folder of its own".to_owned(),
-        )),
-        (MadeBy::Serve, MadeBy::Dev) => {
-            Err(KeeperError::Foreign("the state was made by `meshmint serve`; give `dev` another folder with --dir".to_owned()))
-        }
-        _ => Ok(found),
-    }
-}
-
-/// Writes the first state: an imported authority, or a new root.
-async fn found(parts: &KeeperParts, founding: Founding) -> Result<(AuthorityState, Version), KeeperError> {
-    let now = parts.clock.now();
-    if parts.ledger.stats(now).await?.total > 0 {
-        return Err(KeeperError::Foreign(
-            "the ledger holds certificates of an authority whose state is not here: restore the state folder, or give this new authority a ledger of its own"
-                .to_owned(),
-        ));
-    }
-    let tag = random_id(parts.entropy.as_ref(), 4)?;
-    let (authority, trust, what) = match &founding.import {
-        Some(imported) => {
-            let reference = parts.store.put_key(&format!("imported-{tag}"), &imported.key).await?;
-            let authority = imported.authority(reference, now);
-            let what = format!("imported authority {}: {}", authority.id, imported.abilities());
-            (authority, imported.trust.clone(), what)
-        }
-        None => {
-            let key = IssuerKey::generate(parts.policy.key_algorithm)?;
-            let reference = parts.store.put_key(&format!("root-{tag}"), &key).await?;
-            let authority = make_root(&parts.policy, &key, reference, now, parts.entropy.as_ref())?;
-            let trust = vec![TrustEntry { id: authority.id.clone(), certificate: authority.certificate.clone(), foreign: false }];
-            let what = format!("made root {}", authority.id);
-            (authority, trust, what)
-        }
-    };
-    tracing::info!(trust_domain = %parts.policy.trust_domain, "{what}");
-    let state = first_state(&parts.policy, founding.made_by, vec![authority], trust, now, what);
-    let version = parts.store.swap(None, &state).await?;
-    Ok((state, version))
-}
-
-/// Notes which ledger records for this state, and that records are missing where it is another one or an older copy.
-async fn bind_ledger(held: (AuthorityState, Version), parts: &KeeperParts) -> Result<(AuthorityState, Version), KeeperError> {
-    let (mut state, version) = held;
-    let (id, now) = (parts.ledger.id().to_owned(), parts.clock.now());
-    let high_water = parts.ledger.high_water().await?;
-    let incomplete = match &mut state.ledger {
-        Some(mark) if mark.id == id && mark.high_water <= high_water => {
-            mark.high_water = high_water;
-            let version = parts.store.swap(Some(&version), &state).await?;
-            return Ok((state, version));
-        }
-        Some(mark) if mark.id == id => Some(format!("ledger {id} was rolled back to an older copy")),
-        Some(mark) => Some(format!("ledger {id} took over from {}", mark.id)),
-        None => None,
-    };
-    if let Some(what) = &incomplete {
-        tracing::warn!("{what}: earlier records are missing here; restore the ledger that recorded for this state if you can");
-        state = state.remember(now, format!("{what}; earlier records are missing"));
-    }
-    state.ledger = Some(LedgerMark { id, since: now, high_water, incomplete_before: incomplete.map(|_| now) });
-    let version = parts.store.swap(Some(&version), &state).await?;
-    Ok((state, version))
-}
-
-/// Brings ledger and store to where the state says they are: an older copy of the ledger may have generations open that were closed
-/// since, and a crash may have left keys that no state refers to.
-async fn tidy(parts: &KeeperParts, state: &AuthorityState) -> Result<(), KeeperError> {
-    for authority in &state.authorities {
-        if let (Role::Issuing(generation), Phase::Retiring, None) = (authority.role, authority.phase, &authority.key) {
-            parts.ledger.close_generation(generation, parts.clock.now()).await?;
-        }
-    }
-    for key in parts.store.keys().await? {
-        if !state.authorities.iter().any(|authority| authority.key.as_ref() == Some(&key)) {
-            parts.store.destroy_key(&key).await?;
-            tracing::info!(key = key.0, "destroyed a key that nothing refers to");
-        }
-    }
-    Ok(())
 }
 
 /// Steps until nothing is due; returns when to look again.

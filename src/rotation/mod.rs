@@ -1,8 +1,12 @@
 //! The loop that asks `authority::rotation::step` what is due, does it, stores the result by compare-and-swap, and publishes a new
 //! [`crate::authority::Generation`]. Every action can be repeated, so a crash anywhere is a re-run.
 
+mod founding;
 mod keeper;
+mod parts;
 mod upstream;
 
-pub use keeper::{Founding, Keeper, KeeperError, KeeperParts};
+pub use founding::Founding;
+pub use keeper::Keeper;
+pub use parts::{KeeperError, KeeperParts};
 pub use upstream::{IssuingRequest, UpstreamError, UpstreamIssuer};
