@@ -101,7 +101,9 @@ async fn an_old_connection_is_told_to_go_and_loses_nothing() {
     assert!(told.is_go_away() && told.is_remote() && told.reason() == Some(h2::Reason::NO_ERROR), "{told:?}");
     body.send_data(message.slice(7..), true).unwrap();
     assert_eq!(soon("the answer", answer(response)).await.unwrap().chain().len(), 3);
-    soon("the end", wire.ended).await.unwrap().unwrap();
+    // Our client may still have been acknowledging something when the server closed.
+    let ended = soon("the end", wire.ended).await.unwrap();
+    assert!(ended.as_ref().err().is_none_or(h2::Error::is_io), "{ended:?}");
     world.goes_on().await;
     assert_eq!(world.metric(r#"meshmint_connections_closed_total{reason="age"}"#), 1.0);
     assert_eq!(world.metric(r#"meshmint_connections_closed_total{reason="cut_off"}"#), 0.0);

@@ -210,9 +210,12 @@ async fn connections_beyond_the_bounds_are_closed_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_address_can_not_hold_all_handshakes() {
-    let world = World::start(", maxHandshakes: 4, maxHandshakesPerAddress: 50%", "");
+    let world = World::start(", maxHandshakes: 4, maxHandshakesPerAddress: 50%, handshakeQueueTime: 100ms", "");
     let _held = [TcpStream::connect(world.serve.csr).await.unwrap(), TcpStream::connect(world.serve.csr).await.unwrap()];
-    assert!(to_the_end(TcpStream::connect(world.serve.csr).await.unwrap()).await.is_empty(), "its share is taken");
+    assert!(
+        to_the_end(TcpStream::connect(world.serve.csr).await.unwrap()).await.is_empty(),
+        "its share is taken, and it waited for as long as allowed"
+    );
     wait_for_metric(&world, &closed("too_many_handshakes"), 1.0);
     let elsewhere = TcpSocket::new_v4().unwrap();
     elsewhere.bind(SocketAddr::from(([127, 0, 0, 2], 0))).unwrap();

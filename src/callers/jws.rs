@@ -24,6 +24,17 @@ pub struct UnverifiedToken<'a> {
     payload: Map<String, Value>,
 }
 
+/// Whom a token says that it stands for. Nobody has checked it: it may only ever count against the token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AccountHint<'a> {
+    /// `kubernetes.io`/`namespace`.
+    pub namespace: &'a str,
+    /// `kubernetes.io`/`serviceaccount`/`name`.
+    pub service_account: &'a str,
+    /// `kubernetes.io`/`pod`/`uid`.
+    pub pod_uid: Option<&'a str>,
+}
+
 /// Claims that came out of a token with a good signature. Only [`UnverifiedToken::verify`] makes these.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedClaims(Claims);
@@ -68,6 +79,17 @@ impl<'a> UnverifiedToken<'a> {
     /// The issuer that it says it has: a hint for choosing a key set, untrusted.
     pub fn issuer(&self) -> Option<&str> {
         self.payload.get("iss")?.as_str()
+    }
+
+    /// The account that it says it stands for: a hint for queues, untrusted.
+    pub fn account(&self) -> Option<AccountHint<'_>> {
+        let members = self.payload.get("kubernetes.io")?;
+        let text = |object: &'a str, name: &str| members.get(object)?.get(name)?.as_str();
+        Some(AccountHint {
+            namespace: members.get("namespace")?.as_str()?,
+            service_account: text("serviceaccount", "name")?,
+            pod_uid: text("pod", "uid"),
+        })
     }
 
     /// When it says that it expires: a hint, untrusted, which may only ever count against it.

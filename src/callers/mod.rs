@@ -16,7 +16,7 @@ mod verification_key;
 pub use caller::{AcceptedCertificate, AuthenticationError, Caller, CertificateRejection, CertificateStanding, Credential, TokenStanding, decide};
 pub use claims::Claims;
 pub use impersonation::{Denial, NodeFacts, PodFact, ServiceAccountName, ServiceAccountNameError, may_speak_for};
-pub use jws::{UnverifiedToken, VerifiedClaims};
+pub use jws::{AccountHint, UnverifiedToken, VerifiedClaims};
 pub use key_set::{KeySet, KeySetError};
 pub use strict_json::{NotStrictJson, strict_object};
 pub use token::{ObjectRef, TokenError, TokenIdentity};

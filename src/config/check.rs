@@ -65,9 +65,10 @@ impl Checking<'_> {
         let listen = self.listen("server.listen");
         let serving_dns_names = self.list("server.servingDNSNames", |item| is_dns_name(item).then(|| item.to_owned()));
         let serving_ip_addresses = self.list("server.servingIPAddresses", |item| item.parse::<IpAddr>().ok());
-        let [serving_lifetime, connection_max_age, request_timeout, handshake_timeout, drain_timeout, keepalive_interval] =
-            ["servingLifetime", "connectionMaxAge", "requestTimeout", "handshakeTimeout", "drainTimeout", "keepaliveInterval"]
+        let [serving_lifetime, connection_max_age, request_timeout, handshake_timeout, handshake_queue_time, queue_time] =
+            ["servingLifetime", "connectionMaxAge", "requestTimeout", "handshakeTimeout", "handshakeQueueTime", "queueTime"]
                 .map(|name| self.duration(&format!("server.{name}")));
+        let [drain_timeout, keepalive_interval] = ["drainTimeout", "keepaliveInterval"].map(|name| self.duration(&format!("server.{name}")));
         let [max_connections, max_handshakes, streams, max_request_bytes, max_in_flight] =
             ["maxConnections", "maxHandshakes", "maxConcurrentStreams", "maxRequestBytes", "maxInFlight"]
                 .map(|name| self.number(&format!("server.{name}")));
@@ -85,7 +86,9 @@ impl Checking<'_> {
             max_handshakes_per_address: (max_handshakes? * share? / 100).max(1),
             max_concurrent_streams: u32::try_from(streams?).ok()?,
             max_request_bytes: max_request_bytes?,
+            handshake_queue_time: handshake_queue_time?,
             max_in_flight: max_in_flight?,
+            queue_time: queue_time?,
             drain_timeout: drain_timeout?,
             keepalive_interval: keepalive_interval?,
         })

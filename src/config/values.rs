@@ -26,7 +26,9 @@ pub struct Server {
     pub max_handshakes_per_address: usize,
     pub max_concurrent_streams: u32,
     pub max_request_bytes: usize,
+    pub handshake_queue_time: Duration,
     pub max_in_flight: usize,
+    pub queue_time: Duration,
     pub drain_timeout: Duration,
     pub keepalive_interval: Duration,
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::ask::LookedUp;
-use super::{PresentedCertificate, Refusal, Trouble};
+use super::{Admission, PresentedCertificate, Refusal, Trouble};
 use crate::authority::{AcceptedIssuers, Rejection};
 use crate::callers::{
     AcceptedCertificate, AuthenticationError, Caller, CertificateRejection, CertificateStanding, Credential, TokenError, TokenIdentity, TokenRules,
@@ -33,14 +33,16 @@ impl Authenticator {
     /// The caller behind a token, a client certificate, or both.
     ///
     /// # Errors
-    /// [`Refusal::Unauthenticated`]; [`Refusal::Unavailable`] where we couldn't tell, because agents give up on the first and retry the second.
+    /// [`Refusal::Unauthenticated`]; [`Refusal::Unavailable`] where we couldn't tell, because agents give up on the first and retry the second;
+    /// [`Refusal::Overloaded`] where `admission` would turn the caller away anyhow.
     pub async fn authenticate(
         &self,
         token: Option<&str>,
         certificate: Option<&PresentedCertificate>,
         accepted: &AcceptedIssuers,
+        admission: &Admission,
     ) -> Result<Caller, Refusal> {
-        let token = self.token_standing(token).await?;
+        let token = self.token_standing(token, admission).await?;
         let certificate = match (&token, certificate) {
             // A valid token decides, a bad one refuses: the certificate isn't worth a lookup.
             (TokenStanding::Valid(_) | TokenStanding::Bad(_), _) | (_, None) => CertificateStanding::Absent,
@@ -58,12 +60,15 @@ impl Authenticator {
         Ok(caller)
     }
 
-    async fn token_standing(&self, token: Option<&str>) -> Result<TokenStanding, Refusal> {
+    async fn token_standing(&self, token: Option<&str>, admission: &Admission) -> Result<TokenStanding, Refusal> {
         let Some(token) = token else { return Ok(TokenStanding::Absent) };
         let token = match UnverifiedToken::parse(token) {
             Ok(token) => token,
             Err(error) => return Ok(Err(error).into()),
         };
+        if let Some(hint) = token.account() {
+            admission.foresee(&hint)?;
+        }
         let Some(issuer) = token.issuer() else { return Ok(TokenStanding::Bad(TokenError::BadClaims("iss"))) };
         let key = match self.key_sets.key(issuer, token.kid()).await {
             Ok(key) => key,

@@ -10,9 +10,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use ring::digest::{SHA256, digest};
 use rustls::pki_types::CertificateDer;
-use tokio::sync::Semaphore;
 
-use super::{Ask, Authenticator, Credential, Issued, KeyProof, Refusal, RequestError, Trouble};
+use super::admission::Turn;
+use super::{Admission, Ask, Authenticator, Credential, Issued, KeyProof, Refusal, RequestError, Trouble};
 use crate::authority::Generation;
 use crate::callers::{self, Caller, ServiceAccountName, may_speak_for};
 use crate::clock::{Clock, Entropy, fraction};
@@ -25,7 +25,6 @@ use crate::spiffe::{SpiffeId, TrustDomain};
 pub struct Issuer {
     parts: IssuerParts,
     profile_digest: String,
-    in_flight: Semaphore,
     sequence: AtomicU64,
 }
 
@@ -44,8 +43,8 @@ pub struct IssuerParts {
     pub generation: Arc<ArcSwap<Generation>>,
     /// Where every certificate is recorded before it leaves.
     pub ledger: Arc<dyn Ledger>,
-    /// Requests that may be in progress at once.
-    pub max_in_flight: usize,
+    /// Lets requests in, fairly.
+    pub admission: Arc<Admission>,
     /// This process, a random id.
     pub replica: String,
     /// Time.
@@ -73,7 +72,7 @@ struct Recipient<'a> {
 impl Issuer {
     /// Puts the parts together.
     pub fn new(parts: IssuerParts) -> Self {
-        Self { profile_digest: parts.profile.digest(), in_flight: Semaphore::new(parts.max_in_flight), sequence: AtomicU64::new(1), parts }
+        Self { profile_digest: parts.profile.digest(), sequence: AtomicU64::new(1), parts }
     }
 
     /// One certificate for one caller.
@@ -84,18 +83,19 @@ impl Issuer {
     /// [`Refusal`]; nothing was issued then.
     pub async fn issue(&self, ask: Ask) -> Result<Issued, Refusal> {
         // 1. Bound: the listener has limited bytes, streams, time and connections; this is the bound on work in progress.
-        let _slot = self.in_flight.try_acquire().map_err(|_| Refusal::Overloaded)?;
+        let _place = self.parts.admission.begin()?;
 
         // 2. Authenticate the caller.
         let caller = match &ask.credential {
             Credential::Workload { token, certificate } => {
                 let generation = self.parts.generation.load_full();
-                self.parts.authenticator.authenticate(token.as_deref(), certificate.as_deref(), &generation.accepted).await?
+                self.parts.authenticator.authenticate(token.as_deref(), certificate.as_deref(), &generation.accepted, &self.parts.admission).await?
             }
             Credential::Unusable { reason } => return Err(Refusal::UnusableCredential(reason)),
         };
 
-        // 3. Admit: the bound of step 1 is all there is so far; the fair queue comes here.
+        // 3. Admit, fairly by account. The turn ends once the certificate is signed.
+        let turn = self.parts.admission.turn(&caller).await?;
 
         // 4. Authorise the identity, rebuilt by us. No byte of it comes from the CSR.
         let identity = self.authorise(&caller, &ask)?;
@@ -111,7 +111,7 @@ impl Issuer {
             let asked = ask.wants.lifetime_seconds;
             self.parts.profile.validity(asked, self.parts.clock.now(), chance, generation.limit).map_err(too_little_left)
         };
-        self.certify(&recipient, &Subject::Leaf { id: &identity, key: &key }, validity).await
+        self.certify(&recipient, &Subject::Leaf { id: &identity, key: &key }, Some(turn), validity).await
     }
 
     /// A certificate for a TLS server of ours, by the same steps 6 to 10.
@@ -123,7 +123,7 @@ impl Issuer {
         let subject = Subject::Serving { dns_names: &names.dns_names, ip_addresses: &names.ip_addresses, key };
         let validity =
             |generation: &Generation| self.parts.profile.clamped(lifetime, self.parts.clock.now(), generation.limit).map_err(too_little_left);
-        self.certify(&recipient, &subject, validity).await
+        self.certify(&recipient, &subject, None, validity).await
     }
 
     fn authorise(&self, caller: &Caller, ask: &Ask) -> Result<SpiffeId, Refusal> {
@@ -142,6 +142,7 @@ impl Issuer {
         &self,
         recipient: &Recipient<'_>,
         subject: &Subject<'_>,
+        mut turn: Option<Turn>,
         validity: impl Fn(&Generation) -> Result<Validity, Trouble>,
     ) -> Result<Issued, Refusal> {
         // 6. Take one generation: everything in the answer comes from it.
@@ -157,6 +158,7 @@ impl Issuer {
             let certificate = prepared.sign(&issuer).map_err(not_signed)?;
 
             // 9. Record, durably, before anyone can see it.
+            let _recording = self.parts.admission.recording(turn.take()).await;
             let record = self.record_of(recipient, serial, validity, &certificate, &generation);
             match self.parts.ledger.record(record).await {
                 // 10. Answer.

@@ -1,10 +1,13 @@
 //! The work: from what a caller sends to a certificate, in ten steps ([`Issuer::issue`]). Doors decode into [`Ask`] and encode from [`Issued`].
 
+mod admission;
 mod ask;
 mod authenticate;
+pub mod fair_queue;
 mod issuer;
 mod refusal;
 
+pub use admission::{Admission, AdmissionLimits};
 pub use ask::{Ask, Credential, Issued, KeyProof, PresentedCertificate, Wants};
 pub use authenticate::Authenticator;
 pub use issuer::{Issuer, IssuerParts, ServingNames};

@@ -14,8 +14,17 @@ pub(super) struct Connection {
     pub(super) peer: Option<SocketAddr>,
     /// The client certificate of the handshake.
     pub(super) certificate: Option<Arc<PresentedCertificate>>,
-    /// Told once when a caller on this connection got a certificate: until then the peer is a stranger, with less room and time.
-    pub(super) authenticated: Arc<Notify>,
+    /// What has happened on it.
+    pub(super) milestones: Arc<Milestones>,
+}
+
+/// What the listener waits for on a connection, each told as often as it happens.
+#[derive(Debug, Default)]
+pub(super) struct Milestones {
+    /// A request for a certificate was answered, however.
+    pub(super) answered: Notify,
+    /// A caller got a certificate: until then the peer is a stranger, with less room and time.
+    pub(super) authenticated: Notify,
 }
 
 /// Names one request in the log; it is also sent back as `x-request-id`.

@@ -41,11 +41,14 @@ impl IstioCertificateService for CsrApi {
             Ok(ask) => self.issuer.issue(ask).await,
             Err(refusal) => Err(refusal),
         };
+        if let Some(connection) = connection {
+            connection.milestones.answered.notify_one();
+        }
         match outcome {
             Ok(issued) => {
                 self.metrics.issued();
                 if let Some(connection) = connection {
-                    connection.authenticated.notify_one();
+                    connection.milestones.authenticated.notify_one();
                 }
                 let identity = issued.identity.as_ref().map(ToString::to_string).unwrap_or_default();
                 tracing::debug!(

@@ -1,12 +1,14 @@
 //! The accept loop of the CSR port. Everything that a stranger may cost is bounded here, before anybody knows who it is:
 //! connections, handshakes in progress (and one address's share of them), their time, streams, headers, and a connection's age.
+//!
+//! A new connection waits in a queue, fair by address, until it is worked on, and is worked on until its first answer: what was begun is
+//! finished before more is begun, so that in a herd nobody's handshake is paid for in vain.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Request;
@@ -16,31 +18,34 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::service::Routes;
 use tower::ServiceExt;
 
-use super::connection::Connection;
+use super::connection::{Connection, Milestones};
 use super::guard::Guard;
 use super::metrics::Metrics;
 use super::tls::{ALPN_H2, CurrentTls};
 use crate::clock::{Clock, Entropy, fraction, within};
-use crate::issuance::PresentedCertificate;
+use crate::issuance::fair_queue::{FairQueue, Limits, Slot};
+use crate::issuance::{Admission, PresentedCertificate};
 
 /// The bounds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
     /// Connections that are open at once, handshakes included.
     pub(super) connections: usize,
-    /// Handshakes in progress at once.
+    /// New connections that are worked on at once, from the handshake to the first answer.
     pub(super) handshakes: usize,
-    /// Handshakes that one address may have in progress.
+    /// The same of one address.
     pub(super) handshakes_per_address: usize,
     /// A handshake that takes longer is cut off.
     pub(super) handshake_time: Duration,
+    /// How long a new connection waits for its handshake at most.
+    pub(super) handshake_queue_time: Duration,
     /// After this age (a tenth more or less) a connection is told to go away, so that replicas share the load.
     pub(super) connection_age: Duration,
     /// How long requests that are under way may take to finish after that, or at shutdown.
@@ -59,6 +64,8 @@ const MAX_PENDING_RESETS: usize = 50;
 const STRANGERS_SHARE: usize = 2;
 /// A stranger is told to go away after this time.
 const STRANGER_TIME: Duration = Duration::from_secs(30);
+/// How long a new connection is worked on after its handshake at most: who doesn't ask by then isn't in a hurry.
+const FIRST_ANSWER_TIME: Duration = Duration::from_secs(1);
 /// Connections that the kernel keeps for us before we accept them: a whole mesh that restarts arrives at once.
 const BACKLOG: u32 = 4096;
 /// The pause where the system gives no more sockets: something must end first.
@@ -71,6 +78,7 @@ pub(super) struct Listener {
     pub(super) routes: Routes,
     pub(super) guard: Guard,
     pub(super) bounds: Bounds,
+    pub(super) admission: Arc<Admission>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) entropy: Arc<dyn Entropy>,
@@ -82,7 +90,15 @@ impl Listener {
         let this = Arc::new(self);
         let connections = Arc::new(Semaphore::new(this.bounds.connections));
         let strangers = Arc::new(Semaphore::new((this.bounds.connections / STRANGERS_SHARE).max(1)));
-        let handshakes = Arc::new(HandshakeSlots::new(this.bounds.handshakes, this.bounds.handshakes_per_address));
+        let handshakes = FairQueue::new(
+            Limits {
+                slots: this.bounds.handshakes,
+                slots_per_key: this.bounds.handshakes_per_address,
+                waiting: this.bounds.connections,
+                patience: this.bounds.handshake_queue_time,
+            },
+            this.clock.clone(),
+        );
         let mut tasks = JoinSet::new();
         loop {
             let accepted = tokio::select! {
@@ -100,6 +116,10 @@ impl Listener {
                 }
             };
             // Dropping the stream here closes it before its handshake: the cheapest refusal there is.
+            if this.admission.is_crowded() {
+                this.metrics.connection_refused("queue_full");
+                continue;
+            }
             let Ok(connection) = connections.clone().try_acquire_owned() else {
                 this.metrics.connection_refused("too_many_connections");
                 continue;
@@ -108,14 +128,12 @@ impl Listener {
                 this.metrics.connection_refused("too_many_strangers");
                 continue;
             };
-            let Some(slot) = handshakes.clone().take(peer.ip()) else {
-                this.metrics.connection_refused("too_many_handshakes");
-                continue;
-            };
-            let this = this.clone();
-            let shutdown = shutdown.clone();
+            let (this, handshakes, shutdown) = (this.clone(), handshakes.clone(), shutdown.clone());
             tasks.spawn(async move {
-                this.connection(stream, peer, slot, stranger, shutdown).await;
+                match handshakes.enter(peer.ip()).await {
+                    Ok(slot) => this.connection(stream, peer, slot, stranger, shutdown).await,
+                    Err(_) => this.metrics.connection_refused("too_many_handshakes"),
+                }
                 drop(connection);
             });
         }
@@ -130,7 +148,7 @@ impl Listener {
         &self,
         stream: TcpStream,
         peer: SocketAddr,
-        slot: HandshakeSlot,
+        slot: Slot<IpAddr>,
         stranger: OwnedSemaphorePermit,
         shutdown: watch::Receiver<bool>,
     ) {
@@ -139,7 +157,6 @@ impl Listener {
             tracing::debug!(%peer, %error, "no TCP_NODELAY");
         }
         let Some(stream) = self.handshake(stream, peer).await else { return };
-        drop(slot);
         let (_, session) = stream.get_ref();
         if session.alpn_protocol() != Some(ALPN_H2) {
             self.metrics.connection_refused("no_alpn_h2");
@@ -148,8 +165,8 @@ impl Listener {
         }
         let certificate = session.peer_certificates().and_then(<[_]>::first).map(|der| Arc::new(PresentedCertificate::new(der.clone().into_owned())));
         self.metrics.connection_opened();
-        let connection = Connection { peer: Some(peer), certificate, authenticated: Arc::default() };
-        let reason = self.requests(stream, connection, stranger, shutdown).await;
+        let connection = Connection { peer: Some(peer), certificate, milestones: Arc::default() };
+        let reason = self.requests(stream, connection, slot, stranger, shutdown).await;
         self.metrics.connection_closed(reason);
     }
 
@@ -175,10 +192,11 @@ impl Listener {
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         connection: Connection,
+        slot: Slot<IpAddr>,
         stranger: OwnedSemaphorePermit,
         mut shutdown: watch::Receiver<bool>,
     ) -> &'static str {
-        let authenticated = connection.authenticated.clone();
+        let milestones = connection.milestones.clone();
         let (guard, routes) = (self.guard.clone(), self.routes.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
             let (guard, routes) = (guard.clone(), routes.clone());
@@ -198,7 +216,7 @@ impl Listener {
         let reason = tokio::select! {
             ended = served.as_mut() => return if ended.is_ok() { "closed_by_peer" } else { "broken" },
             () = self.old_age() => "age",
-            () = self.stranger_for_too_long(authenticated, stranger) => "stranger",
+            () = self.stranger_for_too_long(&milestones, slot, stranger) => "stranger",
             _ = shutdown.wait_for(|stop| *stop) => "shutdown",
         };
         served.as_mut().graceful_shutdown();
@@ -209,8 +227,11 @@ impl Listener {
     }
 
     /// Ends when the time of a stranger is over; never for a caller that got a certificate, who gives the stranger's place back.
-    async fn stranger_for_too_long(&self, authenticated: Arc<Notify>, stranger: OwnedSemaphorePermit) {
-        if within(self.clock.as_ref(), STRANGER_TIME, authenticated.notified()).await.is_some() {
+    async fn stranger_for_too_long(&self, milestones: &Milestones, slot: Slot<IpAddr>, stranger: OwnedSemaphorePermit) {
+        // Answered or not, the next one's handshake may begin.
+        let _ = within(self.clock.as_ref(), FIRST_ANSWER_TIME, milestones.answered.notified()).await;
+        drop(slot);
+        if within(self.clock.as_ref(), STRANGER_TIME, milestones.authenticated.notified()).await.is_some() {
             drop(stranger);
             std::future::pending().await
         }
@@ -232,72 +253,4 @@ pub(super) fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
-}
-
-/// Handshakes in progress, in all and for each address.
-#[derive(Debug)]
-struct HandshakeSlots {
-    all: Arc<Semaphore>,
-    per_address: usize,
-    held: Mutex<HashMap<IpAddr, usize>>,
-}
-
-/// One handshake in progress.
-#[derive(Debug)]
-struct HandshakeSlot {
-    slots: Arc<HandshakeSlots>,
-    address: IpAddr,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl HandshakeSlots {
-    fn new(all: usize, per_address: usize) -> Self {
-        Self { all: Arc::new(Semaphore::new(all)), per_address, held: Mutex::default() }
-    }
-
-    /// A slot, or `None` where all or this address's share are taken.
-    fn take(self: Arc<Self>, address: IpAddr) -> Option<HandshakeSlot> {
-        let permit = self.all.clone().try_acquire_owned().ok()?;
-        {
-            let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = held.entry(address).or_default();
-            if *count >= self.per_address {
-                return None;
-            }
-            *count += 1;
-        }
-        Some(HandshakeSlot { slots: self, address, _permit: permit })
-    }
-}
-
-impl Drop for HandshakeSlot {
-    fn drop(&mut self) {
-        let mut held = self.slots.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = held.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                held.remove(&self.address);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_address_holds_only_its_share_of_the_handshakes() {
-        let slots = Arc::new(HandshakeSlots::new(3, 2));
-        let greedy: IpAddr = "127.0.0.1".parse().unwrap();
-        let other: IpAddr = "127.0.0.2".parse().unwrap();
-        let first = slots.clone().take(greedy).unwrap();
-        let second = slots.clone().take(greedy).unwrap();
-        assert!(slots.clone().take(greedy).is_none(), "its share is taken");
-        let third = slots.clone().take(other).unwrap();
-        assert!(slots.clone().take(other).is_none(), "all are taken");
-        drop((first, second, third));
-        assert!(slots.held.lock().unwrap().is_empty(), "nothing is kept of addresses that left");
-        assert!(slots.take(greedy).is_some());
-    }
 }

@@ -141,6 +141,7 @@ impl Server {
         let key_sets = settings::key_sets(config, clock.clone());
         key_sets.refresh().await;
 
+        let admission = settings::admission(config, clock.clone());
         let issuer = Arc::new(Issuer::new(IssuerParts {
             trust_domain: config.trust_domain.clone(),
             authenticator: Authenticator {
@@ -154,7 +155,7 @@ impl Server {
             profile: policy.profile.clone(),
             generation: keeper.published(),
             ledger: ledger.clone(),
-            max_in_flight: config.server.max_in_flight,
+            admission: admission.clone(),
             replica: replica.clone(),
             clock: clock.clone(),
             entropy: entropy.clone(),
@@ -193,6 +194,7 @@ impl Server {
             routes,
             guard: Guard::new(config.server.request_timeout, clock.clone(), metrics.clone(), replica.get(..8).unwrap_or_default()),
             bounds: settings::bounds(config),
+            admission,
             metrics: metrics.clone(),
             clock: clock.clone(),
             entropy: entropy.clone(),

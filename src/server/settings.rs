@@ -1,6 +1,7 @@
 //! From the checked configuration to what each part of the service takes. No decision is made here.
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use crate::callers::{RulesError, TokenRules};
 use crate::clock::Clock;
 use crate::cluster::{KeySets, Timing, TrackedIssuer};
 use crate::config::{Config, TokenIssuer};
+use crate::issuance::{Admission, AdmissionLimits};
 use crate::pki::Profile;
 
 /// What the operator decided about authorities and leaves.
@@ -64,12 +66,29 @@ const REFETCH_INTERVAL: Duration = Duration::from_secs(10);
 /// How long one fetch may take.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// For each thread that computes: enough that none is idle while the next request is fetched.
+const WORKING_PER_THREAD: usize = 2;
+/// Half of what the ledger writes in one transaction at most: more would only wait.
+const RECORDING: usize = 1_024;
+
+pub(super) fn admission(config: &Config, clock: Arc<dyn Clock>) -> Arc<Admission> {
+    let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let limits = AdmissionLimits {
+        in_flight: config.server.max_in_flight,
+        working: WORKING_PER_THREAD * threads,
+        recording: RECORDING,
+        patience: config.server.queue_time,
+    };
+    Arc::new(Admission::new(limits, config.tokens.trusted_node_accounts.iter().cloned().collect(), clock))
+}
+
 pub(super) fn bounds(config: &Config) -> Bounds {
     Bounds {
         connections: config.server.max_connections,
         handshakes: config.server.max_handshakes,
         handshakes_per_address: config.server.max_handshakes_per_address,
         handshake_time: config.server.handshake_timeout,
+        handshake_queue_time: config.server.handshake_queue_time,
         connection_age: config.server.connection_max_age,
         drain_time: config.server.drain_timeout,
         streams: config.server.max_concurrent_streams,

@@ -12,7 +12,7 @@ use meshmint::authority::{AuthorityPolicy, Generation, MadeBy};
 use meshmint::callers::TokenRules;
 use meshmint::clock::{Clock, Entropy, NoEntropy};
 use meshmint::cluster::{KeySets, KeySource, NoCluster, Timing, TrackedIssuer};
-use meshmint::issuance::{Ask, Authenticator, Credential, Issuer, IssuerParts, KeyProof, Wants};
+use meshmint::issuance::{Admission, AdmissionLimits, Ask, Authenticator, Credential, Issuer, IssuerParts, KeyProof, Wants};
 use meshmint::ledger::Ledger;
 use meshmint::ledger::sqlite::SqliteLedger;
 use meshmint::pki::{KeyAlgorithm, Profile};
@@ -36,6 +36,9 @@ pub const LONGEST_REQUEST: Duration = Duration::from_secs(10);
 pub const KEYS_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 /// The longest lifetime of a token that is bound to nothing.
 pub const MAX_UNBOUND: Duration = Duration::from_secs(24 * 3600);
+
+/// Room for what the suites ask at once.
+const ADMISSION: AdmissionLimits = AdmissionLimits { in_flight: 256, working: 4, recording: 256, patience: Duration::from_secs(60) };
 
 /// What a suite may choose.
 #[derive(Debug, Clone)]
@@ -163,7 +166,7 @@ impl World {
             profile: choices.profile.clone(),
             generation: keeper.published(),
             ledger: ledger.clone(),
-            max_in_flight: 256,
+            admission: Arc::new(Admission::new(ADMISSION, BTreeSet::new(), clock.clone())),
             replica: "replica-1".to_owned(),
             clock: clock.clone(),
             entropy,

@@ -1,0 +1,163 @@
+//! Step 3: whose turn it is. Requests stand in a queue that is fair by account, so that one that never stops asking takes nothing from the
+//! others; what can't be served in about a second is turned away, because an agent that waits for a moment costs less than one that
+//! connects anew.
+
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::Refusal;
+use super::fair_queue::{FairQueue, Limits, Slot};
+use crate::callers::{AccountHint, Caller, ServiceAccountName};
+use crate::clock::Clock;
+
+/// The bounds of an [`Admission`].
+#[derive(Debug, Clone, Copy)]
+pub struct AdmissionLimits {
+    /// Requests between authentication and answer at once, waiting ones included: a bound on memory.
+    pub in_flight: usize,
+    /// Requests that are checked and signed at once. That is computing only, so a few for each processor keep it busy, and more would
+    /// only make everybody wait longer.
+    pub working: usize,
+    /// Signed certificates that wait for the ledger at once. A ledger that falls behind this fills the queue, which then refuses.
+    pub recording: usize,
+    /// How long a request waits for its turn at most.
+    pub patience: Duration,
+}
+
+/// Lets requests in.
+#[derive(Debug)]
+pub struct Admission {
+    in_flight: Semaphore,
+    limits: AdmissionLimits,
+    queue: Arc<FairQueue<Payer>>,
+    recording: Semaphore,
+    trusted_node_accounts: BTreeSet<ServiceAccountName>,
+    /// With keys of its own for each process, so that nobody can choose to share another's line.
+    hasher: RandomState,
+}
+
+/// On whose account a request goes, as a hash: two that collide share one line, and nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Payer(u64);
+
+/// The right to work on one request. It ends with [`Turn::recording`] or when it is dropped.
+pub(super) type Turn = Slot<Payer>;
+
+impl Admission {
+    /// An empty queue. Accounts in `trusted_node_accounts` are fair by pod: all node proxies share one account.
+    pub fn new(limits: AdmissionLimits, trusted_node_accounts: BTreeSet<ServiceAccountName>, clock: Arc<dyn Clock>) -> Self {
+        let line = Limits { slots: limits.working, slots_per_key: usize::MAX, waiting: limits.in_flight, patience: limits.patience };
+        Self {
+            in_flight: Semaphore::new(limits.in_flight),
+            limits,
+            queue: FairQueue::new(line, clock),
+            recording: Semaphore::new(limits.recording),
+            trusted_node_accounts,
+            hasher: RandomState::new(),
+        }
+    }
+
+    /// The cheap bound before anything is known of a caller.
+    ///
+    /// # Errors
+    /// [`Refusal::Overloaded`].
+    pub(super) fn begin(&self) -> Result<SemaphorePermit<'_>, Refusal> {
+        self.in_flight.try_acquire().map_err(|_| Refusal::Overloaded)
+    }
+
+    /// Turns a token away whose line is closed, before its signature is checked. What it says of itself is unproved, so it can only ever
+    /// count against it: whoever claims to be another is refused as that other would be.
+    ///
+    /// # Errors
+    /// [`Refusal::Overloaded`].
+    pub(super) fn foresee(&self, hint: &AccountHint<'_>) -> Result<(), Refusal> {
+        let payer = self.payer(hint.namespace, hint.service_account, hint.pod_uid);
+        if self.queue.would_refuse(payer) { Err(Refusal::Overloaded) } else { Ok(()) }
+    }
+
+    /// Waits for the caller's turn.
+    ///
+    /// # Errors
+    /// [`Refusal::Overloaded`] where it wouldn't come in time.
+    pub(super) async fn turn(&self, caller: &Caller) -> Result<Turn, Refusal> {
+        let payer = self.payer(&caller.namespace, &caller.service_account, caller.pod.as_ref().map(|pod| pod.uid.as_str()));
+        self.queue.enter(payer).await.map_err(|_| Refusal::Overloaded)
+    }
+
+    /// The place of one that waits for the ledger. It is taken before the turn ends, so that a slow ledger is felt by the queue.
+    pub(super) async fn recording(&self, turn: Option<Turn>) -> Option<SemaphorePermit<'_>> {
+        // It is never closed.
+        let place = self.recording.acquire().await.ok();
+        drop(turn);
+        place
+    }
+
+    /// Whether every caller has to wait for long, so that no new connection should be let in.
+    pub fn is_crowded(&self) -> bool {
+        self.queue.is_crowded()
+    }
+
+    /// Requests that wait for their turn.
+    pub fn waiting(&self) -> usize {
+        self.queue.waiting()
+    }
+
+    /// Requests between authentication and answer.
+    pub fn in_flight(&self) -> usize {
+        self.limits.in_flight.saturating_sub(self.in_flight.available_permits())
+    }
+
+    /// The bounds.
+    pub fn limits(&self) -> AdmissionLimits {
+        self.limits
+    }
+
+    fn payer(&self, namespace: &str, service_account: &str, pod_uid: Option<&str>) -> Payer {
+        let by_pod = self.trusted_node_accounts.iter().any(|account| account.namespace == namespace && account.name == service_account);
+        Payer(self.hasher.hash_one((namespace, service_account, pod_uid.filter(|_| by_pod))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    fn admission() -> Admission {
+        let limits = AdmissionLimits { in_flight: 8, working: 1, recording: 1, patience: Duration::from_secs(60) };
+        Admission::new(limits, ["istio-system/ztunnel".parse::<ServiceAccountName>().unwrap()].into(), SystemClock::shared())
+    }
+
+    #[test]
+    fn one_account_is_one_line_and_a_node_proxy_has_its_own() {
+        let admission = admission();
+        let pods_of = |namespace, account| admission.payer(namespace, account, Some("one")) == admission.payer(namespace, account, Some("two"));
+        assert!(pods_of("shop", "cart"), "pods of one account share its line");
+        assert!(!pods_of("istio-system", "ztunnel"), "all node proxies share one account, but not one line");
+        assert!(admission.payer("shop", "cart", None) != admission.payer("shop", "till", None));
+        assert!(admission.payer("a", "bc", None) != admission.payer("ab", "c", None));
+    }
+
+    #[tokio::test]
+    async fn a_slow_ledger_keeps_the_turn() {
+        let admission = admission();
+        let payer = admission.payer("shop", "cart", None);
+        let first = admission.queue.enter(payer).await.unwrap();
+        let place = admission.recording(Some(first)).await;
+        assert_eq!(admission.queue.held(), 0, "the turn ended");
+        let second = admission.queue.enter(payer).await.unwrap();
+        let waits = admission.recording(Some(second));
+        tokio::pin!(waits);
+        assert!(waits.as_mut().now_or_never().is_none());
+        assert_eq!(admission.queue.held(), 1, "nobody else works while the ledger is behind");
+        drop(place);
+        waits.await;
+        assert_eq!(admission.queue.held(), 0);
+    }
+}
