@@ -3,9 +3,11 @@
 mod ask;
 mod authenticate;
 mod issuer;
+mod observer;
 mod refusal;
 
 pub use ask::{Ask, Credential, Issued, KeyProof, PresentedCertificate, Wants};
 pub use authenticate::Authenticator;
 pub use issuer::{Issuer, IssuerParts, ServingNames};
+pub use observer::{Observer, Step};
 pub use refusal::{Refusal, RequestError, Trouble};

@@ -155,6 +155,7 @@ impl Server {
             generation: keeper.published(),
             ledger: ledger.clone(),
             max_in_flight: config.server.max_in_flight,
+            observer: metrics.clone(),
             replica: replica.clone(),
             clock: clock.clone(),
             entropy: entropy.clone(),

@@ -164,6 +164,7 @@ impl World {
             generation: keeper.published(),
             ledger: ledger.clone(),
             max_in_flight: 256,
+            observer: Arc::new(()),
             replica: "replica-1".to_owned(),
             clock: clock.clone(),
             entropy,
