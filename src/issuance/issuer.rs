@@ -12,6 +12,7 @@ use ring::digest::{SHA256, digest};
 use rustls::pki_types::CertificateDer;
 
 use super::admission::Turn;
+use super::observer::{Observer, Step, Stopwatch};
 use super::{Admission, Ask, Authenticator, Credential, Issued, KeyProof, Refusal, RequestError, Trouble};
 use crate::authority::Generation;
 use crate::callers::{self, Caller, ServiceAccountName, may_speak_for};
@@ -45,6 +46,8 @@ pub struct IssuerParts {
     pub ledger: Arc<dyn Ledger>,
     /// Lets requests in, fairly.
     pub admission: Arc<Admission>,
+    /// Looks on.
+    pub observer: Arc<dyn Observer>,
     /// This process, a random id.
     pub replica: String,
     /// Time.
@@ -85,24 +88,28 @@ impl Issuer {
         // 1. Bound: the listener has limited bytes, streams, time and connections; this is the bound on work in progress.
         let _place = self.parts.admission.begin()?;
 
+        let mut watch = self.watch();
+
         // 2. Authenticate the caller.
         let caller = match &ask.credential {
             Credential::Workload { token, certificate } => {
                 let generation = self.parts.generation.load_full();
-                self.parts.authenticator.authenticate(token.as_deref(), certificate.as_deref(), &generation.accepted, &self.parts.admission).await?
+                let (accepted, admission) = (&generation.accepted, self.parts.admission.as_ref());
+                let caller = self.parts.authenticator.authenticate(token.as_deref(), certificate.as_deref(), accepted, admission).await;
+                watch.over(Step::Authenticate, caller)?
             }
             Credential::Unusable { reason } => return Err(Refusal::UnusableCredential(reason)),
         };
 
         // 3. Admit, fairly by account. The turn ends once the certificate is signed.
-        let turn = self.parts.admission.turn(&caller).await?;
+        let turn = watch.over(Step::Admit, self.parts.admission.turn(&caller).await)?;
 
         // 4. Authorise the identity, rebuilt by us. No byte of it comes from the CSR.
         let identity = self.authorise(&caller, &ask)?;
 
         // 5. Check the proof of the key. Only the public key survives.
         let key = match &ask.key_proof {
-            KeyProof::Csr(pem) => check_csr(pem).map_err(RequestError::Csr)?,
+            KeyProof::Csr(pem) => watch.over(Step::CheckKey, check_csr(pem)).map_err(RequestError::Csr)?,
         };
 
         let recipient = Recipient { kind: Kind::Leaf, caller: Some(&caller), identity: Some(&identity) };
@@ -111,7 +118,7 @@ impl Issuer {
             let asked = ask.wants.lifetime_seconds;
             self.parts.profile.validity(asked, self.parts.clock.now(), chance, generation.limit).map_err(too_little_left)
         };
-        self.certify(&recipient, &Subject::Leaf { id: &identity, key: &key }, Some(turn), validity).await
+        self.certify(&recipient, &Subject::Leaf { id: &identity, key: &key }, Some(turn), validity, watch).await
     }
 
     /// A certificate for a TLS server of ours, by the same steps 6 to 10.
@@ -123,7 +130,11 @@ impl Issuer {
         let subject = Subject::Serving { dns_names: &names.dns_names, ip_addresses: &names.ip_addresses, key };
         let validity =
             |generation: &Generation| self.parts.profile.clamped(lifetime, self.parts.clock.now(), generation.limit).map_err(too_little_left);
-        self.certify(&recipient, &subject, None, validity).await
+        self.certify(&recipient, &subject, None, validity, self.watch()).await
+    }
+
+    fn watch(&self) -> Stopwatch<'_> {
+        Stopwatch::start(self.parts.observer.as_ref(), self.parts.clock.as_ref())
     }
 
     fn authorise(&self, caller: &Caller, ask: &Ask) -> Result<SpiffeId, Refusal> {
@@ -144,6 +155,7 @@ impl Issuer {
         subject: &Subject<'_>,
         mut turn: Option<Turn>,
         validity: impl Fn(&Generation) -> Result<Validity, Trouble>,
+        mut watch: Stopwatch<'_>,
     ) -> Result<Issued, Refusal> {
         // 6. Take one generation: everything in the answer comes from it.
         let mut generation = self.parts.generation.load_full();
@@ -152,15 +164,15 @@ impl Issuer {
             let serial = Serial::draw(self.parts.entropy.as_ref(), self.parts.clock.now()).map_err(|_| Trouble::Entropy)?;
             let validity = validity(&generation)?;
             let issuer = IssuedBy::Signer(&generation.signer);
-            let prepared = prepare(subject, serial, validity, &issuer).map_err(not_signed)?;
+            let prepared = watch.over(Step::Prepare, prepare(subject, serial, validity, &issuer)).map_err(not_signed)?;
 
             // 8. Sign.
-            let certificate = prepared.sign(&issuer).map_err(not_signed)?;
+            let certificate = watch.over(Step::Sign, prepared.sign(&issuer)).map_err(not_signed)?;
 
             // 9. Record, durably, before anyone can see it.
             let _recording = self.parts.admission.recording(turn.take()).await;
             let record = self.record_of(recipient, serial, validity, &certificate, &generation);
-            match self.parts.ledger.record(record).await {
+            match watch.over(Step::Record, self.parts.ledger.record(record).await) {
                 // 10. Answer.
                 Ok(()) => return Ok(answer(&certificate, serial, validity, recipient.identity, &generation)),
                 Err(LedgerError::Fenced(closed)) => {

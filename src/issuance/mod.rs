@@ -5,10 +5,12 @@ mod ask;
 mod authenticate;
 pub mod fair_queue;
 mod issuer;
+mod observer;
 mod refusal;
 
 pub use admission::{Admission, AdmissionLimits};
 pub use ask::{Ask, Credential, Issued, KeyProof, PresentedCertificate, Wants};
 pub use authenticate::Authenticator;
 pub use issuer::{Issuer, IssuerParts, ServingNames};
+pub use observer::{Observer, Step};
 pub use refusal::{Refusal, RequestError, Trouble};

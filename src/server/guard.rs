@@ -47,7 +47,7 @@ impl Guard {
         let began = self.clock.monotonic();
         let id = format!("{}-{}", self.id_prefix, self.count.fetch_add(1, Ordering::Relaxed));
         request.extensions_mut().insert(RequestId(id.clone()));
-        self.metrics.rpc_started(&rpc);
+        self.metrics.rpc_started(rpc);
 
         let work = AssertUnwindSafe(service.oneshot(request)).catch_unwind();
         let mut response = match within(self.clock.as_ref(), self.deadline, work).await {
@@ -62,7 +62,7 @@ impl Guard {
         if let Ok(value) = HeaderValue::from_str(&id) {
             response.headers_mut().insert("x-request-id", value);
         }
-        self.metrics.rpc_handled(&rpc, code_of(&response), self.clock.monotonic().saturating_sub(began));
+        self.metrics.rpc_handled(rpc, code_of(&response), self.clock.monotonic().saturating_sub(began));
         response
     }
 

@@ -1,15 +1,19 @@
 //! Metrics under the names that Istio's users chart already, and our own. No label ever carries an identity or anything that a
 //! caller can choose.
 
+mod counters;
+mod rpcs;
+
 use std::time::Duration;
 
-use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, histogram_opts,
-};
+use prometheus::{Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, histogram_opts};
 use tonic::Code;
 
+use self::counters::Counters;
+pub(super) use self::rpcs::Rpc;
+use self::rpcs::Rpcs;
 use super::refusals::code_label;
-use crate::issuance::{Refusal, RequestError, Trouble};
+use crate::issuance::{Observer, Refusal, RequestError, Step, Trouble};
 
 /// Every metric of a process, in a registry of its own.
 #[derive(Debug)]
@@ -18,19 +22,16 @@ pub(super) struct Metrics {
     citadel_csr: IntCounter,
     citadel_authentication_failure: IntCounter,
     citadel_csr_parsing_error: IntCounter,
-    citadel_csr_sign_error: IntCounterVec,
+    citadel_csr_sign_error: Counters<1>,
     citadel_issued: IntCounter,
     root_expiry: IntGauge,
     chain_expiry: IntGauge,
-    grpc_started: IntCounterVec,
-    grpc_handled: IntCounterVec,
-    grpc_seconds: HistogramVec,
-    grpc_received: IntCounterVec,
-    grpc_sent: IntCounterVec,
-    refusals: IntCounterVec,
+    rpcs: Rpcs,
+    steps: Vec<Histogram>,
+    refusals: Counters<2>,
     connections: IntGauge,
-    connections_closed: IntCounterVec,
-    handshakes: IntCounterVec,
+    connections_closed: Counters<1>,
+    handshakes: Counters<1>,
     handshake_seconds: Histogram,
     panics: IntCounter,
     generation: IntGauge,
@@ -42,7 +43,18 @@ pub(super) struct Metrics {
     key_set_keys: IntGaugeVec,
 }
 
-const GRPC_LABELS: &[&str] = &["grpc_type", "grpc_service", "grpc_method"];
+/// Refusals that are our doing, by code and reason. They are alerted on, so they are shown before the first one.
+const OUR_REFUSALS: &[[&str; 2]] = &[
+    ["ResourceExhausted", "overloaded"],
+    ["Unavailable", "ledger_unavailable"],
+    ["Unavailable", "authority_unavailable"],
+    ["Unavailable", "keys_unavailable"],
+    ["Unavailable", "unknown_kid"],
+    ["Unavailable", "liveness_unavailable"],
+    ["Unavailable", "no_entropy"],
+    ["DeadlineExceeded", "deadline"],
+    ["Internal", "panic"],
+];
 
 impl Metrics {
     /// Registers every metric.
@@ -52,48 +64,47 @@ impl Metrics {
     pub(super) fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let counter = |name: &str, help: &str| register(&registry, IntCounter::new(name, help)?);
-        let counters = |name: &str, help: &str, labels: &[&str]| register(&registry, IntCounterVec::new(Opts::new(name, help), labels)?);
+        let counters = |name: &str, help: &str, label: &str| register(&registry, IntCounterVec::new(Opts::new(name, help), &[label])?);
         let gauge = |name: &str, help: &str| register(&registry, IntGauge::new(name, help)?);
         let gauges = |name: &str, help: &str| register(&registry, IntGaugeVec::new(Opts::new(name, help), &["issuer"])?);
-        let seconds = |name: &str, help: &str| -> HistogramOpts { histogram_opts!(name, help, BUCKETS.to_vec()) };
-        let sign_errors = counters("citadel_server_csr_sign_err_count", "CSRs that were accepted and could not be answered, by error.", &["error"])?;
-        for error in ["ledger_unavailable", "authority_unavailable", "no_entropy"] {
-            // There from the start, so that a chart shows 0 and not a gap.
-            sign_errors.with_label_values(&[error]);
-        }
+        let steps = histogram_opts!(
+            "meshmint_issuance_step_seconds",
+            "Time of each step of an issuance, whether it ended well or not (docs/architecture.md, \"The way of a request\").",
+            STEP_SECONDS.to_vec()
+        );
+        let steps = register(&registry, HistogramVec::new(steps, &["step"])?)?;
+        let refusals = Opts::new("meshmint_refusals_total", "Requests refused, by gRPC code and exact reason (docs/refusals.md).");
         Ok(Self {
             citadel_csr: counter("citadel_server_csr_count", "CSRs received.")?,
             citadel_authentication_failure: counter("citadel_server_authentication_failure_count", "Callers that could not be authenticated.")?,
             citadel_csr_parsing_error: counter("citadel_server_csr_parsing_err_count", "CSRs that could not be accepted.")?,
-            citadel_csr_sign_error: sign_errors,
+            citadel_csr_sign_error: Counters::new(
+                counters("citadel_server_csr_sign_err_count", "CSRs that were accepted and could not be answered, by error.", "error")?,
+                &[["ledger_unavailable"], ["authority_unavailable"], ["no_entropy"]],
+            ),
             citadel_issued: counter("citadel_server_success_cert_issuance_count", "Certificates that were issued.")?,
             root_expiry: gauge("citadel_server_root_cert_expiry_timestamp", "notAfter of the root that signs, Unix seconds.")?,
             chain_expiry: gauge("citadel_server_cert_chain_expiry_timestamp", "The earliest notAfter of the signing chain, Unix seconds.")?,
-            grpc_started: counters("grpc_server_started_total", "RPCs started on the server.", GRPC_LABELS)?,
-            grpc_handled: counters(
-                "grpc_server_handled_total",
-                "RPCs completed on the server, by code.",
-                &["grpc_type", "grpc_service", "grpc_method", "grpc_code"],
-            )?,
-            grpc_seconds: register(
-                &registry,
-                HistogramVec::new(seconds("grpc_server_handling_seconds", "Time from the headers of an RPC to its answer."), GRPC_LABELS)?,
-            )?,
-            grpc_received: counters("grpc_server_msg_received_total", "RPC messages received.", GRPC_LABELS)?,
-            grpc_sent: counters("grpc_server_msg_sent_total", "RPC messages sent.", GRPC_LABELS)?,
-            refusals: counters(
-                "meshmint_refusals_total",
-                "Requests refused, by gRPC code and exact reason (docs/refusals.md).",
-                &["code", "reason"],
-            )?,
+            rpcs: Rpcs::new(&registry)?,
+            steps: Step::ALL.map(|step| steps.with_label_values(&[step.name()])).to_vec(),
+            refusals: Counters::new(register(&registry, IntCounterVec::new(refusals, &["code", "reason"])?)?, OUR_REFUSALS),
             connections: gauge("meshmint_connections", "TLS connections that are open on the CSR port.")?,
-            connections_closed: counters(
-                "meshmint_connections_closed_total",
-                "Connections that ended, by reason: closed before a handshake, in it, or after it.",
-                &["reason"],
+            connections_closed: Counters::new(
+                counters(
+                    "meshmint_connections_closed_total",
+                    "Connections that ended, by reason: closed before a handshake, in it, or after it.",
+                    "reason",
+                )?,
+                &[["closed_by_peer"], ["too_many_connections"], ["too_many_strangers"], ["too_many_handshakes"]],
+            ),
+            handshakes: Counters::new(
+                counters("meshmint_handshakes_total", "TLS handshakes, by result.", "result")?,
+                &[["ok"], ["failed"], ["timeout"]],
+            ),
+            handshake_seconds: register(
+                &registry,
+                Histogram::with_opts(histogram_opts!("meshmint_handshake_seconds", "Time of finished TLS handshakes.", SECONDS.to_vec()))?,
             )?,
-            handshakes: counters("meshmint_handshakes_total", "TLS handshakes, by result.", &["result"])?,
-            handshake_seconds: register(&registry, Histogram::with_opts(seconds("meshmint_handshake_seconds", "Time of finished TLS handshakes."))?)?,
             panics: counter("meshmint_panics_total", "Requests that ended in a panic: each is a bug.")?,
             generation: gauge("meshmint_generation", "The generation that signs.")?,
             bundle_number: gauge("meshmint_bundle_number", "Number of the trust bundle.")?,
@@ -138,7 +149,7 @@ impl Metrics {
             Refusal::Unauthenticated(_) | Refusal::UnusableCredential(_) | Refusal::Gone(_) => self.citadel_authentication_failure.inc(),
             Refusal::Request(RequestError::Csr(_)) => self.citadel_csr_parsing_error.inc(),
             Refusal::Unavailable(Trouble::Ledger(_) | Trouble::Authority(_) | Trouble::Entropy) => {
-                self.citadel_csr_sign_error.with_label_values(&[refusal.reason()]).inc();
+                self.citadel_csr_sign_error.inc([refusal.reason()]);
             }
             _ => {}
         }
@@ -147,21 +158,15 @@ impl Metrics {
 
     /// A refusal that the guard decided, before or instead of the issuer.
     pub(super) fn refused_as(&self, code: Code, reason: &'static str) {
-        self.refusals.with_label_values(&[code_label(code), reason]).inc();
+        self.refusals.inc([code_label(code), reason]);
     }
 
-    pub(super) fn rpc_started(&self, rpc: &Rpc) {
-        self.grpc_started.with_label_values(&rpc.labels()).inc();
-        self.grpc_received.with_label_values(&rpc.labels()).inc();
+    pub(super) fn rpc_started(&self, rpc: Rpc) {
+        self.rpcs.started(rpc);
     }
 
-    pub(super) fn rpc_handled(&self, rpc: &Rpc, code: Code, took: Duration) {
-        let [kind, service, method] = rpc.labels();
-        self.grpc_handled.with_label_values(&[kind, service, method, code_label(code)]).inc();
-        self.grpc_seconds.with_label_values(&rpc.labels()).observe(took.as_secs_f64());
-        if code == Code::Ok {
-            self.grpc_sent.with_label_values(&rpc.labels()).inc();
-        }
+    pub(super) fn rpc_handled(&self, rpc: Rpc, code: Code, took: Duration) {
+        self.rpcs.handled(rpc, code, took);
     }
 
     pub(super) fn panicked(&self) {
@@ -179,11 +184,11 @@ impl Metrics {
 
     /// A connection that never came to its first request.
     pub(super) fn connection_refused(&self, reason: &'static str) {
-        self.connections_closed.with_label_values(&[reason]).inc();
+        self.connections_closed.inc([reason]);
     }
 
     pub(super) fn handshake(&self, result: &'static str, took: Duration) {
-        self.handshakes.with_label_values(&[result]).inc();
+        self.handshakes.inc([result]);
         if result == "ok" {
             self.handshake_seconds.observe(took.as_secs_f64());
         }
@@ -223,36 +228,41 @@ pub(super) struct AuthorityGauges {
     pub(super) failures: i64,
 }
 
-/// An RPC, as far as labels may name it: paths that nobody serves are all `unknown`, because a caller chooses them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Rpc {
-    streaming: bool,
-    service: &'static str,
-    method: &'static str,
-}
-
-impl Rpc {
-    /// The RPC of a request path.
-    pub(super) fn of_path(path: &str) -> Self {
-        let unary = |service, method| Self { streaming: false, service, method };
-        match path {
-            "/istio.v1.auth.IstioCertificateService/CreateCertificate" => unary("istio.v1.auth.IstioCertificateService", "CreateCertificate"),
-            "/grpc.health.v1.Health/Check" => unary("grpc.health.v1.Health", "Check"),
-            "/grpc.health.v1.Health/Watch" => Self { streaming: true, service: "grpc.health.v1.Health", method: "Watch" },
-            path if path.starts_with("/grpc.reflection.") => Self { streaming: true, service: "grpc.reflection", method: "ServerReflectionInfo" },
-            _ => unary("unknown", "unknown"),
+impl Observer for Metrics {
+    fn step(&self, step: Step, took: Duration) {
+        if let Some(seconds) = self.steps.get(step as usize) {
+            seconds.observe(took.as_secs_f64());
         }
-    }
-
-    fn labels(&self) -> [&'static str; 3] {
-        [if self.streaming { "server_stream" } else { "unary" }, self.service, self.method]
     }
 }
 
 /// Upper bounds in seconds, from a tenth of a millisecond (an issuance takes that) to the request timeout.
-const BUCKETS: &[f64] = &[0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+const SECONDS: &[f64] = &[0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// The same for a step, from a hundredth of a millisecond (a signature takes a few of them).
+const STEP_SECONDS: &[f64] =
+    &[0.000_01, 0.000_025, 0.000_05, 0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 fn register<T: prometheus::core::Collector + Clone + 'static>(registry: &Registry, metric: T) -> Result<T, prometheus::Error> {
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_step_has_its_own_histogram() {
+        let metrics = Metrics::new().unwrap();
+        for (place, step) in Step::ALL.into_iter().enumerate() {
+            for _ in 0..=place {
+                metrics.step(step, Duration::from_millis(1));
+            }
+        }
+        let text = String::from_utf8(metrics.render()).unwrap();
+        for (place, step) in Step::ALL.into_iter().enumerate() {
+            let line = format!("meshmint_issuance_step_seconds_count{{step=\"{}\"}} {}\n", step.name(), place + 1);
+            assert!(text.contains(&line), "{line}{text}");
+        }
+    }
 }

@@ -156,6 +156,7 @@ impl Server {
             generation: keeper.published(),
             ledger: ledger.clone(),
             admission: admission.clone(),
+            observer: metrics.clone(),
             replica: replica.clone(),
             clock: clock.clone(),
             entropy: entropy.clone(),

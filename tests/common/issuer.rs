@@ -167,6 +167,7 @@ impl World {
             generation: keeper.published(),
             ledger: ledger.clone(),
             admission: Arc::new(Admission::new(ADMISSION, BTreeSet::new(), clock.clone())),
+            observer: Arc::new(()),
             replica: "replica-1".to_owned(),
             clock: clock.clone(),
             entropy,
