@@ -13,7 +13,10 @@ use std::task::Poll;
 use async_trait::async_trait;
 use common::{FIRST, START, bare, digest, issuer, leaf, other_issuer, serial, walk};
 use meshmint::authority::GenerationNumber;
-use meshmint::ledger::{AuditEntry, CertificateFilter, CertificateRecord, CredentialKind, Cursor, HolderId, Kind, Ledger, LedgerError, State};
+use meshmint::ledger::{
+    AuditEntry, CertificateFilter, CertificateRecord, CredentialKind, Cursor, HolderId, Kind, Ledger, LedgerError, NotACursor, State, Stats,
+};
+use meshmint::pki::PublicKeyAlgorithm;
 use time::{Duration, OffsetDateTime};
 use tokio::task::JoinSet;
 
@@ -59,8 +62,10 @@ suite!(
         a_holder_has_its_latest_certificate,
         every_filter_selects,
         pages_end_where_the_next_begins,
+        what_comes_in_is_followed,
         a_page_walk_survives_inserts_and_pruning,
         stats_count_what_is_there,
+        stats_count_by_time_key_and_lifetime,
         pruning_takes_the_oldest_and_their_holders,
         a_caller_that_stops_waiting_harms_nobody,
         the_same_ledger_is_there_after_a_restart,
@@ -173,7 +178,7 @@ async fn a_number_that_cannot_be_kept_refuses_only_itself(backend: &dyn Backend)
     assert!(matches!(bad, Err(LedgerError::Unavailable(_))), "{bad:?}");
     assert_eq!(ledger.stats(START).await.unwrap().total, 1);
     let nobody = CertificateFilter { generation: Some(GenerationNumber(u64::MAX)), ..CertificateFilter::default() };
-    assert_eq!(ledger.list(&nobody, Some(Cursor(u64::MAX)), 10, START).await.unwrap().certificates, []);
+    assert_eq!(ledger.list(&nobody, None, 10, START).await.unwrap().certificates, []);
 }
 
 async fn a_thousand_records_at_once(backend: &dyn Backend) {
@@ -423,6 +428,47 @@ async fn pages_end_where_the_next_begins(backend: &dyn Backend) {
     assert_eq!(ledger.list(&everything, None, 0, START).await.unwrap().certificates.len(), 1, "a page is never empty for want of a limit");
 }
 
+async fn what_comes_in_is_followed(backend: &dyn Backend) {
+    let ledger = ready(backend).await;
+    let everything = CertificateFilter::default();
+    record_all(ledger.as_ref(), [leaf(0)]).await;
+    let start = ledger.follow(&everything, None, 10, START).await.unwrap();
+    assert_eq!(start.certificates, [], "only what comes from now on");
+    let following = |filter: CertificateFilter, after: Option<Cursor>, limit| {
+        let ledger = Arc::clone(&ledger);
+        async move {
+            let page = ledger.follow(&filter, after, limit, START).await.unwrap();
+            (page.certificates.into_iter().map(|stored| stored.record.serial).collect::<Vec<_>>(), page.next)
+        }
+    };
+    let (nothing, same) = following(everything.clone(), start.next, 10).await;
+    assert_eq!((nothing, same), (vec![], start.next));
+
+    let other = |number| CertificateRecord { namespace: Some("bank".to_owned()), ..leaf(number) };
+    // The later one was issued earlier: it is the order of recording that counts.
+    record_all(ledger.as_ref(), [leaf(4), other(2), leaf(3)]).await;
+    let (first, next) = following(everything.clone(), start.next, 2).await;
+    assert_eq!(first, [serial(4), serial(2)]);
+    let (second, end) = following(everything.clone(), next, 2).await;
+    assert_eq!(second, [serial(3)]);
+    let bank = CertificateFilter { namespace: Some("bank".to_owned()), ..everything.clone() };
+    let (found, past) = following(bank.clone(), start.next, 10).await;
+    assert_eq!((found, past), (vec![serial(2)], end), "what doesn't match is passed over for good");
+    assert_eq!(following(bank.clone(), start.next, 1).await.0, [serial(2)]);
+
+    // Nothing is missed or shown twice when rows go, and when the ledger was closed meanwhile.
+    while ledger.prune(START + Duration::days(30), 1_000).await.unwrap() > 0 {}
+    assert_eq!(following(everything.clone(), start.next, 10).await, (vec![], end));
+    record_all(ledger.as_ref(), [leaf(5)]).await;
+    let (found, end) = following(everything.clone(), end, 10).await;
+    assert_eq!(found, [serial(5)]);
+    let text = end.unwrap().to_string();
+    assert_eq!(text.parse(), Ok(end.unwrap()), "a cursor goes through text");
+    for other in ["", "r", "r-1", "r+1", "r01", "R1", "x1", "1", "r1 ", "r7fffffffffffffff0"] {
+        assert_eq!(other.parse::<Cursor>(), Err(NotACursor), "{other:?}");
+    }
+}
+
 async fn a_page_walk_survives_inserts_and_pruning(backend: &dyn Backend) {
     let ledger = ready(backend).await;
     // Even ones expire early and are pruned under the walk; odd ones stay.
@@ -454,7 +500,8 @@ async fn a_page_walk_survives_inserts_and_pruning(backend: &dyn Backend) {
 
 async fn stats_count_what_is_there(backend: &dyn Backend) {
     let ledger = ready(backend).await;
-    assert_eq!(ledger.stats(START).await.unwrap(), meshmint::ledger::Stats::default());
+    let nothing = Stats { issued_per_minute: vec![0; 61], expiring_per_hour: vec![0; 24], ..Stats::default() };
+    assert_eq!(ledger.stats(START).await.unwrap(), nothing);
     let second = GenerationNumber(2);
     ledger.open_generation(second, &other_issuer(), START).await.unwrap();
     let renewed = CertificateRecord { holder: leaf(0).holder, generation: second, issuer: other_issuer(), ..leaf(50) };
@@ -470,6 +517,48 @@ async fn stats_count_what_is_there(backend: &dyn Backend) {
     let long_after: OffsetDateTime = START + Duration::days(400);
     let stats = ledger.stats(long_after).await.unwrap();
     assert_eq!((stats.valid, stats.expired, stats.live_holders, stats.next_expiry), (0, 5, 0, None));
+}
+
+async fn stats_count_by_time_key_and_lifetime(backend: &dyn Backend) {
+    let ledger = ready(backend).await;
+    let now = START + Duration::hours(2);
+    let issued = |number, before: Duration, lifetime: Duration| {
+        let issued_at = now - before;
+        CertificateRecord { issued_at, not_after: issued_at + lifetime, ..leaf(number) }
+    };
+    let (second, minute) = (Duration::SECOND, Duration::MINUTE);
+    let rsa = Some(PublicKeyAlgorithm::Rsa { bits: 2048 });
+    record_all(
+        ledger.as_ref(),
+        [
+            // START is 123456 µs after a whole minute, and so is now.
+            issued(1, Duration::ZERO, 5 * minute),
+            issued(2, second, 5 * minute + second),
+            CertificateRecord { key_algorithm: rsa, ..issued(3, second, 15 * minute) },
+            issued(4, minute, Duration::HOUR),
+            issued(5, 60 * minute, 61 * minute),
+            CertificateRecord { key_algorithm: rsa, ..issued(6, 60 * minute + second, 7 * Duration::DAY) },
+            issued(7, 30 * minute, 10 * minute),
+            CertificateRecord { key_algorithm: None, ..issued(8, 10 * minute, 8 * Duration::DAY) },
+            issued(9, 20 * minute, 24 * Duration::HOUR),
+            CertificateRecord { issued_at: now, not_after: now + minute, ..bare(10, Kind::Serving) },
+        ],
+    )
+    .await;
+    let stats = ledger.stats(now).await.unwrap();
+    let mut minutes = vec![0; 61];
+    // Of the 60 whole minutes before the running one, number 6 lies before the first.
+    for (minute, count) in [(60, 1), (59, 3), (50, 1), (40, 1), (30, 1), (0, 1)] {
+        minutes[minute] = count;
+    }
+    assert_eq!(stats.issued_per_minute, minutes);
+    let mut hours = vec![0; 24];
+    (hours[0], hours[23]) = (5, 1);
+    assert_eq!(stats.expiring_per_hour, hours, "number 4 within 59 minutes, number 7 is past, 6 and 8 later than a day");
+    let named = |name: &str, count| (name.to_owned(), count);
+    assert_eq!(stats.keys, [named("P-256", 5), named("RSA-2048", 2), named("unknown", 1)]);
+    let lifetimes: Vec<_> = stats.lifetimes.iter().map(|(most, count)| (most.as_secs(), *count)).collect();
+    assert_eq!(lifetimes, [(300, 1), (900, 3), (3_600, 1), (6 * 3_600, 1), (24 * 3_600, 1), (u64::MAX, 1)]);
 }
 
 async fn pruning_takes_the_oldest_and_their_holders(backend: &dyn Backend) {

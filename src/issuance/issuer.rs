@@ -70,6 +70,7 @@ struct Recipient<'a> {
     kind: Kind,
     caller: Option<&'a Caller>,
     identity: Option<&'a SpiffeId>,
+    key: &'a CheckedKey,
 }
 
 impl Issuer {
@@ -112,7 +113,7 @@ impl Issuer {
             KeyProof::Csr(pem) => watch.over(Step::CheckKey, check_csr(pem)).map_err(RequestError::Csr)?,
         };
 
-        let recipient = Recipient { kind: Kind::Leaf, caller: Some(&caller), identity: Some(&identity) };
+        let recipient = Recipient { kind: Kind::Leaf, caller: Some(&caller), identity: Some(&identity), key: &key };
         let validity = |generation: &Generation| {
             let chance = fraction(self.parts.entropy.as_ref()).map_err(|_| Trouble::Entropy)?;
             let asked = ask.wants.lifetime_seconds;
@@ -126,7 +127,7 @@ impl Issuer {
     /// # Errors
     /// [`Refusal::Unavailable`].
     pub async fn issue_serving(&self, names: &ServingNames, key: &CheckedKey, lifetime: Duration) -> Result<Issued, Refusal> {
-        let recipient = Recipient { kind: Kind::Serving, caller: None, identity: None };
+        let recipient = Recipient { kind: Kind::Serving, caller: None, identity: None, key };
         let subject = Subject::Serving { dns_names: &names.dns_names, ip_addresses: &names.ip_addresses, key };
         let validity =
             |generation: &Generation| self.parts.profile.clamped(lifetime, self.parts.clock.now(), generation.limit).map_err(too_little_left);
@@ -223,6 +224,7 @@ impl Issuer {
                 Some(callers::Credential::ClientCertificate { .. }) => CredentialKind::ClientCertificate,
                 None => CredentialKind::Internal,
             },
+            key_algorithm: Some(recipient.key.algorithm()),
             issued_at: self.parts.clock.now(),
             not_before: validity.not_before,
             not_after: validity.not_after,

@@ -13,7 +13,7 @@ use std::fmt::Debug;
 use async_trait::async_trait;
 use time::OffsetDateTime;
 
-pub use query::{CertificateFilter, Cursor, Page, State, Stats, StatsRow};
+pub use query::{CertificateFilter, Cursor, NotACursor, Page, State, Stats, StatsRow};
 pub use record::{AuditEntry, CertificateRecord, CredentialKind, HolderId, HolderRecord, Kind, Revocation, StoredCertificate};
 
 use crate::authority::{AuthorityId, GenerationNumber};
@@ -100,6 +100,14 @@ pub trait Ledger: Send + Sync + Debug {
     /// [`LedgerError::Unavailable`].
     async fn list(&self, filter: &CertificateFilter, after: Option<Cursor>, limit: u32, now: OffsetDateTime) -> Result<Page, LedgerError>;
 
+    /// At most `limit` (from 1 to 1,000) certificates that match and were recorded after the cursor, those recorded first first: what
+    /// came in meanwhile. Without a cursor, an empty page whose `next` is the end of what is on record now. `next` is always there; what
+    /// it leads to may be empty still.
+    ///
+    /// # Errors
+    /// [`LedgerError::ForeignCursor`], [`LedgerError::Unavailable`].
+    async fn follow(&self, filter: &CertificateFilter, after: Option<Cursor>, limit: u32, now: OffsetDateTime) -> Result<Page, LedgerError>;
+
     /// Counts over what is on record.
     ///
     /// # Errors
@@ -129,6 +137,9 @@ pub enum LedgerError {
     /// The key of the record is taken.
     #[error("{0} is on record already")]
     Duplicate(&'static str),
+    /// The cursor of a list in another order.
+    #[error("the page token is of a list in another order")]
+    ForeignCursor,
     /// Full disk, lost file, lost connection, a bug in the engine: nothing can be promised.
     #[error("the ledger is unavailable: {0}")]
     Unavailable(String),

@@ -1,5 +1,9 @@
 //! What can be asked of the ledger: filters, pages, counts.
 
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
 use time::OffsetDateTime;
 
 use super::{HolderId, Kind, StoredCertificate};
@@ -43,14 +47,38 @@ pub enum State {
     Revoked,
 }
 
-/// Where a page ended: opaque to callers, stable while rows are added and pruned.
+/// Where a page ended: opaque to callers, stable while rows are added and pruned. Its text is the page token of the admin API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cursor(pub u64);
+pub struct Cursor {
+    pub(super) id: i64,
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "r{:x}", self.id)
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = NotACursor;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let id = text.strip_prefix('r').and_then(|id| i64::from_str_radix(id, 16).ok()).ok_or(NotACursor)?;
+        let cursor = Self { id };
+        // One cursor has one text.
+        if id >= 0 && cursor.to_string() == text { Ok(cursor) } else { Err(NotACursor) }
+    }
+}
+
+/// A text that is no cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the page token is not one that was given out")]
+pub struct NotACursor;
 
 /// One page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
-    /// Newest first.
+    /// In the order of the question.
     pub certificates: Vec<StoredCertificate>,
     /// Where the next page starts; `None` when this was the last.
     pub next: Option<Cursor>,
@@ -73,7 +101,19 @@ pub struct Stats {
     pub next_expiry: Option<OffsetDateTime>,
     /// Certificates by kind, issuer and generation, in this order (kinds by name).
     pub rows: Vec<StatsRow>,
+    /// Leaves issued in each of the last 60 whole minutes, oldest first, and as 61st in the minute that runs.
+    pub issued_per_minute: Vec<u64>,
+    /// Valid leaves by the whole hours until their notAfter, for the next 24 hours: first those within an hour.
+    pub expiring_per_hour: Vec<u64>,
+    /// Valid leaves by kind of key (`P-256`, `RSA-2048`; `unknown` for what an older version recorded), the most frequent first.
+    pub keys: Vec<(String, u64)>,
+    /// The same leaves by the lifetime that they were granted, ascending: at most this long and longer than the
+    /// class before. [`Duration::MAX`] stands for all that is longer. A class that nobody is in is left out.
+    pub lifetimes: Vec<(Duration, u64)>,
 }
+
+/// The upper bounds of the classes of [`Stats::lifetimes`], seconds; the last class has none.
+pub(super) const LIFETIME_CLASSES: [u64; 7] = [300, 900, 3_600, 6 * 3_600, 12 * 3_600, 24 * 3_600, 7 * 24 * 3_600];
 
 /// Certificates of one kind and generation.
 #[derive(Debug, Clone, PartialEq, Eq)]

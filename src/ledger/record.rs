@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 
 use crate::authority::{AuthorityId, GenerationNumber};
 use crate::callers::ObjectRef;
+use crate::pki::PublicKeyAlgorithm;
 use crate::spiffe::SpiffeId;
 
 /// Everything about a certificate that can't be filled in later. The ledger is written by one row of these for each certificate.
@@ -44,6 +45,8 @@ pub struct CertificateRecord {
     pub profile_digest: String,
     /// How the caller proved who it is.
     pub credential: CredentialKind,
+    /// Kind of the certified key; `None` where it was recorded before the ledger kept this.
+    pub key_algorithm: Option<PublicKeyAlgorithm>,
     /// When it was signed.
     pub issued_at: OffsetDateTime,
     /// notBefore.

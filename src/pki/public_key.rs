@@ -1,6 +1,7 @@
 //! Public keys that may be certified: P-256, P-384, Ed25519, and RSA of 2048 to 4096 bits with exponent 65537.
 
 use std::fmt;
+use std::str::FromStr;
 
 use rcgen::PublicKeyData;
 use x509_parser::public_key::PublicKey;
@@ -27,6 +28,33 @@ pub enum PublicKeyAlgorithm {
         /// Length of the modulus.
         bits: usize,
     },
+}
+
+impl fmt::Display for PublicKeyAlgorithm {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::P256 => formatter.write_str("P-256"),
+            Self::P384 => formatter.write_str("P-384"),
+            Self::Ed25519 => formatter.write_str("Ed25519"),
+            Self::Rsa { bits } => write!(formatter, "RSA-{bits}"),
+        }
+    }
+}
+
+impl FromStr for PublicKeyAlgorithm {
+    type Err = PublicKeyError;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "P-256" => Ok(Self::P256),
+            "P-384" => Ok(Self::P384),
+            "Ed25519" => Ok(Self::Ed25519),
+            _ => {
+                let bits = name.strip_prefix("RSA-").and_then(|bits| bits.parse().ok()).ok_or(PublicKeyError::Algorithm)?;
+                Ok(Self::Rsa { bits })
+            }
+        }
+    }
 }
 
 /// Why a public key isn't accepted.
@@ -143,6 +171,16 @@ mod tests {
 
     fn checked(der: &[u8]) -> Result<CheckedKey, PublicKeyError> {
         CheckedKey::from_subject_public_key_info(&SubjectPublicKeyInfo::from_der(der).unwrap().1)
+    }
+
+    #[test]
+    fn a_kind_of_key_is_read_back_by_its_name() {
+        let all = [PublicKeyAlgorithm::P256, PublicKeyAlgorithm::P384, PublicKeyAlgorithm::Ed25519, PublicKeyAlgorithm::Rsa { bits: 3072 }];
+        assert_eq!(all.map(|kind| kind.to_string()), ["P-256", "P-384", "Ed25519", "RSA-3072"]);
+        assert_eq!(all.map(|kind| kind.to_string().parse()), all.map(Ok));
+        for unknown in ["", "p-256", "RSA-", "RSA-x", "DSA-2048"] {
+            assert_eq!(unknown.parse::<PublicKeyAlgorithm>(), Err(PublicKeyError::Algorithm), "{unknown}");
+        }
     }
 
     #[test]

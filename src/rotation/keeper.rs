@@ -18,7 +18,7 @@ use crate::authority::rotation::{Facts, Step, chain_end, step};
 use crate::authority::{Authority, AuthorityId, AuthorityState, Generation, GenerationError, GenerationNumber, Role, certify_issuing, issuing_name};
 use crate::clock::{random_id, readable};
 use crate::ledger::{CertificateRecord, CredentialKind, Kind, LedgerError};
-use crate::pki::{IssuerKey, Signer, SignerError, certificates_from_pem};
+use crate::pki::{CheckedKey, IssuerKey, Signer, SignerError, certificates_from_pem};
 use crate::stores::{StoreError, Version};
 
 /// The longest pause between two looks at what is due: the wall clock may jump.
@@ -231,7 +231,7 @@ async fn publishable(parts: &KeeperParts, state: &AuthorityState) -> Result<Gene
     let now = parts.clock.now();
     let behind = |error| match error {
         LedgerError::Fenced(_) | LedgerError::Duplicate(_) => KeeperError::Behind(error),
-        LedgerError::Unavailable(_) => error.into(),
+        LedgerError::ForeignCursor | LedgerError::Unavailable(_) => error.into(),
     };
     parts.ledger.open_generation(number, &issuing.id, now).await.map_err(behind)?;
     parts.ledger.record_bundle(state.bundle_number, &state.bundle_pem(), now).await.map_err(behind)?;
@@ -275,6 +275,7 @@ fn authority_record(
         bundle_number: state.bundle_number,
         profile_digest: parts.policy.profile.digest(),
         credential: CredentialKind::Internal,
+        key_algorithm: CheckedKey::from_subject_public_key_info(certificate.public_key()).ok().map(|key| key.algorithm()),
         issued_at: authority.since,
         not_before: certificate.validity().not_before.to_datetime(),
         not_after: certificate.validity().not_after.to_datetime(),

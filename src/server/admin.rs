@@ -23,7 +23,7 @@ use super::proto::admin::{
 use crate::authority::{AuthorityId, Generation};
 use crate::callers::ObjectRef;
 use crate::clock::Clock;
-use crate::ledger::{CertificateFilter, CredentialKind, Cursor, HolderId, Kind, Ledger, LedgerError, State, StoredCertificate};
+use crate::ledger::{CertificateFilter, CredentialKind, HolderId, Kind, Ledger, LedgerError, NotACursor, State, StoredCertificate};
 use crate::pki::{PemError, certificate_to_pem, certificates_from_pem};
 use crate::spiffe::TrustDomain;
 use crate::spiffe::bundle::bundle_json;
@@ -74,14 +74,14 @@ impl Admin for AdminApi {
         let filter = filter(&request)?;
         let after = match request.page_token.as_str() {
             "" => None,
-            token => Some(Cursor(token.parse().map_err(|_| Status::invalid_argument("page_token is not one that was given out"))?)),
+            token => Some(token.parse().map_err(|error: NotACursor| Status::invalid_argument(error.to_string()))?),
         };
         let limit = if request.page_size == 0 { DEFAULT_PAGE } else { request.page_size.min(LARGEST_PAGE) };
         let now = self.clock.now();
         let page = self.ledger.list(&filter, after, limit, now).await.map_err(unavailable)?;
         Ok(Response::new(ListCertificatesResponse {
             certificates: page.certificates.iter().map(|stored| certificate_message(stored, now, false)).collect(),
-            next_page_token: page.next.map(|Cursor(at)| at.to_string()).unwrap_or_default(),
+            next_page_token: page.next.map(|cursor| cursor.to_string()).unwrap_or_default(),
         }))
     }
 
@@ -235,7 +235,10 @@ fn time_of(timestamp: Option<Timestamp>) -> Result<Option<OffsetDateTime>, Statu
 }
 
 fn unavailable(error: LedgerError) -> Status {
-    Status::unavailable(error.to_string())
+    match error {
+        LedgerError::ForeignCursor => Status::invalid_argument(error.to_string()),
+        _ => Status::unavailable(error.to_string()),
+    }
 }
 
 #[cfg(test)]

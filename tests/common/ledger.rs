@@ -4,6 +4,7 @@
 use meshmint::authority::{AuthorityId, GenerationNumber};
 use meshmint::callers::ObjectRef;
 use meshmint::ledger::{CertificateFilter, CertificateRecord, CredentialKind, Cursor, HolderId, Kind, Ledger, StoredCertificate};
+use meshmint::pki::PublicKeyAlgorithm;
 use meshmint::spiffe::SpiffeId;
 use time::macros::datetime;
 use time::{Duration, OffsetDateTime};
@@ -55,6 +56,7 @@ pub(crate) fn leaf(number: u64) -> CertificateRecord {
         bundle_number: 3,
         profile_digest: "c0ffee".to_owned(),
         credential: CredentialKind::Token,
+        key_algorithm: Some(PublicKeyAlgorithm::P256),
         issued_at,
         not_before: whole - Duration::minutes(2),
         not_after: whole + Duration::days(1),

@@ -124,8 +124,8 @@ fn record_certificate<'a>(connection: &Connection, record: &'a CertificateRecord
         .prepare_cached(
             "INSERT INTO certificates (issuer, serial, sha256, der, kind, spiffe_id, cluster, namespace, service_account, pod_name, pod_uid, \
              node_name, node_uid, holder, generation, bundle_number, profile_digest, credential, issued_at, not_before, not_after, replica, \
-             replica_sequence) \
-             SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23 \
+             replica_sequence, key_algorithm) \
+             SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24 \
              WHERE EXISTS (SELECT 1 FROM generations WHERE generation = ?15 AND closed_at IS NULL)",
         )?
         .execute(params![
@@ -152,6 +152,7 @@ fn record_certificate<'a>(connection: &Connection, record: &'a CertificateRecord
             not_after,
             record.replica,
             sequence,
+            record.key_algorithm.map(|algorithm| algorithm.to_string()),
         ])
         .map_err(|error| taken_or_failed(error, "this serial number of this issuer"))?;
     if inserted == 0 {

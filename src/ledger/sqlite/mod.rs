@@ -151,6 +151,11 @@ impl Ledger for SqliteLedger {
         self.readers.ask(move |connection| queries::list(connection, &filter, after, limit, now)).await
     }
 
+    async fn follow(&self, filter: &CertificateFilter, after: Option<Cursor>, limit: u32, now: OffsetDateTime) -> Result<Page, LedgerError> {
+        let filter = filter.clone();
+        self.readers.ask(move |connection| queries::follow(connection, &filter, after, limit, now)).await
+    }
+
     async fn stats(&self, now: OffsetDateTime) -> Result<Stats, LedgerError> {
         self.readers.ask(move |connection| queries::stats(connection, now)).await
     }
@@ -305,6 +310,6 @@ mod tests {
         drop(ledger);
 
         let refused = open(&folder, schema::LADDER).unwrap_err();
-        assert!(matches!(refused, OpenError::TooNew { found: 2, known: 1, .. }), "{refused}");
+        assert!(matches!(refused, OpenError::TooNew { found: 3, known: 2, .. }), "{refused}");
     }
 }

@@ -1,11 +1,16 @@
 //! The questions as SQL. Each takes a reading connection and answers from one state of the ledger.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 use time::OffsetDateTime;
 
 use super::rows::{self, CERTIFICATE_COLUMNS, HOLDER_COLUMNS, ID_COLUMN, counter, micros, number, parsed};
 use crate::authority::{AuthorityId, GenerationNumber};
+use crate::ledger::query::LIFETIME_CLASSES;
 use crate::ledger::{CertificateFilter, Cursor, HolderId, HolderRecord, Kind, Page, State, Stats, StatsRow, StoredCertificate};
 
 /// The most certificates on a page.
@@ -55,8 +60,8 @@ pub(super) fn list(
 ) -> rusqlite::Result<Page> {
     let limit = limit.clamp(1, PAGE);
     let mut conditions = Conditions::default();
-    if let Some(Cursor(id)) = after {
-        conditions.push("id < ?", saturated(id));
+    if let Some(Cursor { id }) = after {
+        conditions.push("id < ?", id);
     }
     conditions.push_filter(filter, micros(now));
     // One more than asked for tells whether there is a next page.
@@ -65,13 +70,43 @@ pub(super) fn list(
 
     let mut found = connection
         .prepare_cached(&sql)?
-        .query_map(params_from_iter(conditions.values), |row| Ok((counter(row, ID_COLUMN)?, rows::certificate(row)?)))?
+        .query_map(params_from_iter(conditions.values), |row| Ok((row.get(ID_COLUMN)?, rows::certificate(row)?)))?
         .collect::<rusqlite::Result<Vec<_>>>()?;
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let more = found.len() > limit;
     found.truncate(limit);
-    let next = found.last().filter(|_| more).map(|(id, _)| Cursor(*id));
+    let next = found.last().filter(|_| more).map(|(id, _)| Cursor { id: *id });
     Ok(Page { certificates: found.into_iter().map(|(_, certificate)| certificate).collect(), next })
+}
+
+pub(super) fn follow(
+    connection: &mut Connection,
+    filter: &CertificateFilter,
+    after: Option<Cursor>,
+    limit: u32,
+    now: OffsetDateTime,
+) -> rusqlite::Result<Page> {
+    let limit = limit.clamp(1, PAGE);
+    // Both questions see the same end.
+    let transaction = connection.transaction()?;
+    let end: i64 = transaction
+        .prepare_cached("SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'certificates'), 0)")?
+        .query_row([], |row| row.get(0))?;
+    let Some(Cursor { id: after }) = after else { return Ok(Page { certificates: Vec::new(), next: Some(Cursor { id: end }) }) };
+
+    let mut conditions = Conditions::default();
+    conditions.push("id > ?", after);
+    conditions.push_filter(filter, micros(now));
+    conditions.values.push(i64::from(limit).into());
+    let sql = format!("SELECT {CERTIFICATE_COLUMNS} FROM certificates{} ORDER BY id LIMIT ?", conditions.clause);
+    let found = transaction
+        .prepare_cached(&sql)?
+        .query_map(params_from_iter(conditions.values), |row| Ok((row.get(ID_COLUMN)?, rows::certificate(row)?)))?
+        .collect::<rusqlite::Result<Vec<(i64, _)>>>()?;
+    // A page that isn't full has seen everything up to the end.
+    let full = u32::try_from(found.len()).is_ok_and(|found| found == limit);
+    let id = found.last().filter(|_| full).map_or_else(|| end.max(after), |(id, _)| *id);
+    Ok(Page { certificates: found.into_iter().map(|(_, certificate)| certificate).collect(), next: Some(Cursor { id }) })
 }
 
 pub(super) fn stats(connection: &mut Connection, now: OffsetDateTime) -> rusqlite::Result<Stats> {
@@ -108,9 +143,58 @@ pub(super) fn stats(connection: &mut Connection, now: OffsetDateTime) -> rusqlit
             let expiry = row.get::<_, Option<i64>>(1)?.map(|_| rows::time(row, 1)).transpose()?;
             Ok((counter(row, 0)?, expiry))
         })?;
+        issued(&transaction, now, &mut stats)?;
+        expiring(&transaction, now, &mut stats)?;
     }
     transaction.commit()?;
     Ok(stats)
+}
+
+const MINUTE: i64 = 60_000_000;
+const HOUR: i64 = 60 * MINUTE;
+
+/// Leaves of the last 60 whole minutes and of the running one: by minute, and by the lifetime that they were granted.
+fn issued(connection: &Connection, now: i64, stats: &mut Stats) -> rusqlite::Result<()> {
+    let first = now.div_euclid(MINUTE) - 60;
+    let mut minutes = vec![0; 61];
+    let mut lifetimes = BTreeMap::new();
+    let mut issued = connection.prepare_cached(
+        "SELECT issued_at / 60000000 - ?1, not_after - issued_at FROM certificates \
+         WHERE kind = 'leaf' AND issued_at >= ?1 * 60000000 AND issued_at <= ?2",
+    )?;
+    let mut found = issued.query([first, now])?;
+    while let Some(row) = found.next()? {
+        if let Some(minute) = minutes.get_mut(usize::from(row.get::<_, u8>(0)?)) {
+            *minute += 1;
+        }
+        let lifetime = u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0);
+        let class = LIFETIME_CLASSES.iter().find(|class| lifetime <= **class * 1_000_000);
+        *lifetimes.entry(class.map_or(Duration::MAX, |class| Duration::from_secs(*class))).or_insert(0) += 1;
+    }
+    (stats.issued_per_minute, stats.lifetimes) = (minutes, lifetimes.into_iter().collect());
+    Ok(())
+}
+
+/// Valid leaves: by hours until notAfter, and by kind of key.
+fn expiring(connection: &Connection, now: i64, stats: &mut Stats) -> rusqlite::Result<()> {
+    let mut hours = vec![0; 24];
+    let mut keys = BTreeMap::new();
+    let mut valid = connection.prepare_cached(
+        "SELECT min((not_after - ?1) / ?2, 24), coalesce(key_algorithm, 'unknown'), count(*) FROM certificates \
+         WHERE kind = 'leaf' AND revoked_at IS NULL AND not_after >= ?1 GROUP BY 1, 2",
+    )?;
+    let mut found = valid.query([now, HOUR])?;
+    while let Some(row) = found.next()? {
+        let count = counter(row, 2)?;
+        if let Some(hour) = hours.get_mut(usize::from(row.get::<_, u8>(0)?)) {
+            *hour += count;
+        }
+        *keys.entry(row.get::<_, String>(1)?).or_insert(0) += count;
+    }
+    let mut keys: Vec<_> = keys.into_iter().collect();
+    keys.sort_by_key(|(_, count)| Reverse(*count));
+    (stats.expiring_per_hour, stats.keys) = (hours, keys);
+    Ok(())
 }
 
 /// A WHERE clause whose values are all parameters.

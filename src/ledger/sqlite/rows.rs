@@ -14,7 +14,7 @@ use crate::ledger::{CertificateRecord, HolderId, HolderRecord, LedgerError, Revo
 /// The columns that [`certificate`] reads, in its order.
 pub(super) const CERTIFICATE_COLUMNS: &str = "issuer, serial, sha256, der, kind, spiffe_id, cluster, namespace, service_account, pod_name, pod_uid, \
      node_name, node_uid, holder, generation, bundle_number, profile_digest, credential, issued_at, not_before, not_after, replica, \
-     replica_sequence, revoked_at, revoked_reason, id";
+     replica_sequence, revoked_at, revoked_reason, id, key_algorithm";
 
 /// Where [`CERTIFICATE_COLUMNS`] has the row's id.
 pub(super) const ID_COLUMN: usize = 25;
@@ -65,6 +65,7 @@ pub(super) fn certificate(row: &Row<'_>) -> rusqlite::Result<StoredCertificate> 
         bundle_number: counter(row, 15)?,
         profile_digest: row.get(16)?,
         credential: parsed(row, 17)?,
+        key_algorithm: row.get::<_, Option<String>>(26)?.map(|text| parse(&text, 26)).transpose()?,
         issued_at: time(row, 18)?,
         not_before: time(row, 19)?,
         not_after: time(row, 20)?,

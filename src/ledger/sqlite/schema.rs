@@ -15,7 +15,7 @@ pub(super) const APPLICATION_ID: i64 = 0x4d73_4d74;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The steps from nothing to the newest schema; step N leads to version N. A step that was released never changes.
-pub(super) const LADDER: &[&str] = &[VERSION_1];
+pub(super) const LADDER: &[&str] = &[VERSION_1, VERSION_2];
 
 /// All times are microseconds since 1970 UTC. Numbers of generations, bundles and sequences stay below 2⁶³.
 const VERSION_1: &str = "
@@ -112,6 +112,9 @@ CREATE TABLE replicas (
 ) STRICT, WITHOUT ROWID;
 ";
 
+/// What key was certified; nobody can say it of the rows before.
+const VERSION_2: &str = "ALTER TABLE certificates ADD COLUMN key_algorithm TEXT";
+
 /// Checks that the file is a ledger (or empty), climbs the ladder, and returns the ledger's id: `fresh_id` where it was empty.
 ///
 /// # Errors
@@ -183,7 +186,8 @@ pub(super) fn refusal(path: &str, error: &rusqlite::Error) -> OpenError {
 mod tests {
     use super::*;
 
-    const LONGER: &[&str] = &[VERSION_1, "ALTER TABLE replicas ADD COLUMN name TEXT", "CREATE TABLE crls (number INTEGER PRIMARY KEY) STRICT"];
+    const LONGER: &[&str] =
+        &[VERSION_1, VERSION_2, "ALTER TABLE replicas ADD COLUMN name TEXT", "CREATE TABLE crls (number INTEGER PRIMARY KEY) STRICT"];
 
     fn version(connection: &Connection) -> u32 {
         connection.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap()
@@ -193,9 +197,9 @@ mod tests {
     fn an_older_file_climbs_and_keeps_its_id() {
         let mut connection = Connection::open_in_memory().unwrap();
         assert_eq!(upgrade(&mut connection, "x", LADDER, "first").unwrap(), "first");
-        assert_eq!(version(&connection), 1);
+        assert_eq!(version(&connection), 2);
         assert_eq!(upgrade(&mut connection, "x", LONGER, "second").unwrap(), "first");
-        assert_eq!(version(&connection), 3);
+        assert_eq!(version(&connection), 4);
         connection.execute("INSERT INTO crls VALUES (1)", []).unwrap();
         connection.execute("INSERT INTO replicas (id, seen_at, name) VALUES ('r', 1, 'pod-0')", []).unwrap();
         assert_eq!(upgrade(&mut connection, "x", LONGER, "third").unwrap(), "first");
@@ -206,18 +210,18 @@ mod tests {
         let mut connection = Connection::open_in_memory().unwrap();
         upgrade(&mut connection, "x", LONGER, "id").unwrap();
         let refused = upgrade(&mut connection, "x", LADDER, "id").unwrap_err();
-        assert!(matches!(refused, OpenError::TooNew { found: 3, known: 1, .. }), "{refused}");
-        assert_eq!(version(&connection), 3);
+        assert!(matches!(refused, OpenError::TooNew { found: 4, known: 2, .. }), "{refused}");
+        assert_eq!(version(&connection), 4);
     }
 
     #[test]
     fn a_step_that_fails_leaves_the_file_as_it_was() {
         let mut connection = Connection::open_in_memory().unwrap();
         upgrade(&mut connection, "x", LADDER, "id").unwrap();
-        let broken = [VERSION_1, "CREATE TABLE half (a INTEGER) STRICT; SELECT nothing"];
+        let broken = [VERSION_1, VERSION_2, "CREATE TABLE half (a INTEGER) STRICT; SELECT nothing"];
         let refused = upgrade(&mut connection, "x", &broken, "id").unwrap_err();
         assert!(matches!(refused, OpenError::Engine { .. }), "{refused}");
-        assert_eq!(version(&connection), 1);
+        assert_eq!(version(&connection), 2);
         let halves: u32 = connection.query_row("SELECT count(*) FROM sqlite_schema WHERE name = 'half'", [], |row| row.get(0)).unwrap();
         assert_eq!(halves, 0);
     }
