@@ -105,7 +105,8 @@ pub(super) enum CsrClientError {
 pub(super) async fn request(ask: &CsrRequest) -> Result<Obtained, CsrClientError> {
     let clock = SystemClock::shared();
     let key = make_key(ask.key_type)?;
-    let csr = make_csr(&key, ask)?;
+    let identity = ask.impersonate.clone().or_else(|| identity_of_token(ask.token.as_deref()?, &ask.trust_domain));
+    let csr = make_csr(&key, ask.key_type, identity)?;
     let channel = connect(ask, clock.as_ref()).await?;
     let strings = ask.impersonate.iter().map(|identity| ("ImpersonatedIdentity".to_owned(), identity.clone()));
     let fields = strings.map(|(name, text)| (name, prost_types::Value { kind: Some(ValueKind::StringValue(text)) })).collect();
@@ -134,7 +135,7 @@ pub(super) async fn request(ask: &CsrRequest) -> Result<Obtained, CsrClientError
 }
 
 /// gRPC's own spelling of a code.
-fn code_name(code: tonic::Code) -> &'static str {
+pub(super) fn code_name(code: tonic::Code) -> &'static str {
     use tonic::Code;
     match code {
         Code::Ok => "OK",
@@ -157,7 +158,8 @@ fn code_name(code: tonic::Code) -> &'static str {
     }
 }
 
-fn make_key(key_type: KeyType) -> Result<IssuerKey, CsrClientError> {
+/// A new key.
+pub(super) fn make_key(key_type: KeyType) -> Result<IssuerKey, CsrClientError> {
     match key_type {
         KeyType::P256 => Ok(IssuerKey::generate(KeyAlgorithm::P256)?),
         KeyType::P384 => Ok(IssuerKey::generate(KeyAlgorithm::P384)?),
@@ -173,14 +175,14 @@ fn make_key(key_type: KeyType) -> Result<IssuerKey, CsrClientError> {
 
 /// The request as Istio's agents make it: RSA with pilot-agent's `O=""`, others with ztunnel's empty subject; one URI SAN where the
 /// identity can be told.
-fn make_csr(key: &IssuerKey, ask: &CsrRequest) -> Result<String, CsrClientError> {
+pub(super) fn make_csr(key: &IssuerKey, key_type: KeyType, identity: Option<String>) -> Result<String, CsrClientError> {
     let failed = |error: &dyn std::fmt::Display| CsrClientError::Generation(error.to_string());
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    if ask.key_type == KeyType::Rsa2048 {
+    if key_type == KeyType::Rsa2048 {
         params.distinguished_name.push(DnType::OrganizationName, DnValue::Utf8String(String::new()));
     }
-    if let Some(identity) = ask.impersonate.clone().or_else(|| identity_of_token(ask)) {
+    if let Some(identity) = identity {
         params.subject_alt_names = vec![SanType::URI(identity.as_str().try_into().map_err(|error| failed(&error))?)];
     }
     let request = params.serialize_request(key.pair()).map_err(|error| failed(&error))?;
@@ -188,11 +190,11 @@ fn make_csr(key: &IssuerKey, ask: &CsrRequest) -> Result<String, CsrClientError>
 }
 
 /// The SPIFFE ID that a Kubernetes token stands for, read without checking it: the CA does that.
-fn identity_of_token(ask: &CsrRequest) -> Option<String> {
-    let claims = ask.token.as_deref()?.split('.').nth(1)?;
+pub(super) fn identity_of_token(token: &str, trust_domain: &TrustDomain) -> Option<String> {
+    let claims = token.split('.').nth(1)?;
     let claims: serde_json::Value = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
     let (namespace, account) = claims.get("sub")?.as_str()?.strip_prefix("system:serviceaccount:")?.split_once(':')?;
-    SpiffeId::workload(&ask.trust_domain, namespace, account).ok().map(|id| id.to_string())
+    SpiffeId::workload(trust_domain, namespace, account).ok().map(|id| id.to_string())
 }
 
 async fn connect(ask: &CsrRequest, clock: &dyn Clock) -> Result<Channel, CsrClientError> {

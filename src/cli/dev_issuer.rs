@@ -1,6 +1,6 @@
 //! The built-in token issuer of `meshmint dev`: makes tokens that look as Kubernetes makes them, for demos and tests.
 //!
-//! Used by `dev` and `token` only; nothing that `serve` reaches imports it. Its key is made in the folder of `dev`, so no build contains a key
+//! Used by `dev`, `token` and `bench` only; nothing that `serve` reaches imports it. Its key is made in the folder of `dev`, so no build contains a key
 //! that anything trusts, and its issuer is a name that can't exist (RFC 2606 §2), so no real cluster's tokens can be mistaken for its own.
 
 use std::fmt;
@@ -14,7 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::digest;
 use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
@@ -25,6 +25,8 @@ use crate::pki::{IssuerKey, KeyAlgorithm, KeyError};
 pub(super) struct DevIssuer {
     key: EcdsaKeyPair,
     kid: String,
+    /// A second key, once `bench` asked for tokens as most clusters sign them. To make one takes long.
+    rsa: Option<RsaKeyPair>,
 }
 
 /// What a token shall say. UIDs that aren't given are derived from the names, so that the same names always mean the same objects.
@@ -81,6 +83,8 @@ impl DevIssuer {
     pub(super) const ISSUER: &'static str = "https://dev.meshmint.invalid";
     /// The file with its key, in the folder of `dev`. A folder that has it was made by `dev`.
     pub(super) const KEY_FILE: &'static str = "token-issuer.pem";
+    /// The file with its second key, where there is one.
+    pub(super) const RS256_KEY_FILE: &'static str = "token-issuer-rs256.pem";
     /// From this lifetime on a token has `warnafter`, as those have that Kubernetes extends beyond what was asked (3607 s, to a year).
     pub(super) const WARN_AFTER: Duration = Duration::from_secs(3607);
 
@@ -89,24 +93,34 @@ impl DevIssuer {
     /// # Errors
     /// [`DevIssuerError`].
     pub(super) fn open(dir: &Path) -> Result<Self, DevIssuerError> {
+        let unusable = |path: PathBuf, reason: &str| DevIssuerError::Key { path, reason: reason.to_owned() };
         let path = dir.join(Self::KEY_FILE);
-        let failed = |reason| DevIssuerError::Io { path: path.clone(), reason };
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(DevIssuerError::NotThere(dir.to_owned())),
-            Err(error) => return Err(failed(error)),
-        };
-        if file.metadata().map_err(failed)?.mode() & 0o077 != 0 {
-            return Err(DevIssuerError::Exposed(path));
-        }
-        let pem = io::read_to_string(file).map_err(failed)?;
-        let unusable = |reason: &dyn fmt::Display| DevIssuerError::Key { path: path.clone(), reason: reason.to_string() };
-        let key = IssuerKey::from_pem(&pem).map_err(|error| unusable(&error))?;
-        let pkcs8 = key.to_pkcs8_der();
+        let pkcs8 = read_key(dir, &path)?.to_pkcs8_der();
         let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.secret_pkcs8_der(), &SystemRandom::new())
-            .map_err(|_| unusable(&"not a P-256 key"))?;
+            .map_err(|_| unusable(path, "not a P-256 key"))?;
+        let path = dir.join(Self::RS256_KEY_FILE);
+        let rsa = match read_key(dir, &path) {
+            Ok(key) => Some(RsaKeyPair::from_pkcs8(key.to_pkcs8_der().secret_pkcs8_der()).map_err(|_| unusable(path, "not an RSA key"))?),
+            Err(DevIssuerError::NotThere(_)) => None,
+            Err(error) => return Err(error),
+        };
         let kid = thumbprint(&key);
-        Ok(Self { key, kid })
+        Ok(Self { key, kid, rsa })
+    }
+
+    /// The issuer of `dir`, with a second key by `make`, an RSA key, if it hasn't one.
+    ///
+    /// # Errors
+    /// [`DevIssuerError`].
+    pub(super) fn open_with_rs256(dir: &Path, make: impl FnOnce() -> Result<IssuerKey, String>) -> Result<Self, DevIssuerError> {
+        let issuer = Self::open(dir)?;
+        if issuer.rsa.is_some() {
+            return Ok(issuer);
+        }
+        let path = dir.join(Self::RS256_KEY_FILE);
+        let key = make().map_err(|reason| DevIssuerError::Key { path: path.clone(), reason })?;
+        write_durably(dir, &path, key.to_pem().as_bytes()).map_err(|reason| DevIssuerError::Io { path, reason })?;
+        Self::open(dir)
     }
 
     /// The issuer of `dir`, made where there is none yet: the key is durable and readable by us alone before it is used.
@@ -129,7 +143,12 @@ impl DevIssuer {
     /// Its JWK Set, which is what verifies its tokens.
     pub(super) fn jwks(&self) -> Value {
         let (x, y) = coordinates(&self.key);
-        json!({ "keys": [{ "kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": self.kid, "x": x, "y": y }] })
+        let mut keys = vec![json!({ "kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": self.kid, "x": x, "y": y })];
+        if let Some(key) = &self.rsa {
+            let [n, e] = numbers(key);
+            keys.push(json!({ "kty": "RSA", "use": "sig", "alg": "RS256", "kid": rsa_thumbprint(key), "n": n, "e": e }));
+        }
+        json!({ "keys": keys })
     }
 
     /// Makes a token. Like Kubernetes it doesn't backdate: `iat` and `nbf` are `now`, cut to the second.
@@ -137,10 +156,20 @@ impl DevIssuer {
     /// # Errors
     /// [`DevIssuerError::NoEntropy`].
     pub(super) fn mint(&self, request: &TokenRequest<'_>, now: OffsetDateTime, entropy: &dyn Entropy) -> Result<String, DevIssuerError> {
-        let claims = claims(request, now.unix_timestamp(), &random_uuid(entropy)?);
-        let header = json!({ "alg": "ES256", "kid": self.kid });
-        let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()));
+        let signed = to_sign(&json!({ "alg": "ES256", "kid": self.kid }), request, now, entropy)?;
         let signature = self.key.sign(&SystemRandom::new(), signed.as_bytes()).map_err(|_| NoEntropy)?;
+        Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
+    }
+
+    /// The same, signed with the second key.
+    ///
+    /// # Errors
+    /// [`DevIssuerError::NoEntropy`], and [`DevIssuerError::NotThere`] without a second key.
+    pub(super) fn mint_rs256(&self, request: &TokenRequest<'_>, now: OffsetDateTime, entropy: &dyn Entropy) -> Result<String, DevIssuerError> {
+        let key = self.rsa.as_ref().ok_or_else(|| DevIssuerError::NotThere(Self::RS256_KEY_FILE.into()))?;
+        let signed = to_sign(&json!({ "alg": "RS256", "kid": rsa_thumbprint(key) }), request, now, entropy)?;
+        let mut signature = vec![0; key.public().modulus_len()];
+        key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature).map_err(|_| NoEntropy)?;
         Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 }
@@ -159,6 +188,27 @@ pub(super) fn derived_uid(kind: &str, path: &[&str]) -> String {
         text.push_str(part);
     }
     uuid(digest::digest(&digest::SHA256, text.as_bytes()).as_ref(), 8)
+}
+
+/// The private key of a file that only we can read.
+fn read_key(dir: &Path, path: &Path) -> Result<IssuerKey, DevIssuerError> {
+    let failed = |reason| DevIssuerError::Io { path: path.to_owned(), reason };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(DevIssuerError::NotThere(dir.to_owned())),
+        Err(error) => return Err(failed(error)),
+    };
+    if file.metadata().map_err(failed)?.mode() & 0o077 != 0 {
+        return Err(DevIssuerError::Exposed(path.to_owned()));
+    }
+    let pem = io::read_to_string(file).map_err(failed)?;
+    IssuerKey::from_pem(&pem).map_err(|error| DevIssuerError::Key { path: path.to_owned(), reason: error.to_string() })
+}
+
+/// Header and claims, as they are signed (RFC 7515 §5.1).
+fn to_sign(header: &Value, request: &TokenRequest<'_>, now: OffsetDateTime, entropy: &dyn Entropy) -> Result<String, NoEntropy> {
+    let claims = claims(request, now.unix_timestamp(), &random_uuid(entropy)?);
+    Ok(format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string())))
 }
 
 fn claims(request: &TokenRequest<'_>, now: i64, id: &str) -> Value {
@@ -219,6 +269,17 @@ fn thumbprint(key: &EcdsaKeyPair) -> String {
     let (x, y) = coordinates(key);
     let members = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
     URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, members.as_bytes()))
+}
+
+/// Modulus and exponent, base64url (RFC 7518 §6.3.1).
+fn numbers(key: &RsaKeyPair) -> [String; 2] {
+    let public = ring::rsa::PublicKeyComponents::<Vec<u8>>::from(key.public());
+    [public.n, public.e].map(|number| URL_SAFE_NO_PAD.encode(number))
+}
+
+fn rsa_thumbprint(key: &RsaKeyPair) -> String {
+    let [n, e] = numbers(key);
+    URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, format!(r#"{{"e":"{e}","kty":"RSA","n":"{n}"}}"#).as_bytes()))
 }
 
 fn random_uuid(entropy: &dyn Entropy) -> Result<String, NoEntropy> {

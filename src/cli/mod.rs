@@ -23,6 +23,7 @@ pub use outcome::{Outcome, Output};
 
 use crate::clock::{SystemClock, SystemEntropy};
 
+pub mod bench;
 pub mod config;
 pub mod inspect;
 pub mod outcome;
@@ -58,12 +59,18 @@ enum Command {
     Certs(certs::Args),
     /// Print the trust bundle
     Bundle(bundle::Args),
+    /// Load any Istio CA and measure what it does
+    Bench(bench::Args),
 }
 
 impl Cli {
     /// Runs the command.
     pub fn run(self) -> ExitCode {
-        let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        let runtime = match &self.command {
+            Command::Bench(args) => bench::runtime(args),
+            _ => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
+        };
+        let runtime = match runtime {
             Ok(runtime) => runtime,
             Err(error) => {
                 eprintln!("meshmint: the async runtime could not start: {error}");
@@ -82,6 +89,7 @@ impl Cli {
                 Command::Inspect(args) => inspect::run(&args, &SystemClock::shared()).await,
                 Command::Certs(args) => certs::run(args).await,
                 Command::Bundle(args) => bundle::run(args).await,
+                Command::Bench(args) => bench::run(args).await,
             }
         });
         outcome.exit_code()
