@@ -105,13 +105,14 @@ mod tests {
     fn what_does_not_verify_is_found() {
         let key = IssuerKey::generate(KeyAlgorithm::P256).unwrap();
         let clock = SystemClock::shared();
-        let made = rcgen::generate_simple_self_signed(vec!["x".to_owned()]).unwrap().cert.pem();
-        for (elements, words) in [
+        let made = crate::pki::certificate_to_pem(rcgen::generate_simple_self_signed(vec!["x".to_owned()]).unwrap().cert.der());
+        let cases: [(Vec<String>, &str); 4] = [
             (vec!["no PEM".to_owned(), made.clone()], "can't be read"),
             (vec![made.clone(), "no PEM".to_owned()], "can't be read"),
             (vec![made.clone(), made.clone()], "doesn't verify"),
             (vec![], "no elements"),
-        ] {
+        ];
+        for (elements, words) in cases {
             let error = verify(&elements, &key, clock.as_ref()).unwrap_err();
             assert!(error.contains(words), "{error}");
         }

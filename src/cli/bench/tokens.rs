@@ -139,7 +139,8 @@ mod tests {
             let keys = KeySet::from_jwks(jwks.as_bytes()).unwrap();
             for token in tokens {
                 let token = UnverifiedToken::parse(&token).unwrap();
-                let verified = token.verify(keys.key(token.kid()).unwrap()).unwrap();
+                let key = keys.key(token.kid()).unwrap();
+                let verified = token.verify(key).unwrap();
                 subjects.insert(verified.claims().subject.clone());
             }
         }
