@@ -26,6 +26,7 @@ use tonic::service::Routes;
 use tower::ServiceExt;
 
 use super::connection::{Connection, Milestones};
+use super::gather::Gather;
 use super::guard::Guard;
 use super::metrics::Metrics;
 use super::tls::{ALPN_H2, CurrentTls};
@@ -211,7 +212,7 @@ impl Listener {
                 .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
                 .keep_alive_interval(self.bounds.keepalive)
                 .keep_alive_timeout(self.bounds.keepalive)
-                .serve_connection(TokioIo::new(stream), service)
+                .serve_connection(TokioIo::new(Gather::new(stream)), service)
         );
         let reason = tokio::select! {
             ended = served.as_mut() => return if ended.is_ok() { "closed_by_peer" } else { "broken" },

@@ -4,6 +4,7 @@ mod admin;
 pub mod codec;
 mod connection;
 mod csr_api;
+mod gather;
 mod guard;
 mod health;
 mod http;

@@ -1,0 +1,150 @@
+//! Gathers what a connection has to say: answers that are ready in the same moment leave in one TLS record and one system call.
+//!
+//! HTTP/2 flushes after every answer, and one commit of the ledger makes many answers ready at once. So a flush only asks to be polled
+//! again after the tasks that are ready now, and writes then. A connection with one answer loses one turn of the scheduler by it.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// More than this isn't held back; about thirty answers.
+const MOST: usize = 64 * 1024;
+
+/// A stream whose flushes are gathered. Who writes must also read on each poll (HTTP/2 does), since that is when it writes for real.
+#[derive(Debug)]
+pub(super) struct Gather<S> {
+    stream: S,
+    held: Vec<u8>,
+    /// How much of `held` has left.
+    gone: usize,
+    /// A flush was asked for.
+    due: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Gather<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self { stream, held: Vec::new(), gone: 0, due: false }
+    }
+
+    /// Writes what is held, and flushes it.
+    fn poll_release(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(rest) = self.held.get(self.gone..).filter(|rest| !rest.is_empty()) {
+            match ready!(Pin::new(&mut self.stream).poll_write(context, rest))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.gone += written,
+            }
+        }
+        // An idle connection keeps no buffer.
+        (self.held, self.gone, self.due) = (Vec::new(), 0, false);
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.held.len() < MOST { Poll::Ready(Ok(())) } else { self.poll_release(context) }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gather<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        // While there is something to read, there will be more to say.
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if read.is_pending()
+            && self.due
+            && let Poll::Ready(Err(error)) = self.poll_release(context)
+        {
+            return Poll::Ready(Err(error));
+        }
+        read
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gather<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_room(context))?;
+        self.held.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, parts: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_room(context))?;
+        let before = self.held.len();
+        parts.iter().for_each(|part| self.held.extend_from_slice(part));
+        Poll::Ready(Ok(self.held.len() - before))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.held.is_empty() {
+            return Pin::new(&mut self.stream).poll_flush(context);
+        }
+        if !self.due {
+            self.due = true;
+            context.waker().wake_by_ref();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_release(context))?;
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use futures_util::FutureExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    /// One turn of a task that reads and finds nothing.
+    async fn turn(gather: &mut Gather<tokio::io::DuplexStream>) {
+        let mut room = [0; 8];
+        assert!(poll_fn(|context| Pin::new(&mut *gather).poll_read(context, &mut ReadBuf::new(&mut room))).now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_flushed_in_one_turn_leaves_together_in_the_next() {
+        let (ours, mut theirs) = duplex(1024);
+        let mut gather = Gather::new(ours);
+        for part in ["one ", "two "] {
+            gather.write_all(part.as_bytes()).await.unwrap();
+            gather.flush().await.unwrap();
+        }
+        let mut seen = [0; 16];
+        assert!(theirs.read(&mut seen).now_or_never().is_none(), "nothing before the next turn");
+        turn(&mut gather).await;
+        assert_eq!(theirs.read(&mut seen).now_or_never().unwrap().unwrap(), 8);
+        assert_eq!(&seen[..8], b"one two ");
+        assert_eq!(gather.held.capacity(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_does_not_read_holds_up_the_writer_and_loses_nothing() {
+        let (ours, mut theirs) = duplex(1000);
+        let mut gather = Gather::new(ours);
+        let block = [7; 1000];
+        let mut written = 0;
+        while gather.write_all(&block).now_or_never().is_some() {
+            written += block.len();
+            gather.flush().await.unwrap();
+            turn(&mut gather).await;
+            assert!(written <= 2 * MOST, "what is held is bounded");
+        }
+        let all = tokio::spawn(async move {
+            let mut all = Vec::new();
+            theirs.read_to_end(&mut all).await.unwrap();
+            all.len()
+        });
+        gather.shutdown().await.unwrap();
+        drop(gather);
+        assert_eq!(all.await.unwrap(), written, "shutting down writes what is held");
+    }
+}
