@@ -13,6 +13,7 @@ mod metrics;
 pub mod proto;
 mod refusals;
 mod run;
+mod scrape;
 mod serving;
 mod settings;
 mod tls;
