@@ -61,8 +61,8 @@ pub(super) struct Metrics {
     scrape: Mutex<()>,
 }
 
-/// Refusals that are our doing, by code and reason. They are alerted on, so they are shown before the first one.
-const OUR_REFUSALS: &[[&str; 2]] = &[
+/// Refusals that somebody is woken for, by code and reason: shown before the first one.
+const WATCHED_REFUSALS: &[[&str; 2]] = &[
     ["ResourceExhausted", "overloaded"],
     ["Unavailable", "ledger_unavailable"],
     ["Unavailable", "authority_unavailable"],
@@ -72,6 +72,7 @@ const OUR_REFUSALS: &[[&str; 2]] = &[
     ["Unavailable", "no_entropy"],
     ["DeadlineExceeded", "deadline"],
     ["Internal", "panic"],
+    ["Unauthenticated", "certificate_unknown_to_ledger"],
 ];
 
 impl Metrics {
@@ -103,7 +104,7 @@ impl Metrics {
             citadel_issued: counter("citadel_server_success_cert_issuance_count", "Certificates that were issued.")?,
             rpcs: Rpcs::new(&registry)?,
             steps: Step::ALL.map(|step| steps.with_label_values(&[step.name()])).to_vec(),
-            refusals: Counters::new(register(&registry, IntCounterVec::new(refusals, &["code", "reason"])?)?, OUR_REFUSALS),
+            refusals: Counters::new(register(&registry, IntCounterVec::new(refusals, &["code", "reason"])?)?, WATCHED_REFUSALS),
             connections: gauge("meshmint_connections", "TLS connections that are open on the CSR port.")?,
             connections_closed: Counters::new(
                 counters(
@@ -111,7 +112,7 @@ impl Metrics {
                     "Connections that ended, by reason: closed before a handshake, in it, or after it.",
                     "reason",
                 )?,
-                &[["closed_by_peer"], ["too_many_connections"], ["too_many_strangers"], ["too_many_handshakes"]],
+                &[["closed_by_peer"], ["queue_full"], ["too_many_connections"], ["too_many_strangers"], ["too_many_handshakes"]],
             ),
             handshakes: Counters::new(
                 counters("meshmint_handshakes_total", "TLS handshakes, by result.", "result")?,
