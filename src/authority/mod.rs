@@ -4,6 +4,7 @@ mod accepted;
 mod birth;
 mod generation;
 mod import;
+mod outlook;
 pub mod rotation;
 mod state;
 #[cfg(test)]
@@ -13,6 +14,7 @@ pub use accepted::{AcceptedIssuers, PresentedLeaf, Rejection};
 pub use birth::{AuthorityPolicy, BirthError, Certified, certify_issuing, first_state, issuing_name, make_root};
 pub use generation::{Generation, GenerationError};
 pub use import::{ImportError, Imported, MAX_ROOTS, import};
+pub use outlook::{Held, Outlook};
 pub use state::{
     Authority, AuthorityId, AuthorityState, GenerationNumber, HistoryEntry, KeyRef, LedgerMark, MadeBy, Origin, Phase, Role, Rotation, StateError,
     TrustEntry,

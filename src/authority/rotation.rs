@@ -84,6 +84,12 @@ pub fn parent(state: &AuthorityState) -> Option<&Authority> {
         .find(|authority| matches!(authority.role, Role::Root | Role::Intermediate) && authority.phase == Phase::Active && authority.key.is_some())
 }
 
+/// When the issuing key is to be renewed; `None` where nobody could give it a later end.
+pub fn renewal_due(state: &AuthorityState, facts: Facts, policy: &AuthorityPolicy, now: OffsetDateTime) -> Option<OffsetDateTime> {
+    let (issuing, _) = state.issuing()?;
+    renewal_time(state, issuing, facts, policy, now).map(|(at, _)| at)
+}
+
 /// When the issuing key is to be renewed, by whom; `None` where nobody could give it a later end.
 fn renewal_time(
     state: &AuthorityState,
@@ -125,7 +131,7 @@ pub fn root_end(state: &AuthorityState) -> Option<OffsetDateTime> {
     Some(validity(&root.certificate)?.1)
 }
 
-fn validity(pem: &str) -> Option<(OffsetDateTime, OffsetDateTime)> {
+pub(super) fn validity(pem: &str) -> Option<(OffsetDateTime, OffsetDateTime)> {
     let certificates = certificates_from_pem(pem).ok()?;
     let (_, certificate) = X509Certificate::from_der(certificates.first()?).ok()?;
     Some((certificate.validity().not_before.to_datetime(), certificate.validity().not_after.to_datetime()))

@@ -111,6 +111,16 @@ impl Admission {
         self.limits.in_flight.saturating_sub(self.in_flight.available_permits())
     }
 
+    /// Requests that are being checked and signed.
+    pub fn working(&self) -> usize {
+        self.queue.held()
+    }
+
+    /// Signed certificates that wait for the ledger.
+    pub fn recordings(&self) -> usize {
+        self.limits.recording.saturating_sub(self.recording.available_permits())
+    }
+
     /// The bounds.
     pub fn limits(&self) -> AdmissionLimits {
         self.limits

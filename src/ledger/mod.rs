@@ -4,6 +4,7 @@
 //! so a process that was frozen through a rotation can't answer from the old root. [`Ledger`] is what a backend must do;
 //! `tests/ledger_conformance.rs` is one suite that is run against each of them.
 
+mod figures;
 mod query;
 mod record;
 pub mod sqlite;
@@ -13,6 +14,7 @@ use std::fmt::Debug;
 use async_trait::async_trait;
 use time::OffsetDateTime;
 
+pub use figures::{CommitObserver, CommitWatch, Figures};
 pub use query::{CertificateFilter, Cursor, NotACursor, Page, State, Stats, StatsRow};
 pub use record::{AuditEntry, CertificateRecord, CredentialKind, HolderId, HolderRecord, Kind, Revocation, StoredCertificate};
 
@@ -126,6 +128,9 @@ pub trait Ledger: Send + Sync + Debug {
     /// # Errors
     /// [`LedgerError::Unavailable`] with the reason.
     async fn check_writable(&self) -> Result<(), LedgerError>;
+
+    /// How much there is and how much waits, without asking the engine.
+    fn figures(&self) -> Figures;
 }
 
 /// What a ledger could not do.

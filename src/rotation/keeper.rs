@@ -15,7 +15,9 @@ use super::IssuingRequest;
 use super::founding::{self, Founding};
 use super::parts::{KeeperError, KeeperParts};
 use crate::authority::rotation::{Facts, Step, chain_end, step};
-use crate::authority::{Authority, AuthorityId, AuthorityState, Generation, GenerationError, GenerationNumber, Role, certify_issuing, issuing_name};
+use crate::authority::{
+    Authority, AuthorityId, AuthorityState, Generation, GenerationError, GenerationNumber, Outlook, Role, certify_issuing, issuing_name,
+};
 use crate::clock::{random_id, readable};
 use crate::ledger::{CertificateRecord, CredentialKind, Kind, LedgerError};
 use crate::pki::{CheckedKey, IssuerKey, Signer, SignerError, certificates_from_pem};
@@ -42,6 +44,7 @@ pub struct Keeper {
     parts: KeeperParts,
     held: Mutex<Held>,
     published: Arc<ArcSwap<Generation>>,
+    outlook: ArcSwap<Outlook>,
     changes: watch::Sender<GenerationNumber>,
     failures: AtomicU64,
     /// When the end of the chain was warned of last.
@@ -58,11 +61,13 @@ impl Keeper {
         advance(&parts, &mut held).await?;
         let generation = publishable(&parts, &held.0).await?;
         let (changes, _) = watch::channel(generation.number);
+        let outlook = outlook(&parts, &held.0);
         let held = Held { published: held.0.clone(), stored: held };
         Ok(Self {
             parts,
             held: Mutex::new(held),
             published: Arc::new(ArcSwap::from_pointee(generation)),
+            outlook: ArcSwap::from_pointee(outlook),
             changes,
             failures: AtomicU64::new(0),
             warned: std::sync::Mutex::default(),
@@ -72,6 +77,11 @@ impl Keeper {
     /// The generation that signs now.
     pub fn published(&self) -> Arc<ArcSwap<Generation>> {
         self.published.clone()
+    }
+
+    /// What lies ahead of the state, as it was at the last look.
+    pub fn outlook(&self) -> Arc<Outlook> {
+        self.outlook.load_full()
     }
 
     /// Wakes whenever another generation signs.
@@ -119,6 +129,7 @@ impl Keeper {
             other => other?,
         };
         self.warn_of_the_end(&held.stored.0, next);
+        self.outlook.store(Arc::new(outlook(&self.parts, &held.stored.0)));
         if held.stored.0 != held.published {
             let generation = publishable(&self.parts, &held.stored.0).await?;
             let number = generation.number;
@@ -152,9 +163,17 @@ impl Keeper {
     }
 }
 
+fn facts(parts: &KeeperParts) -> Facts {
+    Facts { upstream: parts.upstream.is_some(), longest_request: parts.longest_request }
+}
+
+fn outlook(parts: &KeeperParts, state: &AuthorityState) -> Outlook {
+    Outlook::of_state(state, facts(parts), &parts.policy, parts.clock.now())
+}
+
 /// Steps until nothing is due; returns when to look again.
 async fn advance(parts: &KeeperParts, held: &mut (AuthorityState, Version)) -> Result<OffsetDateTime, KeeperError> {
-    let facts = Facts { upstream: parts.upstream.is_some(), longest_request: parts.longest_request };
+    let facts = facts(parts);
     loop {
         let now = parts.clock.now();
         let state = held.0.clone();

@@ -67,6 +67,8 @@ impl IstioCertificateService for CsrApi {
                 if self.log_budget.take(self.clock.monotonic()) {
                     let peer = connection.and_then(|connection| connection.peer).map(|peer| peer.to_string()).unwrap_or_default();
                     tracing::info!(request_id, peer, code = refusals::code_label(status.code()), reason = refusal.reason(), detail = %refusal, "refused");
+                } else {
+                    self.metrics.log_line_left_out();
                 }
                 Err(status)
             }

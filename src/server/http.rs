@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use super::health::Health;
-use super::metrics::Metrics;
+use super::scrape::Scrape;
 use crate::clock::{Clock, within};
 
 /// `/livez`: the process answers. `/readyz`: it should get requests; where not, the body says why.
@@ -32,14 +32,18 @@ async fn ready(State((health, clock)): State<(Arc<Health>, Arc<dyn Clock>)>) -> 
     }
 }
 
-/// `/metrics` in Prometheus's text format; `refresh` brings gauges up to date first.
-pub(super) fn metrics_router(metrics: Arc<Metrics>, refresh: Arc<dyn Fn() + Send + Sync>) -> Router {
-    let scrape = move || {
-        refresh();
-        let text = metrics.render();
-        async move { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text) }
+/// `/metrics` in Prometheus's text format. It reads files of the system, so it has a thread of its own while it does.
+pub(super) fn metrics_router(scrape: Arc<Scrape>) -> Router {
+    let answer = move || async move {
+        match tokio::task::spawn_blocking(move || scrape.text()).await {
+            Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
+            Err(error) => {
+                tracing::error!(%error, "a scrape failed: this is a bug, please report it");
+                StatusCode::INTERNAL_SERVER_ERROR.into_response()
+            }
+        }
     };
-    Router::new().route("/metrics", get(scrape))
+    Router::new().route("/metrics", get(answer))
 }
 
 /// Connections that one of these doors holds at once; more are closed. Probes and scrapers come one at a time.

@@ -28,7 +28,7 @@ use tower::ServiceExt;
 use super::connection::{Connection, Milestones};
 use super::gather::Gather;
 use super::guard::Guard;
-use super::metrics::Metrics;
+use super::metrics::{Metrics, Place};
 use super::tls::{ALPN_H2, CurrentTls};
 use crate::clock::{Clock, Entropy, fraction, within};
 use crate::issuance::fair_queue::{FairQueue, Limits, Slot};
@@ -100,6 +100,7 @@ impl Listener {
             },
             this.clock.clone(),
         );
+        this.watch(&connections, &strangers, &handshakes);
         let mut tasks = JoinSet::new();
         loop {
             let accepted = tokio::select! {
@@ -143,6 +144,18 @@ impl Listener {
         if within(this.clock.as_ref(), this.bounds.drain_time, drained).await.is_none() {
             tracing::warn!("connections were still open when the time to drain was over");
         }
+    }
+
+    /// Shows how much of each bound is taken.
+    fn watch(&self, connections: &Arc<Semaphore>, strangers: &Arc<Semaphore>, handshakes: &Arc<FairQueue<IpAddr>>) {
+        for (place, semaphore) in [(Place::Connections, connections), (Place::Strangers, strangers)] {
+            let (limit, semaphore) = (semaphore.available_permits(), semaphore.clone());
+            self.metrics.watch(place, limit, move || limit.saturating_sub(semaphore.available_permits()));
+        }
+        let limits = handshakes.limits();
+        let (worked_on, waiting) = (handshakes.clone(), handshakes.clone());
+        self.metrics.watch(Place::Handshakes, limits.slots, move || worked_on.held());
+        self.metrics.watch(Place::HandshakeQueue, limits.waiting, move || waiting.waiting());
     }
 
     async fn connection(

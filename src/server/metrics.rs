@@ -2,18 +2,33 @@
 //! caller can choose.
 
 mod counters;
+mod expiries;
+mod ledger;
+mod places;
+mod process;
 mod rpcs;
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use prometheus::{Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, histogram_opts};
+use prometheus::{
+    Encoder, Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, histogram_opts,
+};
+use time::OffsetDateTime;
 use tonic::Code;
 
 use self::counters::Counters;
+use self::expiries::Expiries;
+use self::ledger::LedgerMetrics;
+pub(super) use self::places::Place;
+use self::places::Places;
+use self::process::Process;
 pub(super) use self::rpcs::Rpc;
 use self::rpcs::Rpcs;
 use super::refusals::code_label;
+use crate::authority::{Generation, Outlook};
 use crate::issuance::{Observer, Refusal, RequestError, Step, Trouble};
+use crate::ledger::{CommitObserver, Figures};
 
 /// Every metric of a process, in a registry of its own.
 #[derive(Debug)]
@@ -24,8 +39,6 @@ pub(super) struct Metrics {
     citadel_csr_parsing_error: IntCounter,
     citadel_csr_sign_error: Counters<1>,
     citadel_issued: IntCounter,
-    root_expiry: IntGauge,
-    chain_expiry: IntGauge,
     rpcs: Rpcs,
     steps: Vec<Histogram>,
     refusals: Counters<2>,
@@ -34,17 +47,22 @@ pub(super) struct Metrics {
     handshakes: Counters<1>,
     handshake_seconds: Histogram,
     panics: IntCounter,
-    generation: IntGauge,
-    bundle_number: IntGauge,
-    serving_expiry: IntGauge,
     authority_failures: IntGauge,
-    ledger_writable: IntGauge,
     key_set_age: IntGaugeVec,
     key_set_keys: IntGaugeVec,
+    key_set_failures: IntGaugeVec,
+    log_lines_left_out: IntCounter,
+    admission_patience: Gauge,
+    places: Places,
+    ledger: Arc<LedgerMetrics>,
+    expiries: Expiries,
+    process: Process,
+    /// One scrape at a time brings the figures up to date.
+    scrape: Mutex<()>,
 }
 
-/// Refusals that are our doing, by code and reason. They are alerted on, so they are shown before the first one.
-const OUR_REFUSALS: &[[&str; 2]] = &[
+/// Refusals that somebody is woken for, by code and reason: shown before the first one.
+const WATCHED_REFUSALS: &[[&str; 2]] = &[
     ["ResourceExhausted", "overloaded"],
     ["Unavailable", "ledger_unavailable"],
     ["Unavailable", "authority_unavailable"],
@@ -54,6 +72,7 @@ const OUR_REFUSALS: &[[&str; 2]] = &[
     ["Unavailable", "no_entropy"],
     ["DeadlineExceeded", "deadline"],
     ["Internal", "panic"],
+    ["Unauthenticated", "certificate_unknown_to_ledger"],
 ];
 
 impl Metrics {
@@ -83,11 +102,9 @@ impl Metrics {
                 &[["ledger_unavailable"], ["authority_unavailable"], ["no_entropy"]],
             ),
             citadel_issued: counter("citadel_server_success_cert_issuance_count", "Certificates that were issued.")?,
-            root_expiry: gauge("citadel_server_root_cert_expiry_timestamp", "notAfter of the root that signs, Unix seconds.")?,
-            chain_expiry: gauge("citadel_server_cert_chain_expiry_timestamp", "The earliest notAfter of the signing chain, Unix seconds.")?,
             rpcs: Rpcs::new(&registry)?,
             steps: Step::ALL.map(|step| steps.with_label_values(&[step.name()])).to_vec(),
-            refusals: Counters::new(register(&registry, IntCounterVec::new(refusals, &["code", "reason"])?)?, OUR_REFUSALS),
+            refusals: Counters::new(register(&registry, IntCounterVec::new(refusals, &["code", "reason"])?)?, WATCHED_REFUSALS),
             connections: gauge("meshmint_connections", "TLS connections that are open on the CSR port.")?,
             connections_closed: Counters::new(
                 counters(
@@ -95,7 +112,7 @@ impl Metrics {
                     "Connections that ended, by reason: closed before a handshake, in it, or after it.",
                     "reason",
                 )?,
-                &[["closed_by_peer"], ["too_many_connections"], ["too_many_strangers"], ["too_many_handshakes"]],
+                &[["closed_by_peer"], ["queue_full"], ["too_many_connections"], ["too_many_strangers"], ["too_many_handshakes"]],
             ),
             handshakes: Counters::new(
                 counters("meshmint_handshakes_total", "TLS handshakes, by result.", "result")?,
@@ -106,22 +123,29 @@ impl Metrics {
                 Histogram::with_opts(histogram_opts!("meshmint_handshake_seconds", "Time of finished TLS handshakes.", SECONDS.to_vec()))?,
             )?,
             panics: counter("meshmint_panics_total", "Requests that ended in a panic: each is a bug.")?,
-            generation: gauge("meshmint_generation", "The generation that signs.")?,
-            bundle_number: gauge("meshmint_bundle_number", "Number of the trust bundle.")?,
-            serving_expiry: gauge("meshmint_serving_cert_expiry_timestamp", "notAfter of our own serving certificate, Unix seconds.")?,
             authority_failures: gauge(
                 "meshmint_authority_failures",
                 "How often renewing an issuing key or storing the state failed since the start.",
-            )?,
-            ledger_writable: gauge(
-                "meshmint_ledger_writable",
-                "1 where the last probe of the ledger could write, else 0: no certificate leaves then.",
             )?,
             key_set_age: gauges(
                 "meshmint_key_set_age_seconds",
                 "Age of the keys that tokens are checked with, -1 where none were ever loaded; numbered in the order of the issuers' names.",
             )?,
             key_set_keys: gauges("meshmint_key_set_keys", "Keys that tokens may be signed with, numbered in the order of the issuers' names.")?,
+            key_set_failures: gauges("meshmint_key_set_fetch_failures", "Fetches of keys that failed since the start.")?,
+            log_lines_left_out: counter(
+                "meshmint_log_lines_left_out_total",
+                "Lines about refusals that the log was spared; each refusal counts all the same.",
+            )?,
+            admission_patience: register(
+                &registry,
+                Gauge::new("meshmint_admission_wait_limit_seconds", "How long a request waits for its turn at most.")?,
+            )?,
+            places: Places::new(&registry)?,
+            ledger: Arc::new(LedgerMetrics::new(&registry)?),
+            expiries: Expiries::new(&registry)?,
+            process: Process::new(&registry)?,
+            scrape: Mutex::default(),
             registry,
         })
     }
@@ -194,38 +218,72 @@ impl Metrics {
         }
     }
 
-    pub(super) fn serving_until(&self, unix_seconds: i64) {
-        self.serving_expiry.set(unix_seconds);
+    pub(super) fn log_line_left_out(&self) {
+        self.log_lines_left_out.inc();
+    }
+
+    pub(super) fn serving_certificate(&self, not_after: OffsetDateTime, renewal_due: OffsetDateTime) {
+        self.expiries.serving(not_after, renewal_due);
     }
 
     pub(super) fn ledger_probed(&self, writable: bool) {
-        self.ledger_writable.set(i64::from(writable));
+        self.ledger.probed(writable);
     }
 
-    pub(super) fn authority(&self, seen: &AuthorityGauges) {
-        self.root_expiry.set(seen.root_expiry);
-        self.chain_expiry.set(seen.chain_expiry);
-        self.generation.set(seen.generation);
-        self.bundle_number.set(seen.bundle_number);
-        self.authority_failures.set(seen.failures);
+    /// Whom the ledger tells of its commits.
+    pub(super) fn commit_observer(&self) -> Arc<dyn CommitObserver> {
+        self.ledger.clone()
     }
 
-    /// Age in seconds (-1: never loaded) and size of one issuer's key set.
-    pub(super) fn key_set(&self, issuer: usize, age: i64, keys: usize) {
-        let issuer = issuer.to_string();
-        self.key_set_age.with_label_values(&[&issuer]).set(age);
-        self.key_set_keys.with_label_values(&[&issuer]).set(i64::try_from(keys).unwrap_or(i64::MAX));
+    pub(super) fn started(&self, at: OffsetDateTime) {
+        self.process.started(at);
+    }
+
+    pub(super) fn admission_patience(&self, patience: Duration) {
+        self.admission_patience.set(patience.as_secs_f64());
+    }
+
+    /// From now on, each scrape asks `taken` how much of `limit` is taken.
+    pub(super) fn watch(&self, place: Place, limit: usize, taken: impl Fn() -> usize + Send + Sync + 'static) {
+        self.places.watch(place, limit, taken);
+    }
+
+    /// Brings everything up to date that is only looked at when somebody asks.
+    pub(super) fn refresh(&self, seen: &Seen) {
+        let _scrape = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        self.expiries.authority(&seen.generation, &seen.outlook);
+        self.authority_failures.set(whole(seen.failures));
+        self.ledger.figures(&seen.ledger);
+        for (issuer, set) in seen.key_sets.iter().enumerate() {
+            let issuer = issuer.to_string();
+            self.key_set_age.with_label_values(&[&issuer]).set(set.age.unwrap_or(-1));
+            self.key_set_keys.with_label_values(&[&issuer]).set(whole(set.keys));
+            self.key_set_failures.with_label_values(&[&issuer]).set(whole(set.failures));
+        }
+        self.places.refresh();
+        self.process.refresh();
     }
 }
 
-/// What the published generation shows.
+/// What a scrape shows of the other parts.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) generation: Arc<Generation>,
+    pub(super) outlook: Arc<Outlook>,
+    /// How often the authority could not be kept up to date.
+    pub(super) failures: u64,
+    pub(super) ledger: Figures,
+    /// In the order of the issuers' names.
+    pub(super) key_sets: Vec<KeySetSeen>,
+}
+
+/// One issuer's keys.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct AuthorityGauges {
-    pub(super) root_expiry: i64,
-    pub(super) chain_expiry: i64,
-    pub(super) generation: i64,
-    pub(super) bundle_number: i64,
-    pub(super) failures: i64,
+pub(super) struct KeySetSeen {
+    /// In seconds; `None` where none were ever loaded.
+    pub(super) age: Option<i64>,
+    pub(super) keys: usize,
+    pub(super) failures: u64,
 }
 
 impl Observer for Metrics {
@@ -245,6 +303,16 @@ const STEP_SECONDS: &[f64] =
 fn register<T: prometheus::core::Collector + Clone + 'static>(registry: &Registry, metric: T) -> Result<T, prometheus::Error> {
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
+}
+
+/// A number as prometheus holds it.
+fn whole(number: impl TryInto<i64>) -> i64 {
+    number.try_into().unwrap_or(i64::MAX)
+}
+
+/// Brings a counter to a count that is kept elsewhere. Only under the lock of a scrape: two at once would add the same twice.
+fn catch_up(counter: &IntCounter, count: u64) {
+    counter.inc_by(count.saturating_sub(counter.get()));
 }
 
 #[cfg(test)]

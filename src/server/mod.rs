@@ -14,6 +14,7 @@ mod metrics;
 pub mod proto;
 mod refusals;
 mod run;
+mod scrape;
 mod serving;
 mod settings;
 mod tls;

@@ -22,20 +22,21 @@ use super::guard::Guard;
 use super::health::Health;
 use super::http;
 use super::listener::{self, Listener};
-use super::metrics::{AuthorityGauges, Metrics};
+use super::metrics::{Metrics, Place};
 use super::proto::admin::admin_server::AdminServer;
 use super::proto::istio::istio_certificate_service_server::IstioCertificateServiceServer;
 use super::proto::{self};
+use super::scrape::Scrape;
 use super::serving::{Serving, ServingError};
 use super::settings::{self, ImportFilesError};
 use crate::authority::{Generation, MadeBy};
 use crate::callers::RulesError;
 use crate::clock::{Clock, Entropy, NoEntropy, random_id};
-use crate::cluster::{KeySets, NoCluster};
+use crate::cluster::NoCluster;
 use crate::config::Config;
-use crate::issuance::{Authenticator, Issuer, IssuerParts, ServingNames};
+use crate::issuance::{Admission, Authenticator, Issuer, IssuerParts, ServingNames};
 use crate::ledger::sqlite::SqliteLedger;
-use crate::ledger::{Ledger, LedgerError, OpenError};
+use crate::ledger::{CommitWatch, Ledger, LedgerError, OpenError};
 use crate::rotation::{Founding, Keeper, KeeperError, KeeperParts};
 use crate::stores::file::FileStore;
 use crate::stores::{StateStore, StoreError};
@@ -117,13 +118,15 @@ impl Server {
     pub async fn start(config: &Config, made_by: MadeBy, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Result<Self, StartError> {
         let replica = random_id(entropy.as_ref(), 8)?;
         let metrics = Arc::new(Metrics::new().map_err(|error| StartError::Internal(error.to_string()))?);
+        metrics.started(clock.now());
         let health = Arc::new(Health::default());
         let (stop, stopped) = watch::channel(false);
         let (mut tasks, mut last_tasks) = (JoinSet::new(), JoinSet::new());
 
         // The state is locked before anything else: a second process must not get further than this.
         let store = Arc::new(FileStore::open(&config.state_dir)?);
-        let ledger: Arc<dyn Ledger> = Arc::new(SqliteLedger::open(&config.ledger_path, entropy.as_ref())?);
+        let watch = CommitWatch { clock: clock.clone(), observer: metrics.commit_observer() };
+        let ledger: Arc<dyn Ledger> = Arc::new(SqliteLedger::open_watched(&config.ledger_path, entropy.as_ref(), watch)?);
         // Read only while there is no state: later the files may be gone.
         let import = if store.load().await?.is_none() { settings::imported(config, clock.as_ref())? } else { None };
         let policy = settings::policy(config);
@@ -142,6 +145,7 @@ impl Server {
         key_sets.refresh().await;
 
         let admission = settings::admission(config, clock.clone());
+        watch_requests(&metrics, &admission, &ledger);
         let issuer = Arc::new(Issuer::new(IssuerParts {
             trust_domain: config.trust_domain.clone(),
             authenticator: Authenticator {
@@ -202,12 +206,13 @@ impl Server {
         };
         let admin_api =
             AdminApi { trust_domain: config.trust_domain.clone(), ledger: ledger.clone(), generation: keeper.published(), clock: clock.clone() };
-        let refresh = gauges(keeper.clone(), key_sets.clone(), metrics.clone(), clock.clone());
+        let scrape =
+            Scrape { keeper: keeper.clone(), key_sets: key_sets.clone(), ledger: ledger.clone(), metrics: metrics.clone(), clock: clock.clone() };
 
         tasks.spawn(listener.serve(csr_socket, stopped.clone()));
         let (drained, last) = watch::channel(false);
         for (socket, router) in
-            [(health_socket, http::health_router(health.clone(), clock.clone())), (metrics_socket, http::metrics_router(metrics.clone(), refresh))]
+            [(health_socket, http::health_router(health.clone(), clock.clone())), (metrics_socket, http::metrics_router(Arc::new(scrape)))]
         {
             last_tasks.spawn(http::serve(socket, router, clock.clone(), until(last.clone())));
         }
@@ -281,6 +286,22 @@ async fn csr_routes(api: CsrApi, max_request_bytes: usize) -> Result<(Routes, He
     Ok((Routes::new(service).add_service(health).add_service(v1).add_service(v1alpha).prepare(), reporter))
 }
 
+/// The bounds on requests; the listener adds those on connections.
+fn watch_requests(metrics: &Metrics, admission: &Arc<Admission>, ledger: &Arc<dyn Ledger>) {
+    let limits = admission.limits();
+    metrics.admission_patience(limits.patience);
+    let watch = |place, limit, taken: fn(&Admission) -> usize| {
+        let admission = admission.clone();
+        metrics.watch(place, limit, move || taken(&admission));
+    };
+    watch(Place::Requests, limits.in_flight, Admission::in_flight);
+    watch(Place::AdmissionQueue, limits.in_flight, Admission::waiting);
+    watch(Place::Working, limits.working, Admission::working);
+    watch(Place::Recording, limits.recording, Admission::recordings);
+    let asked = ledger.clone();
+    metrics.watch(Place::LedgerQueue, ledger.figures().waiting_limit, move || asked.figures().waiting);
+}
+
 /// How long an answer of the admin API may take: a list over a large ledger.
 const ADMIN_TIME: Duration = Duration::from_secs(30);
 
@@ -294,23 +315,6 @@ async fn serve_admin(socket: tokio::net::UnixListener, api: AdminApi, stopped: w
     if let Err(error) = served {
         tracing::error!(%error, "the admin door closed");
     }
-}
-
-fn gauges(keeper: Arc<Keeper>, key_sets: Arc<KeySets>, metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> Arc<dyn Fn() + Send + Sync> {
-    Arc::new(move || {
-        let generation = keeper.published().load_full();
-        metrics.authority(&AuthorityGauges {
-            root_expiry: generation.root_not_after.unix_timestamp(),
-            chain_expiry: generation.chain_end.unix_timestamp(),
-            generation: i64::try_from(generation.number.0).unwrap_or(i64::MAX),
-            bundle_number: i64::try_from(generation.bundle_number).unwrap_or(i64::MAX),
-            failures: i64::try_from(keeper.failures()).unwrap_or(i64::MAX),
-        });
-        for (index, status) in key_sets.status().into_iter().enumerate() {
-            let age = status.last_success.map_or(-1, |at| (clock.now() - at).whole_seconds());
-            metrics.key_set(index, age, status.keys);
-        }
-    })
 }
 
 /// Forgets what is past its retention: a little at a time, so that issuing never waits for it.

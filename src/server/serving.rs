@@ -115,7 +115,9 @@ impl Serving {
             chain.extend(certificates_from_pem(pem)?);
         }
         let config = server_config(chain, PrivateKeyDer::Pkcs8(key.to_pkcs8_der()), self.clock.clone())?;
-        self.metrics.serving_until(issued.not_after.unix_timestamp());
+        let now = self.clock.now();
+        let renew_at = now + (issued.not_after - now) / 2;
+        self.metrics.serving_certificate(issued.not_after, renew_at);
         self.health.serving_until(issued.not_after.unix_timestamp());
         tracing::info!(
             serial = issued.serial,
@@ -123,8 +125,7 @@ impl Serving {
             not_after = readable(issued.not_after),
             "serving certificate issued"
         );
-        let now = self.clock.now();
-        Ok((config, InUse { renew_at: now + (issued.not_after - now) / 2, generation: issued.generation }))
+        Ok((config, InUse { renew_at, generation: issued.generation }))
     }
 }
 

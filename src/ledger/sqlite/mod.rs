@@ -4,6 +4,7 @@
 //! of their own ([`readers`]). The log is flushed at each commit (WAL, `synchronous = FULL`), so what was acknowledged survives the loss of
 //! power. Full disks, failing flushes, deleted files: the answer is Unavailable until they are over, and then all goes on by itself.
 
+mod accounts;
 mod commands;
 mod place;
 mod queries;
@@ -20,12 +21,14 @@ use async_trait::async_trait;
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot};
 
+use self::accounts::Accounts;
 use self::commands::Command;
 use self::place::Place;
 use self::readers::Readers;
 use self::writer::{Job, Opened, Writer};
 use super::{
-    AuditEntry, CertificateFilter, CertificateRecord, Cursor, HolderId, HolderRecord, Ledger, LedgerError, OpenError, Page, Stats, StoredCertificate,
+    AuditEntry, CertificateFilter, CertificateRecord, CommitWatch, Cursor, Figures, HolderId, HolderRecord, Ledger, LedgerError, OpenError, Page,
+    Stats, StoredCertificate,
 };
 use crate::authority::{AuthorityId, GenerationNumber};
 use crate::clock::{Entropy, random_id};
@@ -44,6 +47,7 @@ pub struct SqliteLedger {
     queue: Option<mpsc::Sender<Job>>,
     writer: Option<JoinHandle<()>>,
     readers: Arc<Readers>,
+    accounts: Arc<Accounts>,
 }
 
 impl SqliteLedger {
@@ -53,10 +57,18 @@ impl SqliteLedger {
     /// # Errors
     /// [`OpenError`]; a file that is refused stays as it was.
     pub fn open(path: &Path, entropy: &dyn Entropy) -> Result<Self, OpenError> {
-        Self::open_with(path, entropy, schema::LADDER)
+        Self::open_with(path, entropy, schema::LADDER, None)
     }
 
-    fn open_with(path: &Path, entropy: &dyn Entropy, ladder: &[&str]) -> Result<Self, OpenError> {
+    /// The same, with somebody who is told of every commit.
+    ///
+    /// # Errors
+    /// As [`SqliteLedger::open`].
+    pub fn open_watched(path: &Path, entropy: &dyn Entropy, watch: CommitWatch) -> Result<Self, OpenError> {
+        Self::open_with(path, entropy, schema::LADDER, Some(watch))
+    }
+
+    fn open_with(path: &Path, entropy: &dyn Entropy, ladder: &[&str], watch: Option<CommitWatch>) -> Result<Self, OpenError> {
         let name = path.display().to_string();
         let failed = |reason: String| OpenError::Engine { path: name.clone(), reason };
         let fresh_id = random_id(entropy, 16).map_err(|error| failed(error.to_string()))?;
@@ -70,13 +82,15 @@ impl SqliteLedger {
         // The bare file must hold the id: that is where it is looked for when files were swapped. It also opens the log.
         connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).map_err(refused)?;
         let identity = place.identity().map_err(failed)?;
+        let certificates: i64 = connection.query_row("SELECT count(*) FROM certificates", [], |row| row.get(0)).map_err(refused)?;
+        let accounts = Arc::new(Accounts::new(watch, u64::try_from(certificates).unwrap_or_default()));
 
         let readers = Arc::new(Readers::new(place.clone()));
         let (queue, jobs) = mpsc::channel(QUEUE);
-        let writer = Writer::new(place, id.clone(), Opened { connection, identity }, Arc::clone(&readers));
+        let writer = Writer::new(place, id.clone(), Opened { connection, identity }, Arc::clone(&readers), Arc::clone(&accounts));
         let thread = std::thread::Builder::new().name("ledger".to_owned());
         let writer = thread.spawn(move || writer.run(jobs)).map_err(|error| failed(error.to_string()))?;
-        Ok(Self { id, queue: Some(queue), writer: Some(writer), readers })
+        Ok(Self { id, queue: Some(queue), writer: Some(writer), readers, accounts })
     }
 
     async fn write(&self, command: Command) -> Result<u32, LedgerError> {
@@ -173,6 +187,11 @@ impl Ledger for SqliteLedger {
         Ok(pruned)
     }
 
+    fn figures(&self) -> Figures {
+        let room = self.queue.as_ref().map_or(0, mpsc::Sender::capacity);
+        self.accounts.figures(QUEUE.saturating_sub(room), QUEUE)
+    }
+
     async fn check_writable(&self) -> Result<(), LedgerError> {
         self.write(Command::CheckWritable).await.map(drop)
     }
@@ -199,7 +218,7 @@ mod tests {
     const NOW: OffsetDateTime = datetime!(2026-11-01 12:00 UTC);
 
     fn open(folder: &tempfile::TempDir, ladder: &[&str]) -> Result<SqliteLedger, OpenError> {
-        SqliteLedger::open_with(&folder.path().join("ledger.db"), SystemEntropy::shared().as_ref(), ladder)
+        SqliteLedger::open_with(&folder.path().join("ledger.db"), SystemEntropy::shared().as_ref(), ladder, None)
     }
 
     #[tokio::test]
@@ -236,7 +255,7 @@ mod tests {
         connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).unwrap();
         let identity = place.identity().unwrap();
         let readers = Arc::new(Readers::new(place.clone()));
-        let writer = Writer::new(place, id, Opened { connection, identity }, readers);
+        let writer = Writer::new(place, id, Opened { connection, identity }, readers, Arc::new(Accounts::new(None, 0)));
         let thread = std::thread::spawn(move || writer.run(jobs));
         for answer in answers {
             assert!(matches!(answer.await.unwrap(), Err(LedgerError::Unavailable(_))));
@@ -281,7 +300,13 @@ mod tests {
         let (queue, mut jobs) = mpsc::channel(1);
         let folder = tempfile::tempdir().unwrap();
         let place = Place::create_or_find(&folder.path().join("ledger.db")).unwrap();
-        let ledger = SqliteLedger { id: "id".to_owned(), queue: Some(queue), writer: None, readers: Arc::new(Readers::new(place)) };
+        let ledger = SqliteLedger {
+            id: "id".to_owned(),
+            queue: Some(queue),
+            writer: None,
+            readers: Arc::new(Readers::new(place)),
+            accounts: Arc::new(Accounts::new(None, 0)),
+        };
         let (waiting, refused) = tokio::join!(ledger.write(Command::CheckWritable), async {
             let refused = ledger.check_writable().await;
             // Nobody answers the first: its writer ends.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
+use super::accounts::Accounts;
 use super::commands::{Command, Refused, Sequences, conclude, perform};
 use super::place::{FileId, Identity, Place, Standing};
 use super::readers::Readers;
@@ -47,27 +48,30 @@ pub(super) struct Writer {
     /// The count of commits in the last acknowledged one.
     commits: i64,
     readers: Arc<Readers>,
+    accounts: Arc<Accounts>,
     /// Whether the last transaction failed, so that the log tells the change and not every failure.
     failing: bool,
 }
 
 impl Writer {
     /// Takes over a connection that was just opened.
-    pub(super) fn new(place: Place, ledger_id: String, opened: Opened, readers: Arc<Readers>) -> Self {
+    pub(super) fn new(place: Place, ledger_id: String, opened: Opened, readers: Arc<Readers>, accounts: Arc<Accounts>) -> Self {
         readers.reopen(opened.identity);
         let main = opened.identity.main;
-        Self { place, ledger_id, main, opened: Some(opened), commits: 0, readers, failing: false }
+        Self { place, ledger_id, main, opened: Some(opened), commits: 0, readers, accounts, failing: false }
     }
 
     /// Works until every sender is gone and the queue is empty, then closes the ledger.
     pub(super) fn run(mut self, mut queue: mpsc::Receiver<Job>) {
         let mut jobs = Vec::new();
         while queue.blocking_recv_many(&mut jobs, TOGETHER) > 0 {
+            let began = self.accounts.begin();
             let outcome = catch_unwind(AssertUnwindSafe(|| self.commit(&jobs))).unwrap_or_else(|_| {
                 self.close();
                 Err("its writer panicked: this is a bug in meshmint".to_owned())
             });
             self.report(outcome.as_ref().err());
+            self.accounts.commit(&jobs, began, &outcome);
             match outcome {
                 Ok(answers) => jobs.drain(..).zip(answers).for_each(|(job, answer)| drop(job.reply.send(answer))),
                 Err(reason) => jobs.drain(..).for_each(|job| drop(job.reply.send(Err(LedgerError::Unavailable(reason.clone()))))),

@@ -1,0 +1,37 @@
+//! What a ledger tells of its work, for whoever measures it.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Clock;
+
+/// The figures of a moment. They cost nothing to ask for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Writes that wait for their commit.
+    pub waiting: usize,
+    /// How many may wait; more are refused.
+    pub waiting_limit: usize,
+    /// Certificates on record, of every kind.
+    pub certificates: u64,
+    /// Of these, how many the indexes don't know yet: questions look at each of them.
+    pub unindexed: u64,
+    /// Certificates that were pruned since the ledger was opened.
+    pub pruned: u64,
+}
+
+/// Looks on. It is called by the thread that writes, so it must be quick and never wait.
+pub trait CommitObserver: Send + Sync + Debug {
+    /// A commit of so many writes is over after this time; `kept` says whether they are on disk.
+    fn commit(&self, writes: usize, took: Duration, kept: bool);
+}
+
+/// Who looks on, and by which clock.
+#[derive(Debug)]
+pub struct CommitWatch {
+    /// Monotonic time.
+    pub clock: Arc<dyn Clock>,
+    /// Told of every commit.
+    pub observer: Arc<dyn CommitObserver>,
+}

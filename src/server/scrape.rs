@@ -1,0 +1,38 @@
+//! What is only looked at when somebody asks for `/metrics`. Nothing that serves a request pays for it.
+
+use std::sync::Arc;
+
+use super::metrics::{KeySetSeen, Metrics, Seen};
+use crate::clock::Clock;
+use crate::cluster::KeySets;
+use crate::ledger::Ledger;
+use crate::rotation::Keeper;
+
+/// The parts that are looked at.
+#[derive(Debug)]
+pub(super) struct Scrape {
+    pub(super) keeper: Arc<Keeper>,
+    pub(super) key_sets: Arc<KeySets>,
+    pub(super) ledger: Arc<dyn Ledger>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl Scrape {
+    /// Every metric as of now, in Prometheus's text format.
+    pub(super) fn text(&self) -> Vec<u8> {
+        let key_sets = self.key_sets.status().into_iter().map(|status| KeySetSeen {
+            age: status.last_success.map(|at| (self.clock.now() - at).whole_seconds()),
+            keys: status.keys,
+            failures: status.failures,
+        });
+        self.metrics.refresh(&Seen {
+            generation: self.keeper.published().load_full(),
+            outlook: self.keeper.outlook(),
+            failures: self.keeper.failures(),
+            ledger: self.ledger.figures(),
+            key_sets: key_sets.collect(),
+        });
+        self.metrics.render()
+    }
+}
