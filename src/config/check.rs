@@ -8,7 +8,7 @@ use super::keys::Kind;
 use super::problem::{ConfigError, Problem};
 use super::reading::{Checking, is_https};
 use super::units::duration_text;
-use super::values::{Authorities, Certificates, Config, Import, LogFormat, Server, TokenIssuer, Tokens};
+use super::values::{Authorities, Certificates, Config, Import, LogFormat, Server, TokenIssuer, Tokens, Tracing};
 use crate::callers::ServiceAccountName;
 use crate::cluster::KeySource;
 use crate::pki::KeyAlgorithm;
@@ -42,6 +42,7 @@ impl Checking<'_> {
         let (health_listen, metrics_listen) = (self.listen("health.listen"), self.listen("metrics.listen"));
         let log_format = self.text("log.format");
         let log_level = self.text("log.level");
+        let tracing = self.tracing();
         Some(Config {
             trust_domain: trust_domain?,
             cluster_id: cluster_id?,
@@ -57,6 +58,7 @@ impl Checking<'_> {
             metrics_listen: metrics_listen?,
             log_format: if log_format? == "json" { LogFormat::Json } else { LogFormat::Text },
             log_level: log_level?,
+            tracing: tracing?,
             written: Values::new(),
         })
     }
@@ -174,6 +176,28 @@ impl Checking<'_> {
             issuing_lifetime: issuing_lifetime?,
             import,
         })
+    }
+}
+
+impl Checking<'_> {
+    fn tracing(&mut self) -> Option<Option<Tracing>> {
+        const ENDPOINT: &str = "tracing.otlp.endpoint";
+        let share = self.number("tracing.otlp.sampleShare");
+        let Some(endpoint) = self.optional(ENDPOINT)? else { return share.map(|_| None) };
+        if !cfg!(feature = "otlp") {
+            return self
+                .refuse(ENDPOINT, "this meshmint can't send traces: leave it out, or use one that was built with `cargo build --features otlp`");
+        }
+        let collector = endpoint.parse::<http::Uri>().ok();
+        let right = collector.is_some_and(|uri| {
+            let known = matches!(uri.scheme_str(), Some("http" | "https"));
+            // A user in it would be a secret in the log.
+            known && uri.path() == "/" && uri.query().is_none() && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
+        });
+        if !right {
+            return self.refuse(ENDPOINT, "expected an http or https URL with nothing but host and port, like http://localhost:4317");
+        }
+        Some(Some(Tracing { endpoint, sample_percent: u8::try_from(share?).ok()? }))
     }
 }
 

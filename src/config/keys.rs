@@ -153,6 +153,8 @@ pub(super) const KEYS: &[Key] = &[
     key("metrics.listen", Listen, Is("0.0.0.0:9402"), "Where Prometheus metrics are."),
     key("log.format", Choice(&["text", "json"]), Is("text"), "Form of the log."),
     key("log.level", Choice(&["error", "warn", "info", "debug", "trace"]), Is("info"), "Least level that is logged."),
+    key("tracing.otlp.endpoint", Text, Optional("http://localhost:4317"), "Where traces of requests go, by OTLP over gRPC (http or https); only in a program that was built with the feature otlp."),
+    key("tracing.otlp.sampleShare", Percent(0, 100), Is("1%"), "Share of requests that is traced. A caller's traceparent is continued, but can't make it more."),
 ];
 
 /// The key at a path of the table (with `[]` for every number).

@@ -109,6 +109,15 @@ pub enum LogFormat {
     Json,
 }
 
+/// Where traces of requests go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tracing {
+    /// An http or https URL without a path.
+    pub endpoint: String,
+    /// How many requests in a hundred.
+    pub sample_percent: u8,
+}
+
 /// Everything that `serve` needs to know. No value contradicts another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each field is a key; src/config/keys.rs has its meaning")]
@@ -128,6 +137,7 @@ pub struct Config {
     pub log_format: LogFormat,
     /// `error`, `warn`, `info`, `debug` or `trace`.
     pub log_level: String,
+    pub tracing: Option<Tracing>,
     /// What was given, for printing.
     pub(super) written: super::document::Values,
 }

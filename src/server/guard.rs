@@ -17,6 +17,7 @@ use tower::{Service, ServiceExt};
 use super::connection::RequestId;
 use super::metrics::{Metrics, Rpc};
 use super::refusals::guarded;
+use super::traces::Traces;
 use crate::clock::{Clock, within};
 
 /// The name of gRPC's status header, which an error without a body carries in its headers.
@@ -28,14 +29,15 @@ pub(super) struct Guard {
     deadline: Duration,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
+    traces: Traces,
     /// Request ids are this prefix and a count.
     id_prefix: Arc<str>,
     count: Arc<AtomicU64>,
 }
 
 impl Guard {
-    pub(super) fn new(deadline: Duration, clock: Arc<dyn Clock>, metrics: Arc<Metrics>, id_prefix: &str) -> Self {
-        Self { deadline, clock, metrics, id_prefix: id_prefix.into(), count: Arc::default() }
+    pub(super) fn new(deadline: Duration, clock: Arc<dyn Clock>, metrics: Arc<Metrics>, traces: Traces, id_prefix: &str) -> Self {
+        Self { deadline, clock, metrics, traces, id_prefix: id_prefix.into(), count: Arc::default() }
     }
 
     /// Has `service` answer `request`. Always gives a response: a panic ends one request, never the process.
@@ -48,9 +50,10 @@ impl Guard {
         let id = format!("{}-{}", self.id_prefix, self.count.fetch_add(1, Ordering::Relaxed));
         request.extensions_mut().insert(RequestId(id.clone()));
         self.metrics.rpc_started(rpc);
+        let trace = self.traces.begin(request.headers(), rpc, &id);
 
         let work = AssertUnwindSafe(service.oneshot(request)).catch_unwind();
-        let mut response = match within(self.clock.as_ref(), self.deadline, work).await {
+        let mut response = match trace.around(within(self.clock.as_ref(), self.deadline, work)).await {
             Some(Ok(Ok(response))) => self.mended(response),
             Some(Err(panic)) => {
                 self.metrics.panicked();
@@ -62,7 +65,9 @@ impl Guard {
         if let Ok(value) = HeaderValue::from_str(&id) {
             response.headers_mut().insert("x-request-id", value);
         }
-        self.metrics.rpc_handled(rpc, code_of(&response), self.clock.monotonic().saturating_sub(began));
+        let code = code_of(&response);
+        self.metrics.rpc_handled(rpc, code, self.clock.monotonic().saturating_sub(began));
+        trace.end(code);
         response
     }
 
@@ -109,7 +114,7 @@ mod tests {
     use crate::clock::SystemClock;
 
     fn guard(deadline: Duration) -> Guard {
-        Guard::new(deadline, SystemClock::shared(), Arc::new(Metrics::new().unwrap()), "test")
+        Guard::new(deadline, SystemClock::shared(), Arc::new(Metrics::new().unwrap()), Traces::default(), "test")
     }
 
     fn request() -> Request<()> {

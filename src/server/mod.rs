@@ -18,6 +18,7 @@ mod scrape;
 mod serving;
 mod settings;
 mod tls;
+mod traces;
 
 pub use admin::certificate_message;
 pub use run::{Addresses, Server, StartError};

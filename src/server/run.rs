@@ -29,6 +29,7 @@ use super::proto::{self};
 use super::scrape::Scrape;
 use super::serving::{Serving, ServingError};
 use super::settings::{self, ImportFilesError};
+use super::traces::Traces;
 use crate::authority::{Generation, MadeBy};
 use crate::callers::RulesError;
 use crate::clock::{Clock, Entropy, NoEntropy, random_id};
@@ -53,6 +54,7 @@ pub struct Server {
     tasks: JoinSet<()>,
     /// Health and metrics: they tell until the end that the rest is draining.
     last_tasks: JoinSet<()>,
+    traces: Traces,
 }
 
 /// Where it listens, with the ports that the system chose.
@@ -102,6 +104,9 @@ pub enum StartError {
     /// The serving certificate.
     #[error(transparent)]
     Serving(#[from] ServingError),
+    /// Where traces go.
+    #[error("tracing.otlp.endpoint: {0}")]
+    Traces(String),
     /// Random bytes.
     #[error(transparent)]
     Entropy(#[from] NoEntropy),
@@ -119,6 +124,7 @@ impl Server {
         let replica = random_id(entropy.as_ref(), 8)?;
         let metrics = Arc::new(Metrics::new().map_err(|error| StartError::Internal(error.to_string()))?);
         metrics.started(clock.now());
+        let traces = Traces::start(config.tracing.as_ref(), &replica).map_err(StartError::Traces)?;
         let health = Arc::new(Health::default());
         let (stop, stopped) = watch::channel(false);
         let (mut tasks, mut last_tasks) = (JoinSet::new(), JoinSet::new());
@@ -160,7 +166,7 @@ impl Server {
             generation: keeper.published(),
             ledger: ledger.clone(),
             admission: admission.clone(),
-            observer: metrics.clone(),
+            observer: traces.observer(metrics.clone(), clock.clone()),
             replica: replica.clone(),
             clock: clock.clone(),
             entropy: entropy.clone(),
@@ -197,7 +203,7 @@ impl Server {
         let listener = Listener {
             tls: tls.clone(),
             routes,
-            guard: Guard::new(config.server.request_timeout, clock.clone(), metrics.clone(), replica.get(..8).unwrap_or_default()),
+            guard: Guard::new(config.server.request_timeout, clock.clone(), metrics.clone(), traces.clone(), replica.get(..8).unwrap_or_default()),
             bounds: settings::bounds(config),
             admission,
             metrics: metrics.clone(),
@@ -229,7 +235,7 @@ impl Server {
             async move { health.watch(ledger, metrics, clock, until(stopped)).await }
         });
         tasks.spawn(prune(ledger, config.ledger_retention, clock, until(stopped)));
-        Ok(Self { addresses, generation: keeper.published(), stop, drained, health, grpc_health, tasks, last_tasks })
+        Ok(Self { addresses, generation: keeper.published(), stop, drained, health, grpc_health, tasks, last_tasks, traces })
     }
 
     /// Where it listens.
@@ -252,6 +258,7 @@ impl Server {
         while self.tasks.join_next().await.is_some() {}
         let _ = self.drained.send(true);
         while self.last_tasks.join_next().await.is_some() {}
+        self.traces.shut_down().await;
         if let Err(error) = std::fs::remove_file(&self.addresses.admin) {
             tracing::debug!(%error, "the admin socket was gone already");
         }

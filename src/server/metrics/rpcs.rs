@@ -31,7 +31,7 @@ impl Rpc {
     }
 
     /// `grpc_type`, `grpc_service`, `grpc_method`.
-    fn labels(self) -> [&'static str; 3] {
+    pub(in crate::server) fn labels(self) -> [&'static str; 3] {
         match self {
             Self::CreateCertificate => ["unary", "istio.v1.auth.IstioCertificateService", "CreateCertificate"],
             Self::HealthCheck => ["unary", "grpc.health.v1.Health", "Check"],
