@@ -71,8 +71,12 @@ fn every_help_has_an_example() {
         vec!["certs"],
         vec!["certs", "list"],
         vec!["certs", "show"],
+        vec!["certs", "watch"],
         vec!["certs", "stats"],
         vec!["bundle"],
+        vec!["check"],
+        vec!["completions"],
+        vec!["man"],
     ] {
         let output = meshmint(&[command.as_slice(), &["--help"]].concat());
         assert_eq!(output.status.code(), Some(0), "{command:?}");
@@ -260,7 +264,7 @@ fn the_inventory() {
     assert!(shown.contains("There are more: add --page-token ") && !shown.contains('\u{1b}'), "{shown}");
     let bad = meshmint(&["certs", "list", "--dir", world.dir(), "--page-token", "x"]);
     assert_eq!(bad.status.code(), Some(1));
-    assert!(err(&bad).contains("page_token"), "{}", err(&bad));
+    assert!(err(&bad).contains("page token"), "{}", err(&bad));
 
     // One certificate, however its number is written.
     let serial = one["serial"].as_str().unwrap();
@@ -297,7 +301,16 @@ fn the_inventory() {
     assert_eq!(number(&stats["liveHolders"]), 5);
     let leaves = stats["rows"].as_array().unwrap().iter().find(|row| row["kind"] == "KIND_LEAF").unwrap();
     assert_eq!((number(&leaves["total"]), number(&leaves["valid"]), number(&leaves["generation"])), (5, 5, 1));
-    assert!(out(&meshmint(&["certs", "stats", "--dir", world.dir()])).contains("live holders     5"));
+    let shown = out(&meshmint(&["certs", "stats", "--dir", world.dir()]));
+    assert!(shown.contains("live holders     5") && shown.is_ascii(), "{shown}");
+    let sum = |name: &str| stats[name].as_array().unwrap().iter().map(number).sum::<u64>();
+    assert_eq!((stats["issuedPerMinute"].as_array().unwrap().len(), sum("issuedPerMinute")), (61, 5));
+    assert_eq!((stats["expiringPerHour"].as_array().unwrap().len(), sum("expiringPerHour")), (24, 5));
+    assert_eq!((stats["keys"][0]["key"].as_str(), number(&stats["keys"][0]["count"])), (Some("P-256"), 5));
+    assert_eq!((stats["lifetimes"][0]["atMost"].as_str(), number(&stats["lifetimes"][0]["count"])), (Some("86400s"), 5));
+    for part in ["5 within a day", "P-256                  5  ####", "<= 1d                  5  ####"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
     // The socket by itself is another way in.
     let socket = world.dev.endpoints["admin"].as_str().unwrap();
     assert_eq!(number(&json(&["certs", "stats", "--admin", socket, "-o", "json"])["liveHolders"]), 5);

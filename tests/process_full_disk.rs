@@ -6,59 +6,18 @@
 mod load;
 #[path = "common/process.rs"]
 mod process;
+#[path = "common/small_disk.rs"]
+mod small_disk;
 
-use std::fs::File;
-use std::io::{ErrorKind, Write};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use serde_json::Value;
-use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tonic::Code;
 
 use crate::load::{Answer, Client, Key, check_ledger, on_record, open_ledger};
 use crate::process::{Serve, get, issuer_folder, serve_yaml, token, wait_for};
-
-/// A file system of its own, which goes when this is dropped.
-struct SmallDisk(TempDir);
-
-impl SmallDisk {
-    fn mount() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m,mode=700", "meshmint-test"]).arg(folder.path()).output().unwrap();
-        assert!(mounted.status.success(), "this test must be able to mount a tmpfs: {}", String::from_utf8_lossy(&mounted.stderr));
-        Self(folder)
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    /// Takes every byte that is left.
-    fn fill(&self) -> PathBuf {
-        let path = self.path().join("filler");
-        let mut file = File::create(&path).unwrap();
-        for block in [4096, 1] {
-            loop {
-                match file.write_all(&vec![0; block]) {
-                    Ok(()) => {}
-                    Err(error) if error.kind() == ErrorKind::StorageFull => break,
-                    Err(error) => panic!("{error}"),
-                }
-            }
-        }
-        path
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a process that a failed test left may still have it open for a moment.
-        let unmounted = Command::new("umount").arg("--lazy").arg(self.path()).status();
-        assert!(unmounted.is_ok_and(|status| status.success()) || std::thread::panicking());
-    }
-}
+use crate::small_disk::SmallDisk;
 
 /// A service with a client, and every certificate that came out of it.
 struct World {
@@ -137,7 +96,7 @@ fn trusted(disk: &Path) -> String {
 
 #[test]
 fn a_full_disk_stops_issuing_until_there_is_space() {
-    let (disk, folder) = (SmallDisk::mount(), tempfile::tempdir().unwrap());
+    let (disk, folder) = (SmallDisk::mount("2m"), tempfile::tempdir().unwrap());
     let mut world = World::start(disk.path(), folder.path(), "", "");
     assert!(world.ask());
     for _ in 0..2 {
@@ -152,7 +111,7 @@ fn a_full_disk_stops_issuing_until_there_is_space() {
 
 #[test]
 fn an_issuing_key_that_cant_be_stored_is_renewed_once_it_can() {
-    let (disk, folder) = (SmallDisk::mount(), tempfile::tempdir().unwrap());
+    let (disk, folder) = (SmallDisk::mount("2m"), tempfile::tempdir().unwrap());
     let short = "certificates: { defaultLifetime: 4s, maxLifetime: 4s, backdate: 0s, jitter: 0% }\nauthority: { issuingLifetime: 12s }\n";
     // Only the state is on the full disk: the ledger goes on.
     let ledger = format!("ledger: {{ sqlite: {{ path: {}/ledger.db }} }}", folder.path().display());

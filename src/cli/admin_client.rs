@@ -1,6 +1,6 @@
 //! Finding the admin socket of a running server, and asking it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -51,7 +51,17 @@ impl Target {
         Ok(AdminClient::new(channel).max_decoding_message_size(MAX_ANSWER))
     }
 
-    fn socket(&self) -> Result<PathBuf, String> {
+    /// The server at this socket, unless another one was named with --admin.
+    pub(super) fn or_socket(mut self, socket: &Path) -> Self {
+        self.admin.get_or_insert_with(|| socket.to_owned());
+        self
+    }
+
+    /// The socket's path.
+    ///
+    /// # Errors
+    /// In words that say how to start a server.
+    pub(super) fn socket(&self) -> Result<PathBuf, String> {
         if let Some(socket) = &self.admin {
             return Ok(socket.clone());
         }

@@ -15,7 +15,7 @@ use super::csr_client::{self, CsrRequest, KeyType};
 use super::dev_issuer::{DevIssuer, TokenRequest};
 use super::files::write_whole;
 use super::serve::StopSignals;
-use super::{Outcome, Output, answered, failed, logging};
+use super::{Outcome, Output, answered, failed, limits, logging};
 use crate::authority::MadeBy;
 use crate::clock::{Clock, Entropy, SystemClock, SystemEntropy, random_id};
 use crate::config::Config;
@@ -72,6 +72,7 @@ async fn dev(args: &Args) -> Result<Outcome, String> {
     let socket = admin_socket(&dir, entropy.as_ref())?;
     let config = Config::for_dev(&dir, args.csr_listen, &socket, DevIssuer::ISSUER).map_err(|error| error.to_string())?;
     logging::start(&config);
+    limits::raise_open_files();
 
     let endpoints_file = dir.join("endpoints.json");
     let started = Server::start(&config, MadeBy::Dev, clock.clone(), entropy.clone()).await;

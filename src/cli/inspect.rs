@@ -1,6 +1,6 @@
 //! `meshmint inspect`: a certificate, chain, bundle or CSR from a file or stdin, or what a live TLS server presents.
 
-mod live;
+pub(super) mod live;
 
 use std::fmt::Write as _;
 use std::fs::File;

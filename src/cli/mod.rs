@@ -3,13 +3,18 @@
 mod admin_client;
 mod bundle;
 mod certs;
+mod check;
+mod completions;
 mod csr_client;
 mod dev;
 mod dev_issuer;
 mod files;
 mod json;
+mod limits;
 mod logging;
+mod man;
 mod request;
+mod screen;
 mod serve;
 mod times;
 mod token;
@@ -61,6 +66,12 @@ enum Command {
     Bundle(bundle::Args),
     /// Load any Istio CA and measure what it does
     Bench(bench::Args),
+    /// Ask a running server whether it is well, and what to do where it isn't
+    Check(check::Args),
+    /// Print what a shell needs to complete these commands
+    Completions(completions::Args),
+    /// Print or write manual pages
+    Man(man::Args),
 }
 
 impl Cli {
@@ -90,8 +101,13 @@ impl Cli {
                 Command::Certs(args) => certs::run(args).await,
                 Command::Bundle(args) => bundle::run(args).await,
                 Command::Bench(args) => bench::run(args).await,
+                Command::Check(args) => check::run(args).await,
+                Command::Completions(args) => completions::run(&args),
+                Command::Man(args) => man::run(&args),
             }
         });
+        // Whatever still waits for a terminal that stands still must not keep the process.
+        runtime.shutdown_background();
         outcome.exit_code()
     }
 }

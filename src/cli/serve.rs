@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Outcome, failed, logging};
+use super::{Outcome, failed, limits, logging};
 use crate::authority::MadeBy;
 use crate::clock::{SystemClock, SystemEntropy};
 use crate::config::Config;
@@ -44,6 +44,7 @@ pub(super) async fn run(args: Args) -> Outcome {
     };
     logging::start(&config);
     tracing::info!("effective configuration:\n{}", config.effective_yaml());
+    limits::raise_open_files();
     let mut stop = match StopSignals::new() {
         Ok(stop) => stop,
         Err(error) => return failed(format!("signals can't be handled: {error}")),

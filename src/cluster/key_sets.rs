@@ -71,6 +71,10 @@ pub struct IssuerStatus {
     pub issuer: String,
     /// When a fetch succeeded last.
     pub last_success: Option<OffsetDateTime>,
+    /// How long ago that was, on the monotonic clock.
+    pub age: Option<Duration>,
+    /// When its keys are fetched.
+    pub timing: Timing,
     /// How many keys can be used.
     pub keys: usize,
     /// Keys of the set that were skipped.
@@ -171,7 +175,8 @@ impl KeySets {
 
     /// What there is of each issuer, in their order by name.
     pub fn status(&self) -> Vec<IssuerStatus> {
-        self.issuers.values().map(|tracked| tracked.status()).collect()
+        let now = self.clock.monotonic();
+        self.issuers.values().map(|tracked| tracked.status(now)).collect()
     }
 
     fn current(&self, tracked: &Tracked, kid: &str) -> Result<Arc<VerificationKey>, KeyTrouble> {
@@ -229,12 +234,14 @@ impl Tracked {
         drop(flight);
     }
 
-    fn status(&self) -> IssuerStatus {
+    fn status(&self, now: Duration) -> IssuerStatus {
         let loaded = self.current.load();
         let progress = self.progress();
         IssuerStatus {
             issuer: self.issuer.issuer.clone(),
             last_success: loaded.as_ref().map(|loaded| loaded.wall),
+            age: loaded.as_ref().map(|loaded| now.saturating_sub(loaded.at)),
+            timing: self.issuer.timing,
             keys: loaded.as_ref().map_or(0, |loaded| loaded.set.usable()),
             skipped: loaded.as_ref().map_or(0, |loaded| loaded.set.skipped()),
             failures: progress.failures,

@@ -2,11 +2,13 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use time::OffsetDateTime;
 
+use super::checkup::ServingTimes;
 use super::metrics::Metrics;
 use crate::clock::{Clock, within};
 use crate::ledger::Ledger;
@@ -19,10 +21,11 @@ const PROBE_TIME: Duration = Duration::from_secs(5);
 /// What the health door shows.
 #[derive(Debug, Default)]
 pub(super) struct Health {
-    ledger_lost: AtomicBool,
+    /// Why the latest probe of the ledger failed; nothing where it went well.
+    ledger_trouble: ArcSwapOption<String>,
     draining: AtomicBool,
-    /// notAfter of our own serving certificate, Unix seconds; 0 before there is one.
-    serving_until: AtomicI64,
+    /// Our own serving certificate, once there is one.
+    serving: ArcSwapOption<ServingTimes>,
 }
 
 impl Health {
@@ -31,21 +34,36 @@ impl Health {
         self.draining.store(true, Ordering::Release);
     }
 
-    /// The serving certificate in use ends then.
-    pub(super) fn serving_until(&self, unix_seconds: i64) {
-        self.serving_until.store(unix_seconds, Ordering::Release);
+    /// The serving certificate in use lives so long.
+    pub(super) fn serves(&self, times: ServingTimes) {
+        self.serving.store(Some(Arc::new(times)));
+    }
+
+    /// How long the serving certificate in use lives.
+    pub(super) fn serving(&self) -> Option<ServingTimes> {
+        self.serving.load().as_deref().copied()
+    }
+
+    /// Whether this replica is going down.
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Why the ledger could not be written at the latest probe.
+    pub(super) fn ledger_trouble(&self) -> Option<Arc<String>> {
+        self.ledger_trouble.load_full()
     }
 
     /// What keeps this replica from being ready, for people; empty where nothing does.
     pub(super) fn troubles(&self, now: OffsetDateTime) -> Vec<&'static str> {
         let mut troubles = Vec::new();
-        if self.serving_until.load(Ordering::Acquire) < now.unix_timestamp() {
+        if self.serving().is_none_or(|times| times.not_after.unix_timestamp() < now.unix_timestamp()) {
             troubles.push("our own serving certificate has expired: clients can't connect");
         }
-        if self.draining.load(Ordering::Acquire) {
+        if self.is_draining() {
             troubles.push("draining: the process is shutting down");
         }
-        if self.ledger_lost.load(Ordering::Acquire) {
+        if self.ledger_trouble.load().is_some() {
             troubles.push("the ledger can't be written: no certificate leaves until it can (disk full, file lost?)");
         }
         troubles
@@ -60,11 +78,11 @@ impl Health {
                 Some(Err(error)) => Some(error.to_string()),
                 None => Some("the probe took too long".to_owned()),
             };
-            let lost = failure.is_some();
-            metrics.ledger_probed(!lost);
-            match (self.ledger_lost.swap(lost, Ordering::AcqRel), failure) {
-                (false, Some(reason)) => tracing::error!(reason, "the ledger can't be written: no certificate leaves until it can"),
-                (true, None) => tracing::info!("the ledger can be written again"),
+            metrics.ledger_probed(failure.is_none());
+            let failure = failure.map(Arc::new);
+            match (self.ledger_trouble.swap(failure.clone()), failure) {
+                (None, Some(reason)) => tracing::error!(%reason, "the ledger can't be written: no certificate leaves until it can"),
+                (Some(_), None) => tracing::info!("the ledger can be written again"),
                 _ => {}
             }
             tokio::select! {
@@ -87,10 +105,10 @@ mod tests {
     fn ready_means_a_certificate_a_ledger_and_not_draining() {
         let health = Health::default();
         assert_eq!(health.troubles(NOW).len(), 1, "no certificate yet");
-        health.serving_until(NOW.unix_timestamp());
+        health.serves(ServingTimes { issued_at: NOW - Duration::from_secs(2), renew_at: NOW, not_after: NOW });
         assert!(health.troubles(NOW).is_empty());
         assert_eq!(health.troubles(NOW + Duration::from_secs(1)).len(), 1, "it has expired");
-        health.ledger_lost.store(true, Ordering::Release);
+        health.ledger_trouble.store(Some(Arc::new("no space".to_owned())));
         health.drain();
         assert_eq!(health.troubles(NOW).len(), 2);
     }

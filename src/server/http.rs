@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
@@ -16,20 +16,28 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use super::checkup::{self, Checkup};
 use super::health::Health;
 use super::scrape::Scrape;
 use crate::clock::{Clock, within};
 
-/// `/livez`: the process answers. `/readyz`: it should get requests; where not, the body says why.
-pub(super) fn health_router(health: Arc<Health>, clock: Arc<dyn Clock>) -> Router {
-    Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(ready)).with_state((health, clock))
+/// `/livez`: the process answers. `/readyz`: it should get requests; where not, the body says why. `/readyz?verbose`: the same status, and
+/// everything that `meshmint check` knows, without names and paths.
+pub(super) fn health_router(health: Arc<Health>, checkup: Arc<Checkup>, clock: Arc<dyn Clock>) -> Router {
+    Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(ready)).with_state((health, checkup, clock))
 }
 
-async fn ready(State((health, clock)): State<(Arc<Health>, Arc<dyn Clock>)>) -> impl IntoResponse {
-    match health.troubles(clock.now()).as_slice() {
-        [] => (StatusCode::OK, "ok\n".to_owned()),
-        troubles => (StatusCode::SERVICE_UNAVAILABLE, troubles.join("\n") + "\n"),
+type HealthDoor = (Arc<Health>, Arc<Checkup>, Arc<dyn Clock>);
+
+async fn ready(State((health, checkup, clock)): State<HealthDoor>, RawQuery(query): RawQuery) -> impl IntoResponse {
+    let troubles = health.troubles(clock.now());
+    let status = if troubles.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let verbose = query.is_some_and(|query| query.split('&').any(|part| part.split('=').next() == Some("verbose")));
+    if verbose {
+        let verdict = if troubles.is_empty() { "readyz check passed".to_owned() } else { format!("readyz check failed: {}", troubles.join("; ")) };
+        return (status, format!("{}{verdict}\n", checkup::text(&checkup.recent().await)));
     }
+    (status, if troubles.is_empty() { "ok\n".to_owned() } else { troubles.join("\n") + "\n" })
 }
 
 /// `/metrics` in Prometheus's text format. It reads files of the system, so it has a thread of its own while it does.

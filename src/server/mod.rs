@@ -1,6 +1,7 @@
 //! Doors of the service: the CSR API over TLS, the admin API on a Unix socket, health and metrics over HTTP.
 
 mod admin;
+pub mod checkup;
 pub mod codec;
 mod connection;
 mod csr_api;

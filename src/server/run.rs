@@ -8,22 +8,20 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio_stream::StreamExt;
-use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::admin::{self, AdminApi};
+use super::checkup::{Checkup, CheckupParts};
 use super::csr_api::CsrApi;
 use super::guard::Guard;
 use super::health::Health;
 use super::http;
 use super::listener::{self, Listener};
 use super::metrics::{Metrics, Place};
-use super::proto::admin::admin_server::AdminServer;
 use super::proto::istio::istio_certificate_service_server::IstioCertificateServiceServer;
 use super::proto::{self};
 use super::scrape::Scrape;
@@ -137,7 +135,7 @@ impl Server {
         let import = if store.load().await?.is_none() { settings::imported(config, clock.as_ref())? } else { None };
         let policy = settings::policy(config);
         let parts = KeeperParts {
-            store,
+            store: store.clone(),
             ledger: ledger.clone(),
             policy: policy.clone(),
             upstream: None,
@@ -172,10 +170,11 @@ impl Server {
             entropy: entropy.clone(),
         }));
 
+        let names = ServingNames { dns_names: config.server.serving_dns_names.clone(), ip_addresses: config.server.serving_ip_addresses.clone() };
         let serving = Serving {
             issuer: issuer.clone(),
             generation: keeper.published(),
-            names: ServingNames { dns_names: config.server.serving_dns_names.clone(), ip_addresses: config.server.serving_ip_addresses.clone() },
+            names: names.clone(),
             lifetime: settings::serving_lifetime(config),
             health: health.clone(),
             metrics: metrics.clone(),
@@ -205,24 +204,53 @@ impl Server {
             routes,
             guard: Guard::new(config.server.request_timeout, clock.clone(), metrics.clone(), traces.clone(), replica.get(..8).unwrap_or_default()),
             bounds: settings::bounds(config),
-            admission,
+            admission: admission.clone(),
             metrics: metrics.clone(),
             clock: clock.clone(),
             entropy: entropy.clone(),
         };
-        let admin_api =
-            AdminApi { trust_domain: config.trust_domain.clone(), ledger: ledger.clone(), generation: keeper.published(), clock: clock.clone() };
+        let checkup = Arc::new(Checkup::new(CheckupParts {
+            keeper: keeper.clone(),
+            key_sets: key_sets.clone(),
+            ledger: ledger.clone(),
+            store,
+            admission,
+            health: health.clone(),
+            metrics: metrics.clone(),
+            lifetimes: settings::lifetimes(config),
+            max_connections: config.server.max_connections,
+            ledger_folder: settings::ledger_folder(config),
+            replica,
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+        }));
+        let admin_api = AdminApi {
+            trust_domain: config.trust_domain.clone(),
+            ledger: ledger.clone(),
+            generation: keeper.published(),
+            checkup: checkup.clone(),
+            csr_address: addresses.csr,
+            serving: names,
+            watchers: Arc::new(Semaphore::new(admin::MAX_WATCHERS)),
+            stopped: stopped.clone(),
+            clock: clock.clone(),
+        };
         let scrape =
             Scrape { keeper: keeper.clone(), key_sets: key_sets.clone(), ledger: ledger.clone(), metrics: metrics.clone(), clock: clock.clone() };
 
         tasks.spawn(listener.serve(csr_socket, stopped.clone()));
         let (drained, last) = watch::channel(false);
-        for (socket, router) in
-            [(health_socket, http::health_router(health.clone(), clock.clone())), (metrics_socket, http::metrics_router(Arc::new(scrape)))]
-        {
+        for (socket, router) in [
+            (health_socket, http::health_router(health.clone(), checkup.clone(), clock.clone())),
+            (metrics_socket, http::metrics_router(Arc::new(scrape))),
+        ] {
             last_tasks.spawn(http::serve(socket, router, clock.clone(), until(last.clone())));
         }
-        tasks.spawn(serve_admin(admin_socket, admin_api, stopped.clone()));
+        tasks.spawn(admin::serve(admin_socket, admin_api, until(stopped.clone())));
+        tasks.spawn({
+            let stopped = stopped.clone();
+            async move { checkup.run(until(stopped)).await }
+        });
         let changes = keeper.changes();
         tasks.spawn(serving.run(tls, renewal, changes, until(stopped.clone())));
         tasks.spawn({
@@ -307,21 +335,6 @@ fn watch_requests(metrics: &Metrics, admission: &Arc<Admission>, ledger: &Arc<dy
     watch(Place::Recording, limits.recording, Admission::recordings);
     let asked = ledger.clone();
     metrics.watch(Place::LedgerQueue, ledger.figures().waiting_limit, move || asked.figures().waiting);
-}
-
-/// How long an answer of the admin API may take: a list over a large ledger.
-const ADMIN_TIME: Duration = Duration::from_secs(30);
-
-async fn serve_admin(socket: tokio::net::UnixListener, api: AdminApi, stopped: watch::Receiver<bool>) {
-    let incoming = UnixListenerStream::new(socket).filter(Result::is_ok);
-    let served = tonic::transport::Server::builder()
-        .timeout(ADMIN_TIME)
-        .add_service(AdminServer::new(api))
-        .serve_with_incoming_shutdown(incoming, until(stopped))
-        .await;
-    if let Err(error) = served {
-        tracing::error!(%error, "the admin door closed");
-    }
 }
 
 /// Forgets what is past its retention: a little at a time, so that issuing never waits for it.

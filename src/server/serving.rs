@@ -10,6 +10,7 @@ use rustls::server::ServerConfig;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
+use super::checkup::ServingTimes;
 use super::health::Health;
 use super::metrics::Metrics;
 use super::tls::{CurrentTls, server_config};
@@ -118,7 +119,7 @@ impl Serving {
         let now = self.clock.now();
         let renew_at = now + (issued.not_after - now) / 2;
         self.metrics.serving_certificate(issued.not_after, renew_at);
-        self.health.serving_until(issued.not_after.unix_timestamp());
+        self.health.serves(ServingTimes { issued_at: now, renew_at, not_after: issued.not_after });
         tracing::info!(
             serial = issued.serial,
             generation = issued.generation.0,

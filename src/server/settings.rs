@@ -2,10 +2,11 @@
 
 use std::io;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::checkup::Lifetimes;
 use super::listener::Bounds;
 use crate::authority::{AuthorityPolicy, ImportError, Imported, import};
 use crate::callers::{RulesError, TokenRules};
@@ -35,6 +36,21 @@ pub(super) fn policy(config: &Config) -> AuthorityPolicy {
 /// The lifetime of our own certificate: short enough that an issuing key is renewed before it would shorten it.
 pub(super) fn serving_lifetime(config: &Config) -> Duration {
     config.server.serving_lifetime.min(config.authority.issuing_lifetime / 3)
+}
+
+/// What verdicts about certificates are measured by.
+pub(super) fn lifetimes(config: &Config) -> Lifetimes {
+    Lifetimes {
+        root: config.authority.root_lifetime,
+        issuing: config.authority.issuing_lifetime,
+        longest_leaf: policy(config).longest_leaf,
+        shortest_leaf: config.certificates.floor(),
+    }
+}
+
+/// Where the ledger's disk is.
+pub(super) fn ledger_folder(config: &Config) -> PathBuf {
+    config.ledger_path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
 }
 
 pub(super) fn token_rules(config: &Config) -> Result<TokenRules, RulesError> {

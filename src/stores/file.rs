@@ -71,6 +71,23 @@ impl FileStore {
         &self.0.folder
     }
 
+    /// Whether folders, document and keys are still ours alone.
+    ///
+    /// # Errors
+    /// [`StoreError::Unsafe`], [`StoreError::Io`].
+    pub async fn check_place(&self) -> Result<(), StoreError> {
+        self.blocking(|opened| {
+            place::check_private_folder(&opened.folder)?;
+            place::check_private_folder(&opened.keys())?;
+            place::check_document(&opened.folder.join(DOCUMENT))?;
+            for name in place::names(&opened.keys())? {
+                place::check_secret(&opened.keys().join(name))?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Opened) -> Result<T, StoreError> + Send + 'static) -> Result<T, StoreError> {
         let opened = Arc::clone(&self.0);
         let path = opened.folder.display().to_string();

@@ -1,20 +1,7 @@
-//! The bound on open files: raised as far as we may, and checked before a herd is sent out that doesn't fit.
-
-use rustix::process::{Resource, getrlimit, setrlimit};
+//! The bound on open files, checked before a herd is sent out that doesn't fit.
 
 /// Files that are open beside the clients' sockets, generously.
 const OTHERS: u64 = 64;
-
-/// Raises the soft bound on open files to the hard one and returns it; `None` is no bound.
-pub(super) fn raise_open_files() -> Option<u64> {
-    let mut limit = getrlimit(Resource::Nofile);
-    if limit.current != limit.maximum {
-        limit.current = limit.maximum;
-        // Where that isn't allowed, the bound that is there is what counts.
-        let _ = setrlimit(Resource::Nofile, limit);
-    }
-    getrlimit(Resource::Nofile).current
-}
 
 /// Whether so many connections at once fit into the bound.
 ///

@@ -63,7 +63,7 @@ pub(super) async fn run(args: Args) -> Outcome {
 
 async fn bench(args: &Args) -> Result<Report, String> {
     let (clock, entropy) = (SystemClock::shared(), SystemEntropy::shared());
-    limits::check_fits(args.most_connections(), limits::raise_open_files())?;
+    limits::check_fits(args.most_connections(), super::limits::raise_open_files())?;
     let client = match (&args.client_cert, &args.client_key) {
         (Some(certificate), Some(key)) => Some((read(certificate)?, read(key)?)),
         _ => None,

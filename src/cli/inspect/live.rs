@@ -23,7 +23,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Why a server could not be looked at.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum LiveError {
+pub(in crate::cli) enum LiveError {
     #[error("can't connect to {0}: {1}\nCheck host and port, and that the server runs.")]
     Connect(String, std::io::Error),
     #[error("{0} showed no certificate: {1}\nCheck that it speaks TLS 1.2 or 1.3.")]
@@ -37,31 +37,31 @@ pub(super) enum LiveError {
 /// The connection's side of the report.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Server {
-    pub(super) address: String,
-    pub(super) server_name: String,
+pub(in crate::cli) struct Server {
+    pub(in crate::cli) address: String,
+    pub(in crate::cli) server_name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) version: Option<String>,
+    pub(in crate::cli) version: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) cipher_suite: Option<String>,
+    pub(in crate::cli) cipher_suite: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) alpn: Option<String>,
-    pub(super) client_certificate_requested: bool,
+    pub(in crate::cli) alpn: Option<String>,
+    pub(in crate::cli) client_certificate_requested: bool,
     /// Why the handshake didn't end well although a certificate was shown.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) handshake_trouble: Option<String>,
+    pub(in crate::cli) handshake_trouble: Option<String>,
 }
 
 /// What was seen.
 #[derive(Debug)]
-pub(super) struct Seen {
-    pub(super) server: Server,
+pub(in crate::cli) struct Seen {
+    pub(in crate::cli) server: Server,
     /// DER, as presented.
-    pub(super) chain: Vec<Vec<u8>>,
+    pub(in crate::cli) chain: Vec<Vec<u8>>,
 }
 
 /// Connects, shakes hands, and goes away.
-pub(super) async fn look(address: &str, name: ServerName<'static>, clock: &Arc<dyn Clock>) -> Result<Seen, LiveError> {
+pub(in crate::cli) async fn look(address: &str, name: ServerName<'static>, clock: &Arc<dyn Clock>) -> Result<Seen, LiveError> {
     within(clock.as_ref(), DEADLINE, shake_hands(address, name, clock)).await.unwrap_or_else(|| Err(LiveError::TooSlow(address.to_owned())))
 }
 

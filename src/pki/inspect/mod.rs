@@ -21,7 +21,7 @@ pub use certificate::{CertificateReport, KeyReport, Kind};
 pub use chain::{ChainError, Place, Purpose, verify_as_peer};
 pub use input::{InspectError, MAX_BLOCKS, MAX_INPUT};
 pub use request::RequestReport;
-pub use text::{Palette, lifetime, render_text};
+pub use text::{Palette, lifetime, render_text, span};
 
 use crate::spiffe::bundle::BundleDocument;
 

@@ -84,7 +84,7 @@ pub(super) fn instant(at: OffsetDateTime) -> String {
 }
 
 /// Seconds in the two largest units that say something: `9y 120d`, `23h 41m`, `42s`.
-fn span(seconds: u64) -> String {
+pub fn span(seconds: u64) -> String {
     let units = [(31_536_000, "y"), (86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
     let first = units.iter().position(|(length, _)| seconds >= *length).unwrap_or(units.len() - 1);
     let mut rest = seconds;

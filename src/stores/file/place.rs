@@ -155,7 +155,7 @@ fn check_shared(path: &Path) -> Result<Metadata, StoreError> {
     Ok(meta)
 }
 
-fn check_private_folder(path: &Path) -> Result<(), StoreError> {
+pub(super) fn check_private_folder(path: &Path) -> Result<(), StoreError> {
     let meta = check_shared(path)?;
     check_owner(path, meta.uid(), our_user())?;
     if meta.mode() & 0o077 != 0 {

@@ -1,0 +1,337 @@
+//! Whether this server is well: everything that it can find out about itself, for `meshmint check` (the admin API's `Check`) and for
+//! `/readyz?verbose`. Measuring is here; verdicts are in `facts`, ids and hints in `table`.
+
+mod facts;
+mod table;
+mod window;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::process::{Resource, getrlimit};
+use time::OffsetDateTime;
+
+pub(super) use self::facts::{Fact, Lifetimes, ServingTimes};
+pub use self::table::{Check, Row};
+use self::window::{Counts, Window};
+use super::health::Health;
+use super::metrics::Metrics;
+use crate::authority::AuthorityState;
+use crate::clock::{Clock, Entropy, readable, within};
+use crate::cluster::KeySets;
+use crate::issuance::Admission;
+use crate::ledger::{CertificateFilter, Ledger};
+use crate::rotation::Keeper;
+use crate::stores::StateStore;
+use crate::stores::file::FileStore;
+
+/// How long disk and ledger may take, each.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The health port is open to strangers: however often they ask, it is looked only so often.
+const FRESH: Duration = Duration::from_secs(2);
+/// The pause between two looks at the counters.
+const SAMPLE_PAUSE: Duration = Duration::from_secs(5);
+
+/// What a checkup looks at.
+#[derive(Debug)]
+pub(super) struct CheckupParts {
+    pub(super) keeper: Arc<Keeper>,
+    pub(super) key_sets: Arc<KeySets>,
+    pub(super) ledger: Arc<dyn Ledger>,
+    pub(super) store: Arc<FileStore>,
+    pub(super) admission: Arc<Admission>,
+    pub(super) health: Arc<Health>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) lifetimes: Lifetimes,
+    pub(super) max_connections: usize,
+    /// The ledger's folder: its disk is looked at.
+    pub(super) ledger_folder: PathBuf,
+    pub(super) replica: String,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) entropy: Arc<dyn Entropy>,
+}
+
+/// Looks at a running server.
+#[derive(Debug)]
+pub(super) struct Checkup {
+    parts: CheckupParts,
+    /// On both clocks.
+    started: (OffsetDateTime, Duration),
+    window: Mutex<Window>,
+    /// What was found last, and when.
+    last: tokio::sync::Mutex<Option<(Duration, Arc<[Fact]>)>>,
+}
+
+/// What the metrics say.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Reading {
+    connections: usize,
+    panics: u64,
+    /// What was turned away since the start and is no caller's fault, by reason.
+    turned_away: Counts,
+}
+
+impl Checkup {
+    pub(super) fn new(parts: CheckupParts) -> Self {
+        let started = (parts.clock.now(), parts.clock.monotonic());
+        Self { parts, started, window: Mutex::default(), last: tokio::sync::Mutex::default() }
+    }
+
+    /// Since the server started.
+    pub(super) fn uptime(&self) -> Duration {
+        self.parts.clock.monotonic().saturating_sub(self.started.1)
+    }
+
+    /// Keeps the counts of the last minute until `shutdown` ends.
+    pub(super) async fn run(&self, shutdown: impl Future<Output = ()>) {
+        let mut shutdown = std::pin::pin!(shutdown);
+        loop {
+            let counts = Reading::of(&self.parts.metrics).turned_away;
+            self.window.lock().unwrap_or_else(PoisonError::into_inner).note(self.parts.clock.monotonic(), counts);
+            tokio::select! {
+                () = self.parts.clock.sleep_until(self.parts.clock.monotonic() + SAMPLE_PAUSE) => {}
+                () = &mut shutdown => return,
+            }
+        }
+    }
+
+    /// What was found a moment ago, or is found now.
+    pub(super) async fn recent(&self) -> Arc<[Fact]> {
+        let mut last = self.last.lock().await;
+        let now = self.parts.clock.monotonic();
+        match last.as_ref() {
+            Some((at, facts)) if now.saturating_sub(*at) < FRESH => facts.clone(),
+            _ => {
+                let facts: Arc<[Fact]> = self.look().await.into();
+                *last = Some((now, facts.clone()));
+                facts
+            }
+        }
+    }
+
+    /// Everything, in the order of the table.
+    pub(super) async fn look(&self) -> Vec<Fact> {
+        let mut facts = self.process();
+        facts.extend(self.load());
+        let (state, newest, disks) = tokio::join!(self.state(), self.newest_record(), self.disks());
+        facts.extend(disks);
+        let written = state.as_ref().ok().and_then(newest_time);
+        facts.push(facts::clock(self.parts.clock.now(), newest.max(written), self.started.0, self.uptime()));
+        facts.extend(self.authority());
+        facts.extend(self.ledger(state.as_ref().ok()));
+        facts.push(state.err().unwrap_or_else(|| Fact::ok(Check::StatePrivate, "state and keys are ours alone")));
+        let keys = self.parts.key_sets.status();
+        facts.extend(keys.iter().enumerate().map(|(index, status)| facts::token_keys(index, keys.len(), status)));
+        facts.sort_by_key(|fact| fact.check);
+        facts
+    }
+
+    fn process(&self) -> Vec<Fact> {
+        let CheckupParts { health, entropy, .. } = &self.parts;
+        let running = format!("meshmint {} has been up for {}", env!("CARGO_PKG_VERSION"), facts::text(self.uptime()));
+        let mut drawn = [0; 32];
+        vec![
+            Fact::ok(Check::Running, running).with_detail(format!("replica {}", self.parts.replica)),
+            match health.is_draining() {
+                true => Fact::failed(Check::NotDraining, "draining: the process is shutting down"),
+                false => Fact::ok(Check::NotDraining, "not draining"),
+            },
+            match entropy.fill(&mut drawn) {
+                Ok(()) if drawn != [0; 32] => Fact::ok(Check::Entropy, "there are random bytes"),
+                Ok(()) => Fact::failed(Check::Entropy, "the random bytes are all zero"),
+                Err(error) => Fact::failed(Check::Entropy, error.to_string()),
+            },
+        ]
+    }
+
+    fn load(&self) -> Vec<Fact> {
+        let CheckupParts { admission, metrics, max_connections, .. } = &self.parts;
+        let Reading { connections, panics, turned_away } = Reading::of(metrics);
+        let recent = self.window.lock().unwrap_or_else(PoisonError::into_inner).since(&turned_away);
+        vec![
+            match panics {
+                0 => Fact::ok(Check::NoPanics, "no request has panicked"),
+                count => Fact::failed(Check::NoPanics, format!("{count} requests panicked since the start")),
+            },
+            facts::room(Check::RequestsRoom, "requests are in progress", admission.in_flight(), admission.limits().in_flight),
+            facts::room(Check::ConnectionsRoom, "connections are open", connections, *max_connections),
+            facts::refusals(&recent),
+            facts::open_files(getrlimit(Resource::Nofile).current, *max_connections),
+        ]
+    }
+
+    fn authority(&self) -> Vec<Fact> {
+        let CheckupParts { keeper, lifetimes, health, clock, .. } = &self.parts;
+        let (now, generation) = (clock.now(), keeper.published().load_full());
+        let numbers = format!("generation {}, bundle {}, root {}", generation.number, generation.bundle_number, generation.root);
+        vec![
+            facts::root(now, generation.root_not_after, lifetimes).with_detail(numbers.clone()),
+            facts::issuing(now, generation.chain_end, keeper.outlook().renewal_due, lifetimes).with_detail(numbers),
+            facts::serving(now, health.serving()),
+            match keeper.failures() {
+                0 => Fact::ok(Check::AuthorityRenewals, "nothing that was due has failed"),
+                count => Fact::warning(Check::AuthorityRenewals, format!("what was due failed {count} times since the start")),
+            },
+        ]
+    }
+
+    fn ledger(&self, state: Option<&AuthorityState>) -> Vec<Fact> {
+        let CheckupParts { ledger, health, clock, lifetimes, .. } = &self.parts;
+        let mut found = vec![match health.ledger_trouble() {
+            None => Fact::ok(Check::LedgerWritable, "the ledger can be written"),
+            Some(reason) => Fact::failed(Check::LedgerWritable, "the ledger can't be written: nothing is issued").with_detail(reason.as_str()),
+        }];
+        found.push(facts::keeps_up(&ledger.figures()));
+        let Some(mark) = state.and_then(|state| state.ledger.as_ref()) else { return found };
+        found.push(match mark.id == ledger.id() {
+            true => Fact::ok(Check::LedgerIdentity, "the ledger is the one of this state").with_detail(mark.id.clone()),
+            false => Fact::failed(Check::LedgerIdentity, "the state names another ledger").with_detail(format!(
+                "the state names {}, {} is open",
+                mark.id,
+                ledger.id()
+            )),
+        });
+        found.push(match mark.incomplete_before {
+            // What was issued before then and is missing lived at most so long.
+            Some(before) if clock.now() < before + lifetimes.longest_leaf => {
+                Fact::warning(Check::LedgerComplete, format!("records before {} are missing", readable(before)))
+            }
+            Some(before) => Fact::ok(Check::LedgerComplete, format!("records before {} are missing; all of that has expired", readable(before))),
+            None => Fact::ok(Check::LedgerComplete, "no records are missing"),
+        });
+        found
+    }
+
+    /// The document, read from the disk anew, once folders, document and keys have been looked at.
+    async fn state(&self) -> Result<AuthorityState, Fact> {
+        let store = &self.parts.store;
+        let unsafe_place = |error: String| Fact::failed(Check::StatePrivate, "state or keys can't be read, or others can").with_detail(error);
+        let read = async {
+            store.check_place().await?;
+            store.load().await
+        };
+        match within(self.parts.clock.as_ref(), PATIENCE, read).await {
+            Some(Ok(Some((state, _)))) => Ok(state),
+            Some(Ok(None)) => Err(unsafe_place("the document is gone".to_owned())),
+            Some(Err(error)) => Err(unsafe_place(error.to_string())),
+            None => Err(unsafe_place("reading takes too long".to_owned())),
+        }
+    }
+
+    /// When the newest certificate on record was issued; `None` where the ledger can't say. Whether it can be written is asked elsewhere.
+    async fn newest_record(&self) -> Option<OffsetDateTime> {
+        let CheckupParts { ledger, clock, .. } = &self.parts;
+        let everything = CertificateFilter::default();
+        let page = within(clock.as_ref(), PATIENCE, ledger.list(&everything, None, 1, clock.now())).await?.ok()?;
+        page.certificates.first().map(|newest| newest.record.issued_at)
+    }
+
+    async fn disks(&self) -> Vec<Fact> {
+        let places = [
+            (Check::LedgerSpace, "the ledger", self.parts.ledger_folder.clone()),
+            (Check::StateSpace, "the state", self.parts.store.folder().to_owned()),
+        ];
+        // A disk that hangs must not take a thread of the runtime with it.
+        let measured = tokio::task::spawn_blocking(|| {
+            places.map(|(check, what, folder)| match rustix::fs::statvfs(&folder) {
+                Ok(disk) => facts::space(check, what, disk.f_bavail.saturating_mul(disk.f_frsize), disk.f_blocks.saturating_mul(disk.f_frsize)),
+                Err(error) => Fact::failed(check, format!("{what}'s disk can't be looked at")).with_detail(format!("{}: {error}", folder.display())),
+            })
+        });
+        match within(self.parts.clock.as_ref(), PATIENCE, measured).await {
+            Some(Ok(facts)) => facts.into(),
+            _ => vec![Fact::failed(Check::LedgerSpace, "the disk doesn't answer"), Fact::failed(Check::StateSpace, "the disk doesn't answer")],
+        }
+    }
+}
+
+impl Reading {
+    fn of(metrics: &Metrics) -> Self {
+        let mut reading = Self::default();
+        for family in metrics.gather() {
+            for metric in family.get_metric() {
+                let label = |name: &str| metric.get_label().iter().find(|label| label.name() == name).map(|label| label.value());
+                let (count, level) = (metric.get_counter().get_value(), metric.get_gauge().get_value());
+                match family.name() {
+                    "meshmint_connections" => reading.connections = level as usize,
+                    "meshmint_panics_total" => reading.panics = count as u64,
+                    "meshmint_refusals_total" if matches!(label("code"), Some("ResourceExhausted" | "Unavailable")) => {
+                        reading.note(label("reason"), count);
+                    }
+                    "meshmint_connections_closed_total" if label("reason").is_some_and(is_our_doing) => reading.note(label("reason"), count),
+                    _ => {}
+                }
+            }
+        }
+        reading
+    }
+
+    fn note(&mut self, reason: Option<&str>, count: f64) {
+        *self.turned_away.entry(reason.unwrap_or("unknown").to_owned()).or_default() += count as u64;
+    }
+}
+
+/// Whether a connection that ended for this reason was turned away for want of room.
+fn is_our_doing(reason: &str) -> bool {
+    reason.starts_with("too_many_") || matches!(reason, "queue_full" | "accept_error")
+}
+
+/// The latest time that the state mentions.
+fn newest_time(state: &AuthorityState) -> Option<OffsetDateTime> {
+    let happened = state.history.iter().map(|entry| entry.at);
+    happened.chain(state.authorities.iter().map(|authority| authority.since)).max()
+}
+
+/// The report as `/readyz?verbose` shows it: a line for each fact, without names and paths.
+pub(super) fn text(facts: &[Fact]) -> String {
+    use crate::pki::inspect::Severity;
+    let mark = |severity| match severity {
+        Severity::Ok => "[+]",
+        Severity::Warning => "[!]",
+        Severity::Failed => "[-]",
+    };
+    let word = |severity| match severity {
+        Severity::Ok => "ok",
+        Severity::Warning => "warn",
+        Severity::Failed => "failed",
+    };
+    let line = |fact: &Fact| format!("{}{} {}: {}\n", mark(fact.severity), fact.check.row().id, word(fact.severity), fact.message);
+    facts.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    #[test]
+    fn the_metrics_are_read_by_their_names() {
+        let metrics = Metrics::new().unwrap();
+        assert_eq!(Reading::of(&metrics).turned_away.values().sum::<u64>(), 0);
+        metrics.refused_as(Code::ResourceExhausted, "overloaded");
+        metrics.refused_as(Code::Unavailable, "ledger_unavailable");
+        metrics.refused_as(Code::Unauthenticated, "no_credential");
+        for reason in ["too_many_connections", "queue_full", "accept_error", "no_alpn_h2"] {
+            metrics.connection_refused(reason);
+        }
+        metrics.connection_opened();
+        metrics.panicked();
+        let Reading { connections, panics, turned_away } = Reading::of(&metrics);
+        assert_eq!((connections, panics), (1, 1));
+        let grown: Vec<_> = turned_away.into_iter().filter(|(_, count)| *count > 0).collect();
+        let one = |reason: &str| (reason.to_owned(), 1);
+        assert_eq!(grown, [one("accept_error"), one("ledger_unavailable"), one("overloaded"), one("queue_full"), one("too_many_connections")]);
+    }
+
+    #[test]
+    fn the_text_keeps_details_to_itself() {
+        let facts = [
+            Fact::ok(Check::Running, "up"),
+            Fact::warning(Check::LedgerSpace, "little").with_detail("/secret/path"),
+            Fact::failed(Check::TokenKeys, "none").with_detail("https://secret.example"),
+        ];
+        assert_eq!(text(&facts), "[+]running ok: up\n[!]ledger-space warn: little\n[-]token-keys failed: none\n");
+    }
+}
