@@ -73,6 +73,7 @@ fn every_help_has_an_example() {
         vec!["certs", "show"],
         vec!["certs", "stats"],
         vec!["bundle"],
+        vec!["bench"],
     ] {
         let output = meshmint(&[command.as_slice(), &["--help"]].concat());
         assert_eq!(output.status.code(), Some(0), "{command:?}");

@@ -185,7 +185,6 @@ impl Report {
             client_core_share,
             client_wait_share: measured.own_wait.map(share),
             client_cpu_us_per_request: ratio(measured.own_cpu.as_secs_f64() * 1e6, requests),
-            // A herd and idle connections are over when they are over; how busy we were meanwhile spoils no figure of theirs but the time.
             void: client_core_share > VOID_ABOVE,
         }
     }
