@@ -38,7 +38,8 @@ fn positive(report: &Value, pointer: &str) -> f64 {
 #[test]
 fn a_closed_loop_on_kept_connections_reports_everything() {
     let dev = Dev::start();
-    let (code, report) = bench(&dev, &["--accounts", "3", "--connections", "2", "--in-flight", "3", "--requests", "40", "--verify", "10", "--floor", "--settle"]);
+    let (code, report) =
+        bench(&dev, &["--accounts", "3", "--connections", "2", "--in-flight", "3", "--requests", "40", "--verify", "10", "--floor", "--settle"]);
     went_well(code, &report);
     assert_eq!((&report["mode"], report["certificates"].as_u64()), (&Value::from("closed"), Some(40)));
     assert_eq!((report["handshakes"].as_u64(), report["verified"].as_u64()), (Some(2), Some(4)));

@@ -74,6 +74,16 @@ impl Floor {
         })
     }
 
+    /// The mean of two measurements, one from before a load and one from after it: a machine whose speed drifts shows in neither alone.
+    pub fn mean(self, other: Self) -> Self {
+        Self {
+            p256_verify_us: f64::midpoint(self.p256_verify_us, other.p256_verify_us),
+            p256_sign_us: f64::midpoint(self.p256_sign_us, other.p256_sign_us),
+            rs256_verify_us: f64::midpoint(self.rs256_verify_us, other.rs256_verify_us),
+            handshake_us: f64::midpoint(self.handshake_us, other.handshake_us),
+        }
+    }
+
     /// What each certificate needs on a kept connection: verify, sign, verify the token.
     pub fn sum_us(&self) -> f64 {
         self.p256_verify_us + self.p256_sign_us + self.rs256_verify_us
@@ -229,6 +239,9 @@ mod tests {
             assert!(piece > 1.0, "{floor:?}");
         }
         let sum = floor.p256_verify_us + floor.p256_sign_us + floor.rs256_verify_us;
+        let twice = Floor { p256_sign_us: floor.p256_sign_us * 3.0, ..floor };
+        let mean = floor.mean(twice);
+        assert!((mean.p256_sign_us / floor.p256_sign_us - 2.0).abs() < 1e-9 && (mean.handshake_us - floor.handshake_us).abs() < 1e-9);
         assert!((floor.sum_us() - sum).abs() < 1e-9 && (floor.sum_with_handshake_us() - sum - floor.handshake_us).abs() < 1e-9);
     }
 }
