@@ -77,6 +77,7 @@ fn every_help_has_an_example() {
         vec!["check"],
         vec!["completions"],
         vec!["man"],
+        vec!["bench"],
     ] {
         let output = meshmint(&[command.as_slice(), &["--help"]].concat());
         assert_eq!(output.status.code(), Some(0), "{command:?}");

@@ -108,7 +108,7 @@ pub(crate) struct Args {
     /// Waits after the load until the server has nothing left to do, and counts that CPU time too
     #[arg(long, help_heading = "What is measured")]
     pub(super) settle: bool,
-    /// Measures the unavoidable cryptography first, about a second, and reports the server's CPU time as a multiple of it
+    /// Measures the unavoidable cryptography before and after the load, a second each, and reports the server's CPU time as a multiple of it
     #[arg(long, help_heading = "What is measured")]
     pub(super) floor: bool,
     /// Verifies each Nth answer fully: chain, bundle, key; 0 none

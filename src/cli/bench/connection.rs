@@ -143,8 +143,9 @@ pub(super) async fn exchange(sender: &mut Sender, question: &Question) -> Result
 
 fn status(headers: &http::HeaderMap) -> Option<(tonic::Code, String)> {
     let code = tonic::Code::from_bytes(headers.get("grpc-status")?.as_bytes());
-    let message = headers.get("grpc-message").map(|message| String::from_utf8_lossy(message.as_bytes()).into_owned());
-    Some((code, message.unwrap_or_default()))
+    // The message is percent-encoded; only a refusal is worth decoding it.
+    let refused = if code == tonic::Code::Ok { None } else { tonic::Status::from_header_map(headers) };
+    Some((code, refused.map(|status| status.message().to_owned()).unwrap_or_default()))
 }
 
 /// What gRPC makes of an answer that has no grpc-status (grpc/doc/http-grpc-status-mapping.md).
@@ -184,8 +185,8 @@ mod tests {
         assert_eq!(status(&headers), None);
         headers.insert("grpc-status", http::HeaderValue::from_static("8"));
         assert_eq!(status(&headers), Some((tonic::Code::ResourceExhausted, String::new())));
-        headers.insert("grpc-message", http::HeaderValue::from_static("full"));
-        assert_eq!(status(&headers).unwrap().1, "full");
+        headers.insert("grpc-message", http::HeaderValue::from_static("is%20full"));
+        assert_eq!(status(&headers).unwrap().1, "is full");
         for (http, code) in [(401, tonic::Code::Unauthenticated), (503, tonic::Code::Unavailable), (500, tonic::Code::Unknown)] {
             assert_eq!(code_of_http(http::StatusCode::from_u16(http).unwrap()), code);
         }

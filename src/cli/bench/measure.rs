@@ -69,7 +69,7 @@ pub(super) struct ServerUse {
 /// In words, where the server's process goes away.
 pub(super) async fn run(load: &Arc<Load>, args: &Args, server: Option<&Process>) -> Result<Measured, String> {
     let clock = load.clock.as_ref();
-    let progress = Progress::new(std::io::stderr().is_terminal());
+    let progress = Progress::new(std::io::stderr().is_terminal(), clock.monotonic());
     let mut tasks = JoinSet::new();
     let (mut herd, mut held) = (None, None);
     let before = server.map(Process::memory).transpose()?;

@@ -41,7 +41,7 @@ use self::tokens::Population;
 use super::{Outcome, Output, answered, failed};
 use crate::clock::{Clock, SystemClock, SystemEntropy};
 
-/// How long each piece of the floor is measured.
+/// How long each of the four pieces of the floor is measured, before the load and after it.
 const FLOOR_EACH: Duration = Duration::from_millis(250);
 /// How long the first connection may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -101,10 +101,11 @@ async fn bench(args: &Args) -> Result<Report, String> {
         lifetime: args.lifetime,
         trust_domain: &args.trust_domain,
     })?;
-    let floor = args.floor.then(|| Floor::measure(FLOOR_EACH)).transpose().map_err(|error| error.to_string())?;
+    let floor = || args.floor.then(|| Floor::measure(FLOOR_EACH)).transpose().map_err(|error| error.to_string());
+    let before = floor()?;
     let load = Load::new(clock, target, questions, args.verify, args.requests);
     let measured = measure::run(&load, args, server.as_ref()).await?;
-    Ok(Report::new(&load, args, tokens.len(), measured, floor))
+    Ok(Report::new(&load, args, tokens.len(), measured, before.zip(floor()?)))
 }
 
 /// One connection before the load, whose failure is told with its reason instead of being counted.

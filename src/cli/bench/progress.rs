@@ -11,17 +11,19 @@ pub(super) const EACH: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Progress {
     is_terminal: bool,
+    began: Duration,
 }
 
 impl Progress {
-    pub(super) fn new(is_terminal: bool) -> Self {
-        Self { is_terminal }
+    /// For a load that began at `began`.
+    pub(super) fn new(is_terminal: bool, began: Duration) -> Self {
+        Self { is_terminal, began }
     }
 
     /// Writes over the line that is there.
     pub(super) fn show(&self, at: Duration, second: Second) {
         if self.is_terminal {
-            anstream::eprint!("\r\x1b[K{}", line(at, second));
+            anstream::eprint!("\r\x1b[K{}", line(at.saturating_sub(self.began), second));
         }
     }
 

@@ -105,6 +105,8 @@ pub(super) struct Server {
 pub(super) struct FloorReport {
     #[serde(flatten)]
     pub(super) pieces: Floor,
+    /// `sum_with_handshake_us` before and after the load: far apart, the machine's speed has changed, and the ratio means little.
+    pub(super) before_and_after_us: [f64; 2],
     pub(super) sum_us: f64,
     pub(super) sum_with_handshake_us: f64,
     /// Server CPU for each certificate over the sum; with a new connection for each, over the sum with the handshake.
@@ -142,7 +144,7 @@ fn megabytes(bytes: u64) -> f64 {
 }
 
 impl Report {
-    pub(super) fn new(load: &Load, args: &Args, tokens: usize, measured: Measured, floor: Option<Floor>) -> Self {
+    pub(super) fn new(load: &Load, args: &Args, tokens: usize, measured: Measured, floor: Option<(Floor, Floor)>) -> Self {
         let Measured { tally, window, .. } = &measured;
         let (seconds, certificates) = (window.as_secs_f64(), tally.served.count());
         let requests = number(certificates + tally.errors());
@@ -185,7 +187,6 @@ impl Report {
             client_core_share,
             client_wait_share: measured.own_wait.map(share),
             client_cpu_us_per_request: ratio(measured.own_cpu.as_secs_f64() * 1e6, requests),
-            // A herd and idle connections are over when they are over; how busy we were meanwhile spoils no figure of theirs but the time.
             void: client_core_share > VOID_ABOVE,
         }
     }
@@ -320,17 +321,30 @@ impl Server {
 }
 
 impl FloorReport {
-    fn new(floor: Floor, server_us: Option<f64>, new_connections: bool) -> Self {
+    fn new((before, after): (Floor, Floor), server_us: Option<f64>, new_connections: bool) -> Self {
+        let floor = before.mean(after);
         let (sum_us, sum_with_handshake_us) = (floor.sum_us(), floor.sum_with_handshake_us());
         let below = if new_connections { sum_with_handshake_us } else { sum_us };
-        Self { pieces: floor, sum_us, sum_with_handshake_us, ratio: server_us.and_then(|server| ratio(server, below)) }
+        Self {
+            pieces: floor,
+            before_and_after_us: [before, after].map(|floor| floor.sum_with_handshake_us()),
+            sum_us,
+            sum_with_handshake_us,
+            ratio: server_us.and_then(|server| ratio(server, below)),
+        }
     }
 
     fn text(&self) -> String {
         let Floor { p256_verify_us, p256_sign_us, rs256_verify_us, handshake_us } = self.pieces;
         let times = self.ratio.map_or_else(String::new, |ratio| format!("; the server used {ratio:.2} times that"));
+        let [before, after] = self.before_and_after_us;
+        let drift = if (before / after - 1.0).abs() > 0.1 {
+            format!(" (the machine's speed changed: {before:.0}, then {after:.0} µs)")
+        } else {
+            String::new()
+        };
         format!(
-            "verify {p256_verify_us:.1} + sign {p256_sign_us:.1} + RS256 {rs256_verify_us:.1} = {:.1} µs, + handshake {handshake_us:.1} = {:.1} µs{times}",
+            "verify {p256_verify_us:.1} + sign {p256_sign_us:.1} + RS256 {rs256_verify_us:.1} = {:.1} µs, + handshake {handshake_us:.1} = {:.1} µs{times}{drift}",
             self.sum_us, self.sum_with_handshake_us
         )
     }
@@ -355,17 +369,19 @@ fn failures(count: u64, kinds: &BTreeMap<&'static str, Failures>) -> String {
 mod tests {
     use super::*;
 
-    fn floor() -> Floor {
-        Floor { p256_verify_us: 60.0, p256_sign_us: 15.0, rs256_verify_us: 25.0, handshake_us: 100.0 }
-    }
-
     #[test]
     fn the_ratio_is_over_what_the_load_could_not_avoid() {
-        assert_eq!(FloorReport::new(floor(), Some(150.0), false).ratio, Some(1.5));
-        assert_eq!(FloorReport::new(floor(), Some(300.0), true).ratio, Some(1.5));
-        assert_eq!(FloorReport::new(floor(), None, true).ratio, None);
-        let json = serde_json::to_value(FloorReport::new(floor(), Some(150.0), false)).unwrap();
-        assert_eq!((json["sum_us"].as_f64(), json["p256_sign_us"].as_f64()), (Some(100.0), Some(15.0)));
+        let floor = Floor { p256_verify_us: 60.0, p256_sign_us: 15.0, rs256_verify_us: 25.0, handshake_us: 100.0 };
+        let slower = Floor { p256_verify_us: 80.0, p256_sign_us: 15.0, rs256_verify_us: 45.0, handshake_us: 160.0 };
+        let of = |after, server, new_connections| FloorReport::new((floor, after), server, new_connections);
+        assert_eq!(of(floor, Some(150.0), false).ratio, Some(1.5));
+        assert_eq!(of(floor, Some(300.0), true).ratio, Some(1.5));
+        assert_eq!(of(floor, None, true).ratio, None);
+        assert_eq!(of(slower, Some(180.0), false).ratio, Some(1.5));
+        let json = serde_json::to_value(of(slower, Some(150.0), false)).unwrap();
+        assert_eq!((json["sum_us"].as_f64(), json["p256_sign_us"].as_f64()), (Some(120.0), Some(15.0)));
+        assert_eq!(json["before_and_after_us"], serde_json::json!([200.0, 300.0]));
+        assert!(of(slower, None, true).text().contains("speed changed") && !of(floor, None, true).text().contains("speed changed"));
     }
 
     #[test]

@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ring::digest::{SHA256, digest};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{CipherSuite, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use serde::Deserialize;
 use tokio_rustls::TlsConnector;
 
@@ -92,13 +93,20 @@ fn spread(number: u32) -> Ipv4Addr {
     Ipv4Addr::new(127, u8::try_from(second).unwrap_or(0), third, fourth)
 }
 
+/// ring with AES-128 first, as pilot-agent (Go, on a machine with AES instructions) offers it. The server takes the first one that it knows.
+pub(super) fn agents_provider() -> Arc<CryptoProvider> {
+    let mut provider = rustls::crypto::ring::default_provider();
+    provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    Arc::new(provider)
+}
+
 fn client_config(trust: &Trust) -> Result<ClientConfig, String> {
     let unusable = |what: &'static str| move |error: &dyn std::fmt::Display| format!("the {what} can't be used: {error}");
     let mut roots = RootCertStore::empty();
     for root in certificates_from_pem(&trust.roots).map_err(|error| unusable("roots")(&error))? {
         roots.add(root).map_err(|error| unusable("roots")(&error))?;
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = agents_provider();
     let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
     let inner = inner.build().map_err(|error| unusable("roots")(&error))?;
     let builder = ClientConfig::builder_with_provider(provider)
