@@ -107,7 +107,7 @@ pub(super) const KEYS: &[Key] = &[
     key("server.connectionMaxAge", Duration(S, 30 * D), Is("30m"), "Age at which a connection is told to go away (GOAWAY), so that replicas share the load."),
     key("server.requestTimeout", Duration(100, 10 * M), Is("10s"), "Deadline of each request; Istio's clients set none."),
     key("server.handshakeTimeout", Duration(100, 5 * M), Is("10s"), "How long a TLS handshake may take."),
-    key("server.maxConnections", Count(1, 1_000_000), Is("20000"), "Connections open at once; more are closed at accept. Half of them at most are peers that have got no certificate yet."),
+    key("server.maxConnections", Count(1, 1_000_000), Is("16000"), "Connections open at once; more are closed at accept. Half of them at most are peers that have got no certificate yet."),
     key("server.maxHandshakes", Count(1, 100_000), Is("256"), "New connections that are worked on at once, from the handshake to their first answer; others wait in line."),
     key("server.handshakeQueueTime", Duration(10, M), Is("5s"), "Longest wait of a new connection for its handshake, fair by address; then it is closed, the cheapest refusal there is."),
     key("server.maxHandshakesPerAddress", Percent(1, 100), Is("50%"), "Share of maxHandshakes that one peer address may hold; at least one."),
