@@ -13,7 +13,7 @@ use crate::server::metrics::Rpc;
 
 /// Nothing.
 #[derive(Debug, Clone, Default)]
-pub(in crate::server) struct Traces;
+pub(in crate::server) struct Traces(());
 
 /// Nothing of one request.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(in crate::server) struct Trace;
 impl Traces {
     /// The configuration refuses an endpoint in this build, so there is none.
     pub(in crate::server) fn start(_: Option<&Tracing>, _: &str) -> Result<Self, String> {
-        Ok(Self)
+        Ok(Self(()))
     }
 
     pub(in crate::server) fn begin(&self, _: &HeaderMap, _: Rpc, _: &str) -> Trace {
