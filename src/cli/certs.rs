@@ -33,6 +33,9 @@ pub(super) struct Args {
 #[derive(Debug, Subcommand)]
 enum What {
     /// List certificates, newest first
+    ///
+    /// The order is that of recording. With --issued-after or --issued-before it is that of issue; otherwise, with --expires-after,
+    /// --expires-before or --state expired, that of expiry (by the minute), the latest first.
     #[command(after_help = "Examples:\n  \
         meshmint certs list --namespace shop --state valid\n  \
         meshmint certs list --kind leaf --expires-before +1h -o json\n  \

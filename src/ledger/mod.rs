@@ -96,10 +96,12 @@ pub trait Ledger: Send + Sync + Debug {
     /// [`LedgerError::Unavailable`].
     async fn holder(&self, holder: &HolderId) -> Result<Option<HolderRecord>, LedgerError>;
 
-    /// One page of at most `limit` (from 1 to 1,000) certificates that match, those recorded last first.
+    /// One page of at most `limit` (from 1 to 1,000) certificates that match, newest first: by the time of issue where the filter bounds
+    /// that; otherwise by the minute of notAfter where it bounds that (or asks for what is expired), the latest first; otherwise by
+    /// recording. What is equal in that is in the order of recording, the last first.
     ///
     /// # Errors
-    /// [`LedgerError::Unavailable`].
+    /// [`LedgerError::ForeignCursor`] where `after` is of a list in another order; [`LedgerError::Unavailable`].
     async fn list(&self, filter: &CertificateFilter, after: Option<Cursor>, limit: u32, now: OffsetDateTime) -> Result<Page, LedgerError>;
 
     /// At most `limit` (from 1 to 1,000) certificates that match and were recorded after the cursor, those recorded first first: what
@@ -116,8 +118,10 @@ pub trait Ledger: Send + Sync + Debug {
     /// [`LedgerError::Unavailable`].
     async fn stats(&self, now: OffsetDateTime) -> Result<Stats, LedgerError>;
 
-    /// Forgets up to `limit` certificates whose notAfter lies before `before`, oldest first, and holders whose latest certificate went;
-    /// returns how many certificates went. In small steps, so that it never stalls the writer: call it again while it returns `limit`.
+    /// Forgets up to `limit` certificates whose notAfter lies before `before`, the oldest minute first, and holders whose latest
+    /// certificate went; returns how many certificates went. In small steps, so that it never stalls the writer: call it again while it
+    /// returns `limit`. Once all are gone, it forgets replicas that were not seen since `before` and serve no open generation, and
+    /// bundles from before that no certificate on record was answered with. The audit stays.
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`].
@@ -143,7 +147,7 @@ pub enum LedgerError {
     #[error("{0} is on record already")]
     Duplicate(&'static str),
     /// The cursor of a list in another order.
-    #[error("the page token is of a list in another order")]
+    #[error("page_token is of a list in another order")]
     ForeignCursor,
     /// Full disk, lost file, lost connection, a bug in the engine: nothing can be promised.
     #[error("the ledger is unavailable: {0}")]

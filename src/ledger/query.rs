@@ -50,12 +50,44 @@ pub enum State {
 /// Where a page ended: opaque to callers, stable while rows are added and pruned. Its text is the page token of the admin API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
+    pub(super) order: Order,
+    /// Where in this order, before the id.
+    pub(super) key: i64,
     pub(super) id: i64,
+}
+
+/// In which order a list is: newest first by one of these, then by recording.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// By recording.
+    Recorded,
+    /// By the time of issue.
+    Issued,
+    /// By the minute of notAfter.
+    Expiring,
+}
+
+impl Order {
+    /// What a filter asks for ([`super::Ledger::list`]).
+    pub(super) fn of(filter: &CertificateFilter) -> Self {
+        if filter.issued_after.or(filter.issued_before).is_some() {
+            Self::Issued
+        } else if filter.expires_after.or(filter.expires_before).is_some() || filter.state == Some(State::Expired) {
+            Self::Expiring
+        } else {
+            Self::Recorded
+        }
+    }
 }
 
 impl fmt::Display for Cursor {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "r{:x}", self.id)
+        let order = match self.order {
+            Order::Recorded => 'r',
+            Order::Issued => 'i',
+            Order::Expiring => 'e',
+        };
+        write!(formatter, "{order}{:x}.{:x}", self.key, self.id)
     }
 }
 
@@ -63,16 +95,26 @@ impl FromStr for Cursor {
     type Err = NotACursor;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let id = text.strip_prefix('r').and_then(|id| i64::from_str_radix(id, 16).ok()).ok_or(NotACursor)?;
-        let cursor = Self { id };
+        let mut letters = text.chars();
+        let order = match letters.next() {
+            Some('r') => Order::Recorded,
+            Some('i') => Order::Issued,
+            Some('e') => Order::Expiring,
+            _ => return Err(NotACursor),
+        };
+        let (key, id) = letters.as_str().split_once('.').ok_or(NotACursor)?;
+        // Hexadecimal shows negative numbers by their bits.
+        let number = |digits| u64::from_str_radix(digits, 16).map(u64::cast_signed).map_err(|_| NotACursor);
+        let cursor = Self { order, key: number(key)?, id: number(id)? };
         // One cursor has one text.
-        if id >= 0 && cursor.to_string() == text { Ok(cursor) } else { Err(NotACursor) }
+        let given_out = cursor.id >= 0 && (order != Order::Recorded || cursor.key == 0) && cursor.to_string() == text;
+        if given_out { Ok(cursor) } else { Err(NotACursor) }
     }
 }
 
 /// A text that is no cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the page token is not one that was given out")]
+#[error("page_token is not one that was given out")]
 pub struct NotACursor;
 
 /// One page.

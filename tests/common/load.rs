@@ -203,7 +203,9 @@ pub fn open_ledger(path: &Path) -> rusqlite::Connection {
 /// Whether this very certificate is on record.
 pub fn on_record(ledger: &rusqlite::Connection, answer: &Answer) -> bool {
     let serial = hex::decode(answer.serial()).expect("hex");
-    let mut found = ledger.prepare_cached("SELECT count(*) FROM certificates WHERE serial = ?1 AND sha256 = ?2").expect("SQL");
+    let sql = "SELECT count(*) FROM certificates WHERE serial = ?1 AND sha256 = ?2 AND \
+         (id IN (SELECT id FROM serials WHERE serial = ?1) OR id > (SELECT indexed_to FROM meta))";
+    let mut found = ledger.prepare_cached(sql).expect("SQL");
     found.query_row((serial, answer.sha256()), |row| row.get::<_, i64>(0)).expect("a count") == 1
 }
 

@@ -3,8 +3,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::commands::Command;
-use super::writer::{Answer, Job};
 use crate::ledger::{CommitWatch, Figures};
 
 /// Shared by the writer, which keeps them, and the ledger, which shows them.
@@ -12,13 +10,15 @@ use crate::ledger::{CommitWatch, Figures};
 pub(super) struct Accounts {
     watch: Option<CommitWatch>,
     certificates: AtomicU64,
+    unindexed: AtomicU64,
     pruned: AtomicU64,
 }
 
 impl Accounts {
-    /// Of a ledger that was just opened, with so many certificates in it.
-    pub(super) fn new(watch: Option<CommitWatch>, certificates: u64) -> Self {
-        Self { watch, certificates: AtomicU64::new(certificates), pruned: AtomicU64::new(0) }
+    /// Of a ledger that was just opened, with so many certificates that are indexed and that are not.
+    pub(super) fn new(watch: Option<CommitWatch>, indexed: u64, unindexed: usize) -> Self {
+        let unindexed = u64::try_from(unindexed).unwrap_or(u64::MAX);
+        Self { watch, certificates: AtomicU64::new(indexed + unindexed), unindexed: AtomicU64::new(unindexed), pruned: AtomicU64::new(0) }
     }
 
     /// A commit begins; [`Accounts::commit`] wants to know when that was.
@@ -26,28 +26,28 @@ impl Accounts {
         self.watch.as_ref().map_or(Duration::ZERO, |watch| watch.clock.monotonic())
     }
 
-    /// A commit is over.
-    pub(super) fn commit(&self, jobs: &[Job], began: Duration, outcome: &Result<Vec<Answer>, String>) {
+    /// A commit of so many writes is over: how many certificates it recorded, or `None` where it failed.
+    pub(super) fn commit(&self, writes: usize, began: Duration, recorded: Option<usize>) {
         if let Some(watch) = &self.watch {
-            watch.observer.commit(jobs.len(), watch.clock.monotonic().saturating_sub(began), outcome.is_ok());
+            watch.observer.commit(writes, watch.clock.monotonic().saturating_sub(began), recorded.is_some());
         }
-        let (mut recorded, mut pruned) = (0, 0);
-        for (job, answer) in jobs.iter().zip(outcome.iter().flatten()) {
-            match (&job.command, answer) {
-                (Command::Record(_), Ok(_)) => recorded += 1,
-                (Command::Prune { .. }, Ok(gone)) => pruned += u64::from(*gone),
-                _ => {}
-            }
-        }
+        let recorded = u64::try_from(recorded.unwrap_or(0)).unwrap_or(u64::MAX);
+        self.certificates.fetch_add(recorded, Ordering::Relaxed);
+        self.unindexed.fetch_add(recorded, Ordering::Relaxed);
+    }
+
+    /// So many were pruned, and so many are not indexed still.
+    pub(super) fn chore(&self, pruned: u32, unindexed: usize) {
+        let pruned = u64::from(pruned);
         // Only the writer's thread changes them.
         let certificates = self.certificates.load(Ordering::Relaxed);
-        self.certificates.store((certificates + recorded).saturating_sub(pruned), Ordering::Relaxed);
+        self.certificates.store(certificates.saturating_sub(pruned), Ordering::Relaxed);
+        self.unindexed.store(u64::try_from(unindexed).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.pruned.fetch_add(pruned, Ordering::Relaxed);
     }
 
     pub(super) fn figures(&self, waiting: usize, waiting_limit: usize) -> Figures {
-        let (certificates, pruned) = (self.certificates.load(Ordering::Relaxed), self.pruned.load(Ordering::Relaxed));
-        // Each index is kept up by the insert itself.
-        Figures { waiting, waiting_limit, certificates, unindexed: 0, pruned }
+        let now = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
+        Figures { waiting, waiting_limit, certificates: now(&self.certificates), unindexed: now(&self.unindexed), pruned: now(&self.pruned) }
     }
 }

@@ -3,15 +3,14 @@
 //! A command is refused alone ([`Refused::Alone`]) before it has changed anything, so the other commands of its transaction go on;
 //! a failure of the engine ([`Refused::All`]) is the end of the whole transaction.
 
-use std::collections::HashMap;
-
-use rusqlite::ffi::{SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_UNIQUE};
 use rusqlite::{Connection, OptionalExtension, params};
 use time::OffsetDateTime;
 
+use super::entry::Entry;
+use super::indexing::Index;
 use super::rows::{integer, micros, number};
 use crate::authority::{AuthorityId, GenerationNumber};
-use crate::ledger::{AuditEntry, CertificateRecord, LedgerError};
+use crate::ledger::{AuditEntry, CertificateRecord, HolderId, LedgerError};
 
 /// One thing to write.
 #[derive(Debug)]
@@ -38,6 +37,7 @@ pub(super) enum Command {
         bundle_number: u64,
         now: OffsetDateTime,
     },
+    /// Not part of a transaction with others: the writer takes it when nothing else waits.
     Prune {
         before: OffsetDateTime,
         limit: u32,
@@ -70,109 +70,141 @@ impl From<rusqlite::Error> for Refused {
     }
 }
 
-/// The highest sequence number of each replica in one transaction, and when: written once, not once for each record.
-pub(super) type Sequences<'a> = HashMap<&'a str, (i64, i64)>;
+/// What one transaction has done so far that must be known when it is committed.
+#[derive(Debug)]
+pub(super) struct Work<'i, 'r> {
+    index: &'i mut Index,
+    /// The rows that were appended, in the order of their ids.
+    appended: Vec<(Entry, &'r CertificateRecord)>,
+    /// Whether anything else was written: only that is counted in `meta.commits`, rows are counted by their ids.
+    counts: bool,
+}
 
-/// Does one command; returns how many certificates it took away.
-///
-/// # Errors
-/// [`Refused`].
-pub(super) fn perform<'a>(connection: &Connection, command: &'a Command, sequences: &mut Sequences<'a>) -> Result<u32, Refused> {
-    match command {
-        Command::Record(record) => record_certificate(connection, record, sequences).map(|()| 0),
-        Command::OpenGeneration { generation, authority, now } => open_generation(connection, *generation, authority, *now).map(|()| 0),
-        Command::CloseGeneration { generation, now } => close_generation(connection, *generation, *now).map(|()| 0),
-        Command::RecordBundle { number, pem, now } => record_bundle(connection, *number, pem, *now).map(|()| 0),
-        Command::Audit(entry) => audit(connection, entry).map(|()| 0),
-        Command::ReplicaServes { replica, generation, bundle_number, now } => {
-            replica_serves(connection, replica, *generation, *bundle_number, *now).map(|()| 0)
+impl<'i, 'r> Work<'i, 'r> {
+    pub(super) fn new(index: &'i mut Index) -> Self {
+        Self { index, appended: Vec::new(), counts: false }
+    }
+
+    /// Does one command.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub(super) fn perform(&mut self, connection: &Connection, command: &'r Command) -> Result<(), Refused> {
+        if let Command::Record(record) = command {
+            return self.append(connection, record);
         }
-        Command::Prune { before, limit } => prune(connection, *before, *limit),
-        Command::CheckWritable => Ok(0),
-        #[cfg(test)]
-        Command::Panic => panic!("a test asked for it"),
+        self.counts = true;
+        match command {
+            Command::Record(_) | Command::Prune { .. } | Command::CheckWritable => Ok(()),
+            Command::OpenGeneration { generation, authority, now } => open_generation(connection, *generation, authority, *now),
+            Command::CloseGeneration { generation, now } => close_generation(connection, *generation, *now),
+            Command::RecordBundle { number, pem, now } => record_bundle(connection, *number, pem, *now),
+            Command::Audit(entry) => audit(connection, entry),
+            Command::ReplicaServes { replica, generation, bundle_number, now } => {
+                replica_serves(connection, replica, *generation, *bundle_number, *now)
+            }
+            #[cfg(test)]
+            Command::Panic => panic!("a test asked for it"),
+        }
+    }
+
+    /// Ends the work before COMMIT; returns the new count of commits, if it changed.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub(super) fn conclude(&self, connection: &Connection) -> rusqlite::Result<Option<i64>> {
+        if !self.counts {
+            return Ok(None);
+        }
+        let sql = "UPDATE meta SET commits = commits + 1 RETURNING commits";
+        connection.prepare_cached(sql)?.query_row([], |row| row.get(0)).map(Some)
+    }
+
+    /// The rows that were appended, for the index once they are committed.
+    pub(super) fn into_appended(self) -> Vec<(Entry, &'r CertificateRecord)> {
+        self.appended
+    }
+
+    fn append(&mut self, connection: &Connection, record: &'r CertificateRecord) -> Result<(), Refused> {
+        // Everything that can be wrong with the values is found before the first row is written.
+        let (generation, bundle_number) = (integer(record.generation.0)?, integer(record.bundle_number)?);
+        let sequence = integer(record.replica_sequence)?;
+        let serial = number(&record.serial);
+        if self.is_taken(connection, serial, &record.issuer)? {
+            // A stale process learns first that it is stale.
+            return Err(if is_open(connection, generation)? {
+                LedgerError::Duplicate("this serial number of this issuer").into()
+            } else {
+                LedgerError::Fenced(record.generation).into()
+            });
+        }
+
+        let id = self.appended.last().map_or(self.index.last_id, |(entry, _)| entry.id) + 1;
+        // The fence and the insert are one statement.
+        let inserted = connection
+            .prepare_cached(
+                "INSERT INTO certificates (id, issuer, serial, sha256, der, kind, spiffe_id, cluster, namespace, service_account, pod_name, \
+                 pod_uid, node_name, node_uid, holder, generation, bundle_number, profile_digest, credential, issued_at, not_before, not_after, \
+                 replica, replica_sequence, key_algorithm) \
+                 SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25 \
+                 WHERE EXISTS (SELECT 1 FROM generations WHERE generation = ?16 AND closed_at IS NULL)",
+            )?
+            .execute(params![
+                id,
+                record.issuer.as_str(),
+                serial,
+                record.sha256.as_slice(),
+                record.der,
+                record.kind.to_string(),
+                record.spiffe_id.as_ref().map(ToString::to_string),
+                record.cluster,
+                record.namespace,
+                record.service_account,
+                record.pod.as_ref().map(|pod| &pod.name),
+                record.pod.as_ref().map(|pod| &pod.uid),
+                record.node.as_ref().map(|node| &node.name),
+                record.node.as_ref().map(|node| &node.uid),
+                record.holder.as_ref().map(HolderId::as_str),
+                generation,
+                bundle_number,
+                record.profile_digest,
+                record.credential.to_string(),
+                micros(record.issued_at),
+                micros(record.not_before),
+                micros(record.not_after),
+                record.replica,
+                sequence,
+                record.key_algorithm.map(|algorithm| algorithm.to_string()),
+            ])?;
+        if inserted == 0 {
+            return Err(LedgerError::Fenced(record.generation).into());
+        }
+        let entry = self.index.numbers.entry(connection, id, record)?;
+        self.index.recent.insert(serial, id);
+        self.appended.push((entry, record));
+        Ok(())
+    }
+
+    /// Whether this serial of this issuer is on record, indexed or not.
+    fn is_taken(&self, connection: &Connection, serial: &[u8], issuer: &AuthorityId) -> rusqlite::Result<bool> {
+        let mut rows = self.index.recent.rows(serial);
+        let mut indexed = connection.prepare_cached("SELECT id FROM serials WHERE serial = ?1")?;
+        let mut found = indexed.query([serial])?;
+        while let Some(row) = found.next()? {
+            rows.push(row.get(0)?);
+        }
+        for row in rows {
+            let sql = "SELECT 1 FROM certificates WHERE id = ?1 AND serial = ?2 AND issuer = ?3";
+            if connection.prepare_cached(sql)?.exists(params![row, serial, issuer.as_str()])? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
-/// Ends a transaction's work: the replicas' sequences, and the count of commits, which is returned.
-///
-/// # Errors
-/// The engine's.
-pub(super) fn conclude(connection: &Connection, sequences: &Sequences<'_>) -> rusqlite::Result<i64> {
-    for (replica, (sequence, seen_at)) in sequences {
-        connection
-            .prepare_cached(
-                "INSERT INTO replicas (id, last_sequence, seen_at) VALUES (?1, ?2, ?3) ON CONFLICT (id) DO UPDATE SET \
-                 last_sequence = max(coalesce(last_sequence, 0), excluded.last_sequence), seen_at = max(seen_at, excluded.seen_at)",
-            )?
-            .execute(params![replica, sequence, seen_at])?;
-    }
-    connection.prepare_cached("UPDATE meta SET commits = commits + 1 RETURNING commits")?.query_row([], |row| row.get(0))
-}
-
-fn record_certificate<'a>(connection: &Connection, record: &'a CertificateRecord, sequences: &mut Sequences<'a>) -> Result<(), Refused> {
-    // Everything that can be wrong with the values is found before the first row is written.
-    let (generation, bundle_number) = (integer(record.generation.0)?, integer(record.bundle_number)?);
-    let sequence = integer(record.replica_sequence)?;
-    let serial = number(&record.serial);
-    let spiffe_id = record.spiffe_id.as_ref().map(ToString::to_string);
-    let holder = record.holder.as_ref().map(|holder| holder.as_str());
-    let (issued_at, not_after) = (micros(record.issued_at), micros(record.not_after));
-
-    // The fence and the insert are one statement.
-    let inserted = connection
-        .prepare_cached(
-            "INSERT INTO certificates (issuer, serial, sha256, der, kind, spiffe_id, cluster, namespace, service_account, pod_name, pod_uid, \
-             node_name, node_uid, holder, generation, bundle_number, profile_digest, credential, issued_at, not_before, not_after, replica, \
-             replica_sequence, key_algorithm) \
-             SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24 \
-             WHERE EXISTS (SELECT 1 FROM generations WHERE generation = ?15 AND closed_at IS NULL)",
-        )?
-        .execute(params![
-            record.issuer.as_str(),
-            serial,
-            record.sha256.as_slice(),
-            record.der,
-            record.kind.to_string(),
-            spiffe_id,
-            record.cluster,
-            record.namespace,
-            record.service_account,
-            record.pod.as_ref().map(|pod| &pod.name),
-            record.pod.as_ref().map(|pod| &pod.uid),
-            record.node.as_ref().map(|node| &node.name),
-            record.node.as_ref().map(|node| &node.uid),
-            holder,
-            generation,
-            bundle_number,
-            record.profile_digest,
-            record.credential.to_string(),
-            issued_at,
-            micros(record.not_before),
-            not_after,
-            record.replica,
-            sequence,
-            record.key_algorithm.map(|algorithm| algorithm.to_string()),
-        ])
-        .map_err(|error| taken_or_failed(error, "this serial number of this issuer"))?;
-    if inserted == 0 {
-        return Err(LedgerError::Fenced(record.generation).into());
-    }
-
-    if let Some(holder) = holder {
-        connection
-            .prepare_cached(
-                "INSERT INTO holders (holder, spiffe_id, issuer, serial, generation, bundle_number, issued_at, not_after) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (holder) DO UPDATE SET \
-                 spiffe_id = excluded.spiffe_id, issuer = excluded.issuer, serial = excluded.serial, generation = excluded.generation, \
-                 bundle_number = excluded.bundle_number, issued_at = excluded.issued_at, not_after = excluded.not_after \
-                 WHERE excluded.issued_at >= holders.issued_at",
-            )?
-            .execute(params![holder, spiffe_id, record.issuer.as_str(), serial, generation, bundle_number, issued_at, not_after])?;
-    }
-    let latest = sequences.entry(&record.replica).or_insert((sequence, issued_at));
-    *latest = (latest.0.max(sequence), latest.1.max(issued_at));
-    Ok(())
+fn is_open(connection: &Connection, generation: i64) -> rusqlite::Result<bool> {
+    connection.prepare_cached("SELECT 1 FROM generations WHERE generation = ?1 AND closed_at IS NULL")?.exists([generation])
 }
 
 fn open_generation(connection: &Connection, generation: GenerationNumber, authority: &AuthorityId, now: OffsetDateTime) -> Result<(), Refused> {
@@ -246,29 +278,4 @@ fn replica_serves(
         )?
         .execute(params![replica, integer(generation.0)?, integer(bundle_number)?, micros(now)])?;
     Ok(())
-}
-
-fn prune(connection: &Connection, before: OffsetDateTime, limit: u32) -> Result<u32, Refused> {
-    let mut delete = connection.prepare_cached(
-        "DELETE FROM certificates WHERE id IN (SELECT id FROM certificates WHERE not_after < ?1 ORDER BY not_after LIMIT ?2) \
-         RETURNING holder, issuer, serial",
-    )?;
-    let gone = delete
-        .query_map(params![micros(before), limit], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
-        .collect::<rusqlite::Result<Vec<(Option<String>, String, Vec<u8>)>>>()?;
-    // A holder goes with its latest certificate; where a newer one is on record, the row names that one and stays.
-    let mut forget = connection.prepare_cached("DELETE FROM holders WHERE holder = ?1 AND issuer = ?2 AND serial = ?3")?;
-    for (holder, issuer, serial) in &gone {
-        if let Some(holder) = holder {
-            forget.execute(params![holder, issuer, serial])?;
-        }
-    }
-    Ok(u32::try_from(gone.len()).unwrap_or(limit))
-}
-
-fn taken_or_failed(error: rusqlite::Error, key: &'static str) -> Refused {
-    match error.sqlite_extended_error_code() {
-        Some(SQLITE_CONSTRAINT_UNIQUE | SQLITE_CONSTRAINT_PRIMARYKEY) => Refused::Alone(LedgerError::Duplicate(key)),
-        _ => Refused::All(error),
-    }
 }

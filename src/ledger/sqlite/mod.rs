@@ -1,16 +1,24 @@
 //! The ledger in one SQLite file, for one replica: the default.
 //!
 //! Writes go through a bounded queue to one thread ([`writer`]), which commits all that waits together; questions run on connections
-//! of their own ([`readers`]). The log is flushed at each commit (WAL, `synchronous = FULL`), so what was acknowledged survives the loss of
+//! of their own ([`readers`]). A certificate is appended to one table, and indexed and counted later, with some thousand others
+//! ([`indexing`]); every question looks at both. The log is flushed at each commit (WAL, `synchronous = FULL`), so what was acknowledged survives the loss of
 //! power. Full disks, failing flushes, deleted files: the answer is Unavailable until they are over, and then all goes on by itself.
 
 mod accounts;
 mod commands;
+mod entry;
+mod indexing;
+mod lists;
 mod place;
+mod pruning;
 mod queries;
+mod queue;
 mod readers;
+mod recent;
 mod rows;
 mod schema;
+mod stats;
 mod writer;
 
 use std::path::Path;
@@ -19,13 +27,17 @@ use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use time::OffsetDateTime;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use self::accounts::Accounts;
 use self::commands::Command;
+use self::indexing::Index;
 use self::place::Place;
+use self::queue::{Refused, Sender};
 use self::readers::Readers;
-use self::writer::{Job, Opened, Writer};
+use self::recent::Recent;
+use self::writer::{Done, Job, Opened, Writer};
+use super::query::Order;
 use super::{
     AuditEntry, CertificateFilter, CertificateRecord, CommitWatch, Cursor, Figures, HolderId, HolderRecord, Ledger, LedgerError, OpenError, Page,
     Stats, StoredCertificate,
@@ -37,17 +49,18 @@ use crate::clock::{Entropy, random_id};
 const QUEUE: usize = 8_192;
 
 /// How many certificates one command of [`Ledger::prune`] takes: records wait behind it for some milliseconds at most.
-const PRUNED_AT_ONCE: u32 = 500;
+const PRUNED_AT_ONCE: u32 = 200;
 
 /// A ledger in a file. Dropping it waits until what is queued is committed and the log is merged into the file.
 #[derive(Debug)]
 pub struct SqliteLedger {
     id: String,
     /// `None` only while it is dropped.
-    queue: Option<mpsc::Sender<Job>>,
+    queue: Option<Sender<Job>>,
     writer: Option<JoinHandle<()>>,
     readers: Arc<Readers>,
     accounts: Arc<Accounts>,
+    recent: Arc<Recent>,
 }
 
 impl SqliteLedger {
@@ -82,24 +95,28 @@ impl SqliteLedger {
         // The bare file must hold the id: that is where it is looked for when files were swapped. It also opens the log.
         connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).map_err(refused)?;
         let identity = place.identity().map_err(failed)?;
-        let certificates: i64 = connection.query_row("SELECT count(*) FROM certificates", [], |row| row.get(0)).map_err(refused)?;
-        let accounts = Arc::new(Accounts::new(watch, u64::try_from(certificates).unwrap_or_default()));
+
+        let recent = Arc::new(Recent::default());
+        let index = Index::load(&mut connection, &recent).map_err(refused)?;
+        let indexed = connection.query_row("SELECT coalesce(sum(total), 0) FROM classes", [], |row| rows::counter(row, 0)).map_err(refused)?;
+        let accounts = Arc::new(Accounts::new(watch, indexed, index.waiting()));
 
         let readers = Arc::new(Readers::new(place.clone()));
-        let (queue, jobs) = mpsc::channel(QUEUE);
-        let writer = Writer::new(place, id.clone(), Opened { connection, identity }, Arc::clone(&readers), Arc::clone(&accounts));
+        let (queue, jobs) = queue::bounded(QUEUE);
+        let opened = Opened { connection, identity, index: Some(index) };
+        let writer = Writer::new(place, id.clone(), opened, Arc::clone(&readers), Arc::clone(&recent), Arc::clone(&accounts)).map_err(refused)?;
         let thread = std::thread::Builder::new().name("ledger".to_owned());
         let writer = thread.spawn(move || writer.run(jobs)).map_err(|error| failed(error.to_string()))?;
-        Ok(Self { id, queue: Some(queue), writer: Some(writer), readers, accounts })
+        Ok(Self { id, queue: Some(queue), writer: Some(writer), readers, recent, accounts })
     }
 
-    async fn write(&self, command: Command) -> Result<u32, LedgerError> {
+    async fn write(&self, command: Command) -> Result<Done, LedgerError> {
         let unavailable = |reason: &str| LedgerError::Unavailable(reason.to_owned());
         let (reply, answer) = oneshot::channel();
         let queue = self.queue.as_ref().ok_or_else(|| unavailable("it is closed"))?;
-        queue.try_send(Job { command, reply }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => unavailable("too many writes are waiting"),
-            mpsc::error::TrySendError::Closed(_) => unavailable("its writer has ended"),
+        queue.send(Job { command, reply }).map_err(|refused| match refused {
+            Refused::Full => unavailable("too many writes are waiting"),
+            Refused::Closed => unavailable("its writer has ended"),
         })?;
         answer.await.map_err(|_| unavailable("its writer has ended"))?
     }
@@ -146,13 +163,13 @@ impl Ledger for SqliteLedger {
     }
 
     async fn find_leaf(&self, issuer: &AuthorityId, serial: &[u8], sha256: &[u8; 32]) -> Result<Option<StoredCertificate>, LedgerError> {
-        let (issuer, serial, sha256) = (issuer.clone(), serial.to_owned(), *sha256);
-        self.readers.ask(move |connection| queries::find_leaf(connection, &issuer, &serial, &sha256)).await
+        let (issuer, serial, sha256, recent) = (issuer.clone(), serial.to_owned(), *sha256, Arc::clone(&self.recent));
+        self.readers.ask(move |connection| queries::find_leaf(connection, &recent, &issuer, &serial, &sha256)).await
     }
 
     async fn find_serial(&self, serial: &[u8]) -> Result<Vec<StoredCertificate>, LedgerError> {
-        let serial = serial.to_owned();
-        self.readers.ask(move |connection| queries::find_serial(connection, &serial)).await
+        let (serial, recent) = (serial.to_owned(), Arc::clone(&self.recent));
+        self.readers.ask(move |connection| queries::find_serial(connection, &recent, &serial)).await
     }
 
     async fn holder(&self, holder: &HolderId) -> Result<Option<HolderRecord>, LedgerError> {
@@ -162,25 +179,32 @@ impl Ledger for SqliteLedger {
 
     async fn list(&self, filter: &CertificateFilter, after: Option<Cursor>, limit: u32, now: OffsetDateTime) -> Result<Page, LedgerError> {
         let filter = filter.clone();
-        self.readers.ask(move |connection| queries::list(connection, &filter, after, limit, now)).await
+        let order = Order::of(&filter);
+        if after.is_some_and(|after| after.order != order) {
+            return Err(LedgerError::ForeignCursor);
+        }
+        self.readers.ask(move |connection| lists::list(connection, &filter, after, limit, now)).await
     }
 
     async fn follow(&self, filter: &CertificateFilter, after: Option<Cursor>, limit: u32, now: OffsetDateTime) -> Result<Page, LedgerError> {
         let filter = filter.clone();
-        self.readers.ask(move |connection| queries::follow(connection, &filter, after, limit, now)).await
+        if after.is_some_and(|after| after.order != Order::Recorded) {
+            return Err(LedgerError::ForeignCursor);
+        }
+        self.readers.ask(move |connection| lists::follow(connection, &filter, after, limit, now)).await
     }
 
     async fn stats(&self, now: OffsetDateTime) -> Result<Stats, LedgerError> {
-        self.readers.ask(move |connection| queries::stats(connection, now)).await
+        self.readers.ask(move |connection| stats::stats(connection, now)).await
     }
 
     async fn prune(&self, before: OffsetDateTime, limit: u32) -> Result<u32, LedgerError> {
         let mut pruned = 0;
         while pruned < limit {
             let share = PRUNED_AT_ONCE.min(limit - pruned);
-            let gone = self.write(Command::Prune { before, limit: share }).await?;
-            pruned += gone;
-            if gone < share {
+            let done = self.write(Command::Prune { before, limit: share }).await?;
+            pruned += done.pruned;
+            if !done.more {
                 break;
             }
         }
@@ -188,8 +212,7 @@ impl Ledger for SqliteLedger {
     }
 
     fn figures(&self) -> Figures {
-        let room = self.queue.as_ref().map_or(0, mpsc::Sender::capacity);
-        self.accounts.figures(QUEUE.saturating_sub(room), QUEUE)
+        self.accounts.figures(self.queue.as_ref().map_or(0, Sender::len), QUEUE)
     }
 
     async fn check_writable(&self) -> Result<(), LedgerError> {
@@ -240,13 +263,13 @@ mod tests {
     async fn a_transaction_that_panicked_left_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let place = Place::create_or_find(&folder.path().join("ledger.db")).unwrap();
-        let (queue, jobs) = mpsc::channel(8);
+        let (queue, jobs) = queue::bounded(8);
         let mut answers = Vec::new();
         let bundle = |number, pem: &str| Command::RecordBundle { number, pem: pem.to_owned(), now: NOW };
         // Queued before the writer starts: surely one transaction.
         for command in [bundle(1, "one"), Command::Panic, bundle(2, "two")] {
             let (reply, answer) = oneshot::channel();
-            queue.try_send(Job { command, reply }).unwrap();
+            queue.send(Job { command, reply }).unwrap();
             answers.push(answer);
         }
         let mut connection = writer::open_connection(&place).unwrap();
@@ -255,7 +278,9 @@ mod tests {
         connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).unwrap();
         let identity = place.identity().unwrap();
         let readers = Arc::new(Readers::new(place.clone()));
-        let writer = Writer::new(place, id, Opened { connection, identity }, readers, Arc::new(Accounts::new(None, 0)));
+        let recent = Arc::new(Recent::default());
+        let index = Some(Index::load(&mut connection, &recent).unwrap());
+        let writer = Writer::new(place, id, Opened { connection, identity, index }, readers, recent, Arc::new(Accounts::new(None, 0, 0))).unwrap();
         let thread = std::thread::spawn(move || writer.run(jobs));
         for answer in answers {
             assert!(matches!(answer.await.unwrap(), Err(LedgerError::Unavailable(_))));
@@ -292,12 +317,13 @@ mod tests {
             }
         }
         std::fs::write(&path, newest).unwrap();
-        assert!(matches!(ledger.record_bundle(1, "other", NOW).await, Err(LedgerError::Duplicate(_))));
+        let taken = ledger.record_bundle(1, "other", NOW).await;
+        assert!(matches!(taken, Err(LedgerError::Duplicate(_))), "{taken:?}");
     }
 
     #[tokio::test]
     async fn a_full_queue_is_refused_at_once() {
-        let (queue, mut jobs) = mpsc::channel(1);
+        let (queue, jobs) = queue::bounded(1);
         let folder = tempfile::tempdir().unwrap();
         let place = Place::create_or_find(&folder.path().join("ledger.db")).unwrap();
         let ledger = SqliteLedger {
@@ -305,13 +331,13 @@ mod tests {
             queue: Some(queue),
             writer: None,
             readers: Arc::new(Readers::new(place)),
-            accounts: Arc::new(Accounts::new(None, 0)),
+            recent: Arc::default(),
+            accounts: Arc::new(Accounts::new(None, 0, 0)),
         };
         let (waiting, refused) = tokio::join!(ledger.write(Command::CheckWritable), async {
             let refused = ledger.check_writable().await;
             // Nobody answers the first: its writer ends.
-            jobs.close();
-            drop(jobs.recv().await);
+            drop(jobs);
             refused
         });
         assert_eq!(refused, Err(LedgerError::Unavailable("too many writes are waiting".to_owned())));

@@ -10,17 +10,21 @@ use time::OffsetDateTime;
 use crate::authority::{AuthorityId, GenerationNumber};
 use crate::callers::ObjectRef;
 use crate::ledger::{CertificateRecord, HolderId, HolderRecord, LedgerError, Revocation, StoredCertificate};
+use crate::pki::PublicKeyAlgorithm;
 
-/// The columns that [`certificate`] reads, in its order.
-pub(super) const CERTIFICATE_COLUMNS: &str = "issuer, serial, sha256, der, kind, spiffe_id, cluster, namespace, service_account, pod_name, pod_uid, \
-     node_name, node_uid, holder, generation, bundle_number, profile_digest, credential, issued_at, not_before, not_after, replica, \
-     replica_sequence, revoked_at, revoked_reason, id, key_algorithm";
+/// The columns of `certificates c` that [`certificate`] reads, in its order.
+pub(super) const CERTIFICATE_COLUMNS: &str = "c.issuer, c.serial, c.sha256, c.der, c.kind, c.spiffe_id, c.cluster, c.namespace, c.service_account, \
+     c.pod_name, c.pod_uid, c.node_name, c.node_uid, c.holder, c.generation, c.bundle_number, c.profile_digest, c.credential, c.issued_at, \
+     c.not_before, c.not_after, c.replica, c.replica_sequence, c.revoked_at, c.revoked_reason, c.id, c.key_algorithm";
 
 /// Where [`CERTIFICATE_COLUMNS`] has the row's id.
 pub(super) const ID_COLUMN: usize = 25;
 
-/// The columns that [`holder`] reads, in its order.
-pub(super) const HOLDER_COLUMNS: &str = "holder, spiffe_id, issuer, serial, generation, bundle_number, issued_at, not_after";
+/// How many columns that are: where a question's own column stands behind them.
+pub(super) const AFTER_COLUMNS: usize = 27;
+
+/// The columns of `certificates c` that [`holder`] reads, in its order.
+pub(super) const HOLDER_COLUMNS: &str = "c.holder, c.spiffe_id, c.issuer, c.serial, c.generation, c.bundle_number, c.issued_at, c.not_after";
 
 /// Microseconds since 1970 UTC; what is finer is cut off.
 pub(super) fn micros(time: OffsetDateTime) -> i64 {
@@ -65,7 +69,7 @@ pub(super) fn certificate(row: &Row<'_>) -> rusqlite::Result<StoredCertificate> 
         bundle_number: counter(row, 15)?,
         profile_digest: row.get(16)?,
         credential: parsed(row, 17)?,
-        key_algorithm: row.get::<_, Option<String>>(26)?.map(|text| parse(&text, 26)).transpose()?,
+        key_algorithm: key_algorithm(row, 26)?,
         issued_at: time(row, 18)?,
         not_before: time(row, 19)?,
         not_after: time(row, 20)?,
@@ -112,6 +116,14 @@ pub(super) fn counter(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
 pub(super) fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<OffsetDateTime> {
     let micros: i64 = row.get(column)?;
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, micros))
+}
+
+/// A column with the kind of a key, if that is known.
+///
+/// # Errors
+/// As [`certificate`].
+pub(super) fn key_algorithm(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<PublicKeyAlgorithm>> {
+    row.get::<_, Option<String>>(column)?.map(|text| parse(&text, column)).transpose()
 }
 
 /// A column with a name that parses.

@@ -112,8 +112,108 @@ CREATE TABLE replicas (
 ) STRICT, WITHOUT ROWID;
 ";
 
-/// What key was certified; nobody can say it of the rows before.
-const VERSION_2: &str = "ALTER TABLE certificates ADD COLUMN key_algorithm TEXT";
+/// Certificates are appended without any index; what finds and counts them stands in tables of its own, which are filled in bulk
+/// behind (`indexing.rs`). What is in `certificates` above `meta.indexed_to` is not in them, or not yet counted.
+const VERSION_2: &str = "
+-- No AUTOINCREMENT any more: the writer gives the ids, always above meta.last_id and all that is there, so none is given twice.
+-- key_algorithm is NULL where version 1 recorded the row.
+CREATE TABLE certificates_2 (
+    id INTEGER PRIMARY KEY,
+    issuer TEXT NOT NULL,
+    serial BLOB NOT NULL,
+    sha256 BLOB NOT NULL CHECK (length(sha256) = 32),
+    kind TEXT NOT NULL,
+    spiffe_id TEXT,
+    cluster TEXT,
+    namespace TEXT,
+    service_account TEXT,
+    pod_name TEXT,
+    pod_uid TEXT,
+    node_name TEXT,
+    node_uid TEXT,
+    holder TEXT,
+    generation INTEGER NOT NULL,
+    bundle_number INTEGER NOT NULL,
+    profile_digest TEXT NOT NULL,
+    credential TEXT NOT NULL,
+    key_algorithm TEXT,
+    issued_at INTEGER NOT NULL,
+    not_before INTEGER NOT NULL,
+    not_after INTEGER NOT NULL,
+    replica TEXT NOT NULL,
+    replica_sequence INTEGER NOT NULL,
+    revoked_at INTEGER,
+    revoked_reason TEXT,
+    der BLOB NOT NULL
+) STRICT;
+INSERT INTO certificates_2 SELECT id, issuer, serial, sha256, kind, spiffe_id, cluster, namespace, service_account, pod_name, pod_uid,
+    node_name, node_uid, holder, generation, bundle_number, profile_digest, credential, NULL, issued_at, not_before, not_after, replica,
+    replica_sequence, revoked_at, revoked_reason, der FROM certificates ORDER BY id;
+
+-- indexed_to: up to this id everything is in the tables below. last_id: no id up to this one is given again.
+ALTER TABLE meta ADD COLUMN indexed_to INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE meta ADD COLUMN last_id INTEGER NOT NULL DEFAULT 0;
+UPDATE meta SET last_id = coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'certificates'), 0);
+DROP TABLE certificates;
+ALTER TABLE certificates_2 RENAME TO certificates;
+
+-- Holds only what was revoked, so that issuing pays nothing for it. The one index that is always up to date.
+CREATE INDEX certificates_revoked ON certificates (revoked_at) WHERE revoked_at IS NOT NULL;
+
+-- No serial twice, a leaf by its serial, a certificate by what `certs show` was given.
+CREATE TABLE serials (serial BLOB NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (serial, id)) STRICT, WITHOUT ROWID;
+
+-- In order of issue.
+CREATE TABLE issues (issued_at INTEGER NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (issued_at, id)) STRICT, WITHOUT ROWID;
+
+-- By namespace and account, 4,096 ids at a time (block = id / 4096), so that what is new goes to one end of the table. Both are
+-- numbers of names.
+CREATE TABLE places (
+    block INTEGER NOT NULL,
+    namespace INTEGER NOT NULL,
+    account INTEGER NOT NULL,
+    id INTEGER NOT NULL,
+    PRIMARY KEY (block, namespace, account, id)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE names (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
+
+-- By the minute of notAfter, so that a batch goes to few pages; offset is what is left of it, microseconds. latest: it is the latest
+-- certificate of its holder.
+CREATE TABLE expiries (
+    minute INTEGER NOT NULL,
+    id INTEGER NOT NULL,
+    offset INTEGER NOT NULL,
+    class INTEGER NOT NULL,
+    latest INTEGER NOT NULL,
+    PRIMARY KEY (minute, id)
+) STRICT, WITHOUT ROWID;
+
+-- What certificates have in common, and how many are on record.
+CREATE TABLE classes (
+    class INTEGER PRIMARY KEY,
+    kind TEXT NOT NULL,
+    issuer TEXT NOT NULL,
+    generation INTEGER NOT NULL,
+    bundle_number INTEGER NOT NULL,
+    key_algorithm TEXT,
+    total INTEGER NOT NULL
+) STRICT;
+
+-- The latest certificate of each holder, by the first 16 octets of the SHA-256 of its name.
+DROP TABLE holders;
+CREATE TABLE holders (
+    key BLOB PRIMARY KEY,
+    id INTEGER NOT NULL,
+    issued_at INTEGER NOT NULL,
+    not_after INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Counts. By minute of notAfter and class: what is on record. By minute of notAfter: holders, by their latest certificate.
+-- By minute of issue and class of lifetime (query.rs): leaves that were issued, gone or not, of the last days.
+CREATE TABLE expiry_counts (minute INTEGER NOT NULL, class INTEGER NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (minute, class)) STRICT, WITHOUT ROWID;
+CREATE TABLE holder_counts (minute INTEGER PRIMARY KEY, count INTEGER NOT NULL) STRICT;
+CREATE TABLE issue_counts (minute INTEGER NOT NULL, lifetime INTEGER NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (minute, lifetime)) STRICT, WITHOUT ROWID;
+";
 
 /// Checks that the file is a ledger (or empty), climbs the ladder, and returns the ledger's id: `fresh_id` where it was empty.
 ///
@@ -170,7 +270,9 @@ pub(super) fn configure_writer(connection: &Connection) -> Result<(), String> {
     connection.pragma_update(None, "synchronous", "FULL").map_err(said)?;
     connection.pragma_update(None, "cache_size", -16 * 1024).map_err(said)?;
     // A log that a burst or a long reader made big shrinks back to 64 MiB.
-    connection.query_row("PRAGMA journal_size_limit = 67108864", [], |_| Ok(())).map_err(said)
+    connection.query_row("PRAGMA journal_size_limit = 67108864", [], |_| Ok(())).map_err(said)?;
+    // Opens the log. Without it the engine refuses a checkpoint right after a step of the ladder has renamed a table.
+    connection.query_row("SELECT 1 FROM meta", [], |_| Ok(())).map_err(said)
 }
 
 /// The engine's refusal in our words.

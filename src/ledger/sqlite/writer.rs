@@ -3,25 +3,59 @@
 //! It takes everything that waits into one transaction and answers each caller after COMMIT has returned and the files are still
 //! where they were. Whatever goes wrong in between, a panic too, the callers hear [`LedgerError::Unavailable`], the transaction
 //! is rolled back, and the next one finds (or makes) a sound connection: nobody has to restart anything.
+//!
+//! Between commits it does its chores, a millisecond or so of them at a time: it indexes what was appended (`indexing.rs`) and forgets
+//! what is past its retention (`pruning.rs`). What is new always goes first.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
-use tokio::sync::{mpsc, oneshot};
+use time::OffsetDateTime;
+use tokio::sync::oneshot;
 
 use super::accounts::Accounts;
-use super::commands::{Command, Refused, Sequences, conclude, perform};
+use super::commands::{Command, Refused, Work};
+use super::indexing::Index;
 use super::place::{FileId, Identity, Place, Standing};
+use super::pruning;
+use super::queries::HIGH_WATER;
+use super::queue::{Receiver, Woken};
 use super::readers::Readers;
+use super::recent::Recent;
+use super::rows::micros;
 use super::schema;
 use crate::ledger::LedgerError;
 
 /// The most commands in one transaction: enough that a flush costs each little, few enough that it ends soon.
 const TOGETHER: usize = 2_000;
 
-/// What a caller hears: how many certificates its command took away.
-pub(super) type Answer = Result<u32, LedgerError>;
+/// Where the last commit carried this many commands, more are on their way.
+const SEVERAL: usize = 4;
+
+/// For how many commands a commit then waits, and how long: what a flush costs is shared by all that it carries.
+const GATHERED: usize = 16;
+const GATHERING: Duration = Duration::from_millis(1);
+
+/// After so long without a command, what was appended is indexed, however little it is.
+const QUIET: Duration = Duration::from_millis(200);
+
+/// Rows in one commit for each step of indexing that follows it: more is indexed than comes in.
+const ROWS_FOR_A_STEP: usize = 32;
+
+/// What a command did, where its caller wants to know.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Done {
+    /// How many certificates it took away.
+    pub(super) pruned: u32,
+    /// Whether there may be more of them.
+    pub(super) more: bool,
+}
+
+/// What a caller hears.
+pub(super) type Answer = Result<Done, LedgerError>;
 
 /// A command, and who waits for it. A caller that no longer waits has its command done all the same.
 #[derive(Debug)]
@@ -35,6 +69,8 @@ pub(super) struct Job {
 pub(super) struct Opened {
     pub(super) connection: Connection,
     pub(super) identity: Identity,
+    /// What is not indexed yet; `None` where it must be read anew.
+    pub(super) index: Option<Index>,
 }
 
 /// The state of the thread.
@@ -45,45 +81,117 @@ pub(super) struct Writer {
     /// The file that this process opened first: no other is ever written.
     main: FileId,
     opened: Option<Opened>,
-    /// The count of commits in the last acknowledged one.
+    /// The high-water mark of the last acknowledged commit, and the count of commits in it.
+    high_water: i64,
     commits: i64,
     readers: Arc<Readers>,
     accounts: Arc<Accounts>,
+    recent: Arc<Recent>,
+    /// Who waits for something to be pruned.
+    prunes: VecDeque<Job>,
+    /// How many commands the last commit carried.
+    carried: usize,
+    /// Whether the last chore failed: then they are tried again now and then only.
+    stalled: bool,
     /// Whether the last transaction failed, so that the log tells the change and not every failure.
     failing: bool,
 }
 
 impl Writer {
     /// Takes over a connection that was just opened.
-    pub(super) fn new(place: Place, ledger_id: String, opened: Opened, readers: Arc<Readers>, accounts: Arc<Accounts>) -> Self {
+    ///
+    /// # Errors
+    /// The engine's.
+    pub(super) fn new(
+        place: Place,
+        ledger_id: String,
+        opened: Opened,
+        readers: Arc<Readers>,
+        recent: Arc<Recent>,
+        accounts: Arc<Accounts>,
+    ) -> rusqlite::Result<Self> {
+        let commits = opened.connection.query_row("SELECT commits FROM meta", [], |row| row.get(0))?;
         readers.reopen(opened.identity);
         let main = opened.identity.main;
-        Self { place, ledger_id, main, opened: Some(opened), commits: 0, readers, accounts, failing: false }
+        let opened = Some(opened);
+        let (high_water, prunes, carried, stalled, failing) = (0, VecDeque::new(), 0, false, false);
+        Ok(Self { place, ledger_id, main, opened, high_water, commits, readers, accounts, recent, prunes, carried, stalled, failing })
     }
 
     /// Works until every sender is gone and the queue is empty, then closes the ledger.
-    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Job>) {
+    pub(super) fn run(mut self, queue: Receiver<Job>) {
         let mut jobs = Vec::new();
-        while queue.blocking_recv_many(&mut jobs, TOGETHER) > 0 {
-            let began = self.accounts.begin();
-            let outcome = catch_unwind(AssertUnwindSafe(|| self.commit(&jobs))).unwrap_or_else(|_| {
-                self.close();
-                Err("its writer panicked: this is a bug in meshmint".to_owned())
-            });
-            self.report(outcome.as_ref().err());
-            self.accounts.commit(&jobs, began, &outcome);
-            match outcome {
-                Ok(answers) => jobs.drain(..).zip(answers).for_each(|(job, answer)| drop(job.reply.send(answer))),
-                Err(reason) => jobs.drain(..).for_each(|job| drop(job.reply.send(Err(LedgerError::Unavailable(reason.clone()))))),
+        while let Some(woken) = self.wait(&queue) {
+            queue.take(&mut jobs, TOGETHER);
+            self.carried = jobs.len();
+            let rows = self.answer(&mut jobs);
+            match woken {
+                Woken::Quiet => self.chores(usize::MAX, || !queue.is_empty()),
+                _ => self.chores(1 + rows / ROWS_FOR_A_STEP, || false),
             }
         }
         self.close();
     }
 
-    fn commit(&mut self, jobs: &[Job]) -> Result<Vec<Answer>, String> {
+    /// Waits for something to do; `None` when nothing will come any more. A command that comes alone is not kept waiting.
+    fn wait(&self, queue: &Receiver<Job>) -> Option<Woken> {
+        if self.is_due() {
+            return Some(if queue.is_empty() { Woken::Quiet } else { Woken::Filled });
+        }
+        if self.carried >= SEVERAL && queue.wait(GATHERED, Some(GATHERING)) == Woken::Filled {
+            return Some(Woken::Filled);
+        }
+        let complete = self.opened.as_ref().and_then(|opened| opened.index.as_ref()).is_none_or(Index::is_complete);
+        match queue.wait(1, (!complete).then_some(QUIET)) {
+            Woken::Closed => None,
+            woken => Some(woken),
+        }
+    }
+
+    /// Whether there are chores that don't wait for a quiet moment.
+    fn is_due(&self) -> bool {
+        let index = self.opened.as_ref().and_then(|opened| opened.index.as_ref());
+        !self.stalled && (!self.prunes.is_empty() || index.is_some_and(Index::is_due))
+    }
+
+    /// Commits what waits, and answers; returns how many rows were appended.
+    fn answer(&mut self, jobs: &mut Vec<Job>) -> usize {
+        self.prunes.extend(jobs.extract_if(.., |job| matches!(job.command, Command::Prune { .. })));
+        if jobs.is_empty() {
+            return 0;
+        }
+        let began = self.accounts.begin();
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.commit(jobs))).unwrap_or_else(|_| self.panicked());
+        self.report(outcome.as_ref().err());
+        self.accounts.commit(jobs.len(), began, outcome.as_ref().ok().map(|(_, rows)| *rows));
+        match outcome {
+            Ok((answers, rows)) => {
+                jobs.drain(..).zip(answers).for_each(|(job, answer)| drop(job.reply.send(answer)));
+                rows
+            }
+            Err(reason) => {
+                jobs.drain(..).for_each(|job| drop(job.reply.send(Err(LedgerError::Unavailable(reason.clone())))));
+                0
+            }
+        }
+    }
+
+    fn panicked<T>(&mut self) -> Result<T, String> {
+        self.close();
+        Err("its writer panicked: this is a bug in meshmint".to_owned())
+    }
+
+    fn commit(&mut self, jobs: &[Job]) -> Result<(Vec<Answer>, usize), String> {
+        let commits = self.commits;
         let opened = self.make_ready()?;
-        match transact(&mut opened.connection, jobs) {
-            Ok((answers, commits)) => {
+        let Some(index) = &mut opened.index else { return Err("it is not open".to_owned()) };
+        if index.is_far_behind() {
+            return Err("too many records wait to be indexed, which fails".to_owned());
+        }
+        match transact(&mut opened.connection, index, jobs) {
+            Ok(Committed { answers, commits: counted, rows }) => {
+                let commits = counted.unwrap_or(commits);
+                let high_water = commits.saturating_add(index.last_id);
                 let identity = opened.identity;
                 // A file that went away before this moment took the records with it.
                 match self.place.standing(&identity) {
@@ -94,18 +202,80 @@ impl Writer {
                         return Err(self.make_ready().err().unwrap_or(reason));
                     }
                 }
-                self.commits = commits;
-                Ok(answers)
+                (self.commits, self.high_water) = (commits, high_water);
+                Ok((answers, rows))
             }
-            Err(error) => {
-                let sound = matches!(error.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy));
-                // After a refusal for want of space or time a rolled-back connection is as good as new; after anything else
-                // (a flush that failed, a page that makes no sense) what it believes about the files can't be trusted.
-                if !sound || !opened.connection.is_autocommit() {
-                    self.close();
+            Err(error) => Err(self.failed(&error)),
+        }
+    }
+
+    /// What to think of the connection after an error.
+    fn failed(&mut self, error: &rusqlite::Error) -> String {
+        let sound = matches!(error.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy));
+        // After a refusal for want of space or time a rolled-back connection is as good as new; after anything else
+        // (a flush that failed, a page that makes no sense) what it believes about the files can't be trusted.
+        match &mut self.opened {
+            // Rows, names and numbers of what was rolled back are forgotten.
+            Some(opened) if sound && opened.connection.is_autocommit() => opened.index = None,
+            _ => self.close(),
+        }
+        error.to_string()
+    }
+
+    /// Does up to `steps` of what needn't be done at once, until `stop`.
+    fn chores(&mut self, steps: usize, stop: impl Fn() -> bool) {
+        for _ in 0..steps {
+            let more = catch_unwind(AssertUnwindSafe(|| self.chore())).unwrap_or_else(|_| self.panicked());
+            let failed = more.is_err();
+            let stalled = std::mem::replace(&mut self.stalled, failed);
+            match more {
+                Ok(true) if !stop() => {}
+                Ok(_) => return,
+                Err(reason) => {
+                    for job in self.prunes.drain(..) {
+                        drop(job.reply.send(Err(LedgerError::Unavailable(reason.clone()))));
+                    }
+                    // Not the end of issuing: the next commit says whether that works.
+                    if !stalled {
+                        tracing::warn!(%reason, "the ledger could not be indexed or pruned");
+                    }
+                    return;
                 }
-                Err(error.to_string())
             }
+        }
+    }
+
+    /// One step of pruning or indexing; returns whether there is more to do.
+    fn chore(&mut self) -> Result<bool, String> {
+        let wanted = self.prunes.front().map(|job| match job.command {
+            Command::Prune { before, limit } => (before, limit),
+            _ => (OffsetDateTime::UNIX_EPOCH, 0),
+        });
+        // A ledger is opened again when somebody wants something of it.
+        if wanted.is_none() && self.opened.is_none() {
+            return Ok(false);
+        }
+        let opened = self.make_ready()?;
+        let Some(index) = &mut opened.index else { return Err("it is not open".to_owned()) };
+        // The oldest goes first: what is due and not indexed yet is indexed before anything is pruned.
+        let prunable = wanted.filter(|(before, _)| index.earliest().is_none_or(|earliest| earliest >= micros(*before)));
+        let connection = &mut opened.connection;
+        let outcome = unflushed(connection, |connection| match prunable {
+            Some((before, limit)) => prune(connection, index, micros(before), limit).map(Some),
+            None => index.step(connection).map(|_| None),
+        });
+        match outcome {
+            Ok(done) => {
+                let (more, waiting) = (!index.is_complete(), index.waiting());
+                self.accounts.chore(done.map_or(0, |done| done.pruned), waiting);
+                if let Some(done) = done
+                    && let Some(job) = self.prunes.pop_front()
+                {
+                    drop(job.reply.send(Ok(done)));
+                }
+                Ok(more || !self.prunes.is_empty())
+            }
+            Err(error) => Err(self.failed(&error)),
         }
     }
 
@@ -122,7 +292,11 @@ impl Writer {
             }
             None => self.open_again()?,
         }
-        self.opened.as_mut().ok_or_else(|| "it is not open".to_owned())
+        let opened = self.opened.as_mut().ok_or_else(|| "it is not open".to_owned())?;
+        if opened.index.is_none() {
+            opened.index = Some(Index::load(&mut opened.connection, &self.recent).map_err(|error| error.to_string())?);
+        }
+        Ok(opened)
     }
 
     /// Moves what only a deleted log still has into the ledger, as long as this process holds that log open.
@@ -154,18 +328,20 @@ impl Writer {
         let (id, commits): (String, i64) = connection
             .query_row("SELECT ledger_id, commits FROM meta", [], |row| Ok((row.get(0)?, row.get(1)?)))
             .map_err(|error| error.to_string())?;
+        let high_water: i64 = connection.query_row(HIGH_WATER, [], |row| row.get(0)).map_err(|error| error.to_string())?;
         if id != self.ledger_id {
             return Err(format!("{} is another ledger: its id is {id}, not {}", self.place.main().display(), self.ledger_id));
         }
-        if commits < self.commits {
+        if high_water < self.high_water {
             return Err(format!("{} lacks its newest records: it was rolled back to an older copy", self.place.main().display()));
         }
         let identity = self.place.identity()?;
         if identity.main != self.main {
             return Err(format!("{} was replaced while it was opened", self.place.main().display()));
         }
+        self.commits = commits;
         self.readers.reopen(identity);
-        self.opened = Some(Opened { connection, identity });
+        self.opened = Some(Opened { connection, identity, index: None });
         Ok(())
     }
 
@@ -210,21 +386,55 @@ pub(super) fn open_connection(place: &Place) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// All jobs in one transaction: their answers, once COMMIT has returned, and the count of commits. On an error it was rolled back.
-fn transact(connection: &mut Connection, jobs: &[Job]) -> rusqlite::Result<(Vec<Answer>, i64)> {
+/// What one transaction did, once COMMIT has returned.
+struct Committed {
+    answers: Vec<Answer>,
+    /// The new count of commits, if it changed.
+    commits: Option<i64>,
+    rows: usize,
+}
+
+/// All jobs in one transaction. On an error it was rolled back.
+fn transact(connection: &mut Connection, index: &mut Index, jobs: &[Job]) -> rusqlite::Result<Committed> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let mut sequences = Sequences::new();
+    let mut work = Work::new(index);
     let mut answers = Vec::with_capacity(jobs.len());
     for job in jobs {
-        answers.push(match perform(&transaction, &job.command, &mut sequences) {
-            Ok(count) => Ok(count),
+        answers.push(match work.perform(&transaction, &job.command) {
+            Ok(()) => Ok(Done::default()),
             Err(Refused::Alone(error)) => Err(error),
             Err(Refused::All(error)) => return Err(error),
         });
     }
-    let commits = conclude(&transaction, &sequences)?;
+    let commits = work.conclude(&transaction)?;
     transaction.commit()?;
-    Ok((answers, commits))
+    let appended = work.into_appended();
+    let rows = appended.len();
+    for (entry, record) in appended {
+        index.appended(entry, record);
+    }
+    Ok(Committed { answers, commits, rows })
+}
+
+/// Forgets a little of what is due before `before`.
+fn prune(connection: &mut Connection, index: &Index, before: i64, limit: u32) -> rusqlite::Result<Done> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let pruned = pruning::prune(&transaction, before, limit, &index.numbers)?;
+    let more = pruned == limit;
+    if !more {
+        pruning::tidy(&transaction, before)?;
+    }
+    transaction.commit()?;
+    Ok(Done { pruned, more })
+}
+
+/// Work that the ledger can do again, so that its commits needn't wait for the disk: if the power fails before the next flush, it is
+/// undone as a whole, and nothing else is.
+fn unflushed<T>(connection: &mut Connection, work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    connection.execute_batch("PRAGMA synchronous = NORMAL")?;
+    let outcome = work(connection);
+    connection.execute_batch("PRAGMA synchronous = FULL")?;
+    outcome
 }
 
 /// The id of the ledger that took our ledger's place. `immutable` reads the bare file: the log beside it is not the stranger's, and
