@@ -127,7 +127,8 @@ impl Writer {
             let rows = self.answer(&mut jobs);
             match woken {
                 Woken::Quiet => self.chores(usize::MAX, || !queue.is_empty()),
-                _ => self.chores(1 + rows / ROWS_FOR_A_STEP, || false),
+                _ if self.is_due() => self.chores(1 + rows / ROWS_FOR_A_STEP, || false),
+                _ => {}
             }
         }
         self.close();
