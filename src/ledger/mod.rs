@@ -147,7 +147,7 @@ pub enum LedgerError {
     #[error("{0} is on record already")]
     Duplicate(&'static str),
     /// The cursor of a list in another order.
-    #[error("page_token is of a list in another order")]
+    #[error("the page token is of a list in another order")]
     ForeignCursor,
     /// Full disk, lost file, lost connection, a bug in the engine: nothing can be promised.
     #[error("the ledger is unavailable: {0}")]

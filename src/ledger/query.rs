@@ -114,7 +114,7 @@ impl FromStr for Cursor {
 
 /// A text that is no cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("page_token is not one that was given out")]
+#[error("the page token is not one that was given out")]
 pub struct NotACursor;
 
 /// One page.

@@ -33,11 +33,11 @@ use crate::ledger::LedgerError;
 const TOGETHER: usize = 2_000;
 
 /// Where the last commit carried this many commands, more are on their way.
-const SEVERAL: usize = 4;
+const SEVERAL: usize = 3;
 
-/// For how many commands a commit then waits, and how long: what a flush costs is shared by all that it carries.
+/// For how many commands a commit then waits, and how long: what a flush and a switch of threads cost is shared by all that it carries.
 const GATHERED: usize = 16;
-const GATHERING: Duration = Duration::from_millis(1);
+const GATHERING: Duration = Duration::from_millis(2);
 
 /// After so long without a command, what was appended is indexed, however little it is.
 const QUIET: Duration = Duration::from_millis(200);
