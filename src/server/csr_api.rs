@@ -50,10 +50,9 @@ impl IstioCertificateService for CsrApi {
                 if let Some(connection) = connection {
                     connection.milestones.authenticated.notify_one();
                 }
-                let identity = issued.identity.as_ref().map(ToString::to_string).unwrap_or_default();
                 tracing::debug!(
                     request_id,
-                    identity,
+                    identity = issued.identity.as_ref().map(tracing::field::display),
                     serial = issued.serial,
                     generation = issued.generation.0,
                     not_after = readable(issued.not_after),

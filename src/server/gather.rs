@@ -21,11 +21,15 @@ pub(super) struct Gather<S> {
     gone: usize,
     /// A flush was asked for.
     due: bool,
+    /// It was asked for in the midst of reading (as the start of a connection is): what is read still may bring more to say, in this very turn.
+    early: bool,
+    /// The last read found nothing more.
+    read_all: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Gather<S> {
     pub(super) fn new(stream: S) -> Self {
-        Self { stream, held: Vec::new(), gone: 0, due: false }
+        Self { stream, held: Vec::new(), gone: 0, due: false, early: false, read_all: false }
     }
 
     /// Writes what is held, and flushes it.
@@ -50,11 +54,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gather<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         // While there is something to read, there will be more to say.
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if read.is_pending()
-            && self.due
-            && let Poll::Ready(Err(error)) = self.poll_release(context)
-        {
-            return Poll::Ready(Err(error));
+        self.read_all = read.is_pending();
+        if self.read_all && self.due {
+            if std::mem::take(&mut self.early) {
+                return Poll::Pending;
+            }
+            if let Poll::Ready(Err(error)) = self.poll_release(context) {
+                return Poll::Ready(Err(error));
+            }
         }
         read
     }
@@ -84,6 +91,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gather<S> {
         }
         if !self.due {
             self.due = true;
+            self.early = !self.read_all;
             context.waker().wake_by_ref();
         }
         Poll::Ready(Ok(()))
@@ -114,6 +122,7 @@ mod tests {
     async fn what_is_flushed_in_one_turn_leaves_together_in_the_next() {
         let (ours, mut theirs) = duplex(1024);
         let mut gather = Gather::new(ours);
+        turn(&mut gather).await;
         for part in ["one ", "two "] {
             gather.write_all(part.as_bytes()).await.unwrap();
             gather.flush().await.unwrap();
@@ -124,6 +133,21 @@ mod tests {
         assert_eq!(theirs.read(&mut seen).now_or_never().unwrap().unwrap(), 8);
         assert_eq!(&seen[..8], b"one two ");
         assert_eq!(gather.held.capacity(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_said_while_reading_waits_for_what_reading_brings() {
+        let (ours, mut theirs) = duplex(1024);
+        let mut gather = Gather::new(ours);
+        gather.write_all(b"settings ").await.unwrap();
+        gather.flush().await.unwrap();
+        turn(&mut gather).await;
+        gather.write_all(b"acknowledged").await.unwrap();
+        gather.flush().await.unwrap();
+        let mut seen = [0; 32];
+        assert!(theirs.read(&mut seen).now_or_never().is_none(), "still the first turn");
+        turn(&mut gather).await;
+        assert_eq!(theirs.read(&mut seen).now_or_never().unwrap().unwrap(), 21);
     }
 
     #[tokio::test]
