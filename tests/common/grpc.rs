@@ -1,7 +1,7 @@
 //! A gRPC client that can be wrong in every way: it writes headers, frames and messages as a test says, over HTTP/2 and TLS.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "every suite uses its own part")]
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use prost::Message;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -58,6 +58,19 @@ pub async fn connect(address: SocketAddr, config: Arc<ClientConfig>) -> std::io:
     TlsConnector::from(config).connect("localhost".try_into().unwrap(), stream).await
 }
 
+/// The same from another address of this machine, so that limits for each address see another node.
+pub async fn connect_from(source: IpAddr, address: SocketAddr, config: Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
+    let stream = tcp_from(source, address).await?;
+    TlsConnector::from(config).connect("localhost".try_into().unwrap(), stream).await
+}
+
+/// Only TCP.
+pub async fn tcp_from(source: IpAddr, address: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((source, 0).into())?;
+    socket.connect(address).await
+}
+
 /// Ends the test where the server hangs.
 pub async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
     tokio::time::timeout(LONG, work).await.unwrap_or_else(|_| panic!("the server hangs: {what}"))
@@ -84,9 +97,19 @@ impl Wire {
     /// Connects, and says hello in HTTP/2.
     pub async fn open(address: SocketAddr, config: Arc<ClientConfig>) -> Self {
         let stream = soon("handshake", connect(address, config)).await.unwrap();
-        let (sender, mut connection) = h2::client::handshake(stream).await.unwrap();
+        Self::over(stream).await.unwrap()
+    }
+
+    /// HTTP/2 over a connection that is there.
+    pub async fn over(stream: TlsStream<TcpStream>) -> Result<Self, h2::Error> {
+        let (sender, mut connection) = h2::client::handshake(stream).await?;
         let pings = connection.ping_pong().unwrap();
-        Self { sender, pings, ended: tokio::spawn(connection) }
+        Ok(Self { sender, pings, ended: tokio::spawn(connection) })
+    }
+
+    /// Whether another request may be sent: not after the server has told this connection to go away.
+    pub async fn takes_more(&self) -> bool {
+        self.sender.clone().ready().await.is_ok()
     }
 
     /// Sends headers; the body is for the caller to send.
@@ -108,7 +131,12 @@ impl Wire {
 
     /// One request to the CSR API that HTTP/2 doesn't refuse.
     pub async fn ask(&self, headers: &[(&str, &[u8])], request: &IstioCertificateRequest) -> Answer {
-        self.send(CREATE, headers, frame(&request.encode_to_vec())).await.unwrap()
+        self.try_ask(headers, request).await.unwrap()
+    }
+
+    /// The same where the connection may end.
+    pub async fn try_ask(&self, headers: &[(&str, &[u8])], request: &IstioCertificateRequest) -> Result<Answer, h2::Error> {
+        self.send(CREATE, headers, frame(&request.encode_to_vec())).await
     }
 
     /// A ping, and its answer.
