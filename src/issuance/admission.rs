@@ -50,7 +50,9 @@ pub(super) type Turn = Slot<Payer>;
 impl Admission {
     /// An empty queue. Accounts in `trusted_node_accounts` are fair by pod: all node proxies share one account.
     pub fn new(limits: AdmissionLimits, trusted_node_accounts: BTreeSet<ServiceAccountName>, clock: Arc<dyn Clock>) -> Self {
-        let line = Limits { slots: limits.working, slots_per_key: usize::MAX, waiting: limits.in_flight, patience: limits.patience };
+        // Less than what may be in flight: one that fills the queue is cut there, and others still get as far as that.
+        let waiting = (limits.in_flight * 3 / 4).max(1);
+        let line = Limits { slots: limits.working, slots_per_key: usize::MAX, waiting, patience: limits.patience };
         Self {
             in_flight: Semaphore::new(limits.in_flight),
             limits,

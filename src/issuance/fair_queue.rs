@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, within};
 
 /// The bounds of a queue.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +54,9 @@ pub struct Slot<K: Key> {
 /// Over this time the shortest wait is taken, which says whether everybody has to wait or only a few keys.
 const WINDOW: Duration = Duration::from_millis(100);
 
+/// Fewer keys than this are no crowd, however long they wait: they wait behind themselves.
+const CROWD: usize = 8;
+
 #[derive(Debug)]
 struct State<K: Key> {
     free: usize,
@@ -89,7 +92,7 @@ struct Window {
 impl<K: Key> FairQueue<K> {
     /// An empty queue.
     pub fn new(limits: Limits, clock: Arc<dyn Clock>) -> Arc<Self> {
-        let window = Window { began: clock.monotonic(), shortest: Duration::MAX, crowded: false };
+        let window = Window { began: clock.monotonic(), shortest: Duration::ZERO, crowded: false };
         let state = State { free: limits.slots, waiting: 0, lines: HashMap::new(), turns: VecDeque::new(), window };
         Arc::new(Self { limits, clock, state: Mutex::new(state) })
     }
@@ -101,7 +104,10 @@ impl<K: Key> FairQueue<K> {
     pub async fn enter(self: &Arc<Self>, key: K) -> Result<Slot<K>, Full> {
         match self.stand_in_line(key)? {
             Place::Served(slot) => Ok(slot),
-            Place::Waiting(slot) => slot.await.map_err(|_| Full),
+            Place::Waiting(slot) => match within(self.clock.as_ref(), self.limits.patience, slot).await {
+                Some(Ok(slot)) => Ok(slot),
+                _ => Err(Full),
+            },
         }
     }
 
@@ -116,10 +122,10 @@ impl<K: Key> FairQueue<K> {
         state.lines.get(&key).is_some_and(|line| self.is_closed(line, now))
     }
 
-    /// Whether everybody has to wait for long, so that no new work should be let in.
+    /// Whether many keys wait, and even the shortest wait is long, so that no new work should be let in.
     pub fn is_crowded(&self) -> bool {
         let mut state = self.lock();
-        if state.waiting == 0 {
+        if state.turns.len() < CROWD {
             return false;
         }
         state.roll_window(self.clock.monotonic(), self.limits.patience);
@@ -153,6 +159,7 @@ impl<K: Key> FairQueue<K> {
             line.held += 1;
             state.free -= 1;
             state.waited(Duration::ZERO, now, self.limits.patience);
+            state.window.crowded = false;
             return Ok(Place::Served(Slot { queue: Arc::clone(self), key }));
         }
         if self.is_closed(line, now) {
@@ -425,7 +432,7 @@ mod tests {
         let mut held = served(stand(&queue, 1));
         assert!(!queue.is_crowded());
         // Everybody's wait is long.
-        let mut lines: Vec<_> = (0..8).map(|key| waiting(stand(&queue, key))).collect();
+        let mut lines: Vec<_> = (0..16).map(|key| waiting(stand(&queue, key))).collect();
         clock.advance(PATIENCE * 3 / 5);
         for place in lines.iter_mut().take(4) {
             drop(held);
@@ -434,16 +441,31 @@ mod tests {
         }
         assert!(queue.is_crowded());
         // Somebody new is served quickly: only the others' lines are long.
-        let mut newcomer = waiting(stand(&queue, 9));
+        let mut newcomer = waiting(stand(&queue, 99));
         for place in lines.iter_mut().skip(4) {
             drop(held);
             held = place.try_recv().unwrap();
         }
         drop(held);
         held = newcomer.try_recv().unwrap();
-        let _waits = waiting(stand(&queue, 1));
+        let _wait: Vec<_> = (0..16).map(|key| waiting(stand(&queue, key))).collect();
         clock.advance(WINDOW);
         assert!(!queue.is_crowded());
+        drop(held);
+    }
+
+    #[test]
+    fn one_key_alone_is_no_crowd() {
+        let (queue, clock) = queue(1, usize::MAX, 100);
+        let mut held = served(stand(&queue, 1));
+        let mut greedy: Vec<_> = (0..20).map(|_| waiting(stand(&queue, 1))).collect();
+        clock.advance(PATIENCE * 3 / 5);
+        for place in greedy.iter_mut().take(4) {
+            drop(held);
+            held = place.try_recv().unwrap();
+            clock.advance(WINDOW / 2);
+            assert!(!queue.is_crowded());
+        }
         drop(held);
     }
 

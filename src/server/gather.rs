@@ -57,6 +57,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gather<S> {
         self.read_all = read.is_pending();
         if self.read_all && self.due {
             if std::mem::take(&mut self.early) {
+                // The flush has woken us for the next turn already, unless that came and went.
+                context.waker().wake_by_ref();
                 return Poll::Pending;
             }
             if let Poll::Ready(Err(error)) = self.poll_release(context) {

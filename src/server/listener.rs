@@ -95,7 +95,7 @@ impl Listener {
             Limits {
                 slots: this.bounds.handshakes,
                 slots_per_key: this.bounds.handshakes_per_address,
-                waiting: this.bounds.connections,
+                waiting: (this.bounds.connections / STRANGERS_SHARE).max(1),
                 patience: this.bounds.handshake_queue_time,
             },
             this.clock.clone(),
@@ -126,14 +126,12 @@ impl Listener {
                 this.metrics.connection_refused("too_many_connections");
                 continue;
             };
-            let Ok(stranger) = strangers.clone().try_acquire_owned() else {
-                this.metrics.connection_refused("too_many_strangers");
-                continue;
-            };
-            let (this, handshakes, shutdown) = (this.clone(), handshakes.clone(), shutdown.clone());
+            let (this, handshakes, strangers, shutdown) = (this.clone(), handshakes.clone(), strangers.clone(), shutdown.clone());
             tasks.spawn(async move {
-                match handshakes.enter(peer.ip()).await {
-                    Ok(slot) => this.connection(stream, peer, slot, stranger, shutdown).await,
+                // A place among the strangers comes after the queue, which is fair: else one address could take all of them by waiting.
+                match handshakes.enter(peer.ip()).await.map(|slot| (slot, strangers.try_acquire_owned())) {
+                    Ok((slot, Ok(stranger))) => this.connection(stream, peer, slot, stranger, shutdown).await,
+                    Ok((_, Err(_))) => this.metrics.connection_refused("too_many_strangers"),
                     Err(_) => this.metrics.connection_refused("too_many_handshakes"),
                 }
                 drop(connection);

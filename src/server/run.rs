@@ -345,7 +345,11 @@ async fn prune(ledger: Arc<dyn Ledger>, retention: Duration, clock: Arc<dyn Cloc
     const SHORT_PAUSE: Duration = Duration::from_millis(100);
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
-        let pause = match ledger.prune(clock.now() - retention, BATCH).await {
+        let pruned = tokio::select! {
+            pruned = ledger.prune(clock.now() - retention, BATCH) => pruned,
+            () = &mut shutdown => return,
+        };
+        let pause = match pruned {
             Ok(BATCH) => SHORT_PAUSE,
             Ok(_) => PAUSE,
             Err(error) => {

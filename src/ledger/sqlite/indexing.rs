@@ -13,6 +13,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use super::entry::{Entry, MINUTE, Numbers, block, minute_and_offset};
 use super::recent::Recent;
 use super::rows::{self, CERTIFICATE_COLUMNS, ID_COLUMN, micros};
+use super::schema::unflushed;
 use crate::ledger::CertificateRecord;
 
 /// How many rows are indexed together. What is not indexed is searched row by row by each question, so it is not more.
@@ -73,9 +74,11 @@ impl Index {
         loop {
             let mut index = Self::load_batch(connection, recent)?;
             if index.waiting.len() < usize::from(BATCH) {
+                // Only now: whoever asks meanwhile still finds what was waiting before.
+                recent.replace(index.waiting.iter().map(|entry| (entry.serial.clone(), entry.id)).collect::<BTreeSet<_>>());
                 return Ok(index);
             }
-            while index.step(connection)? {}
+            while unflushed(connection, |connection| index.step(connection))? {}
         }
     }
 
@@ -104,7 +107,6 @@ impl Index {
             }
         }
         transaction.commit()?;
-        recent.replace(index.waiting.iter().map(|entry| (entry.serial.clone(), entry.id)).collect::<BTreeSet<_>>());
         Ok(index)
     }
 

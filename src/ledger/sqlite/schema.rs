@@ -275,6 +275,18 @@ pub(super) fn configure_writer(connection: &Connection) -> Result<(), String> {
     connection.query_row("SELECT 1 FROM meta", [], |_| Ok(())).map_err(said)
 }
 
+/// Work that the ledger can do again, so that its commits needn't wait for the disk: if the power fails before the next flush, it is
+/// undone as a whole, and nothing else is.
+///
+/// # Errors
+/// The engine's.
+pub(super) fn unflushed<T>(connection: &mut Connection, work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    connection.execute_batch("PRAGMA synchronous = NORMAL")?;
+    let outcome = work(connection);
+    connection.execute_batch("PRAGMA synchronous = FULL")?;
+    outcome
+}
+
 /// The engine's refusal in our words.
 pub(super) fn refusal(path: &str, error: &rusqlite::Error) -> OpenError {
     let (path, reason) = (path.to_owned(), error.to_string());

@@ -42,6 +42,9 @@ const GATHERING: Duration = Duration::from_millis(2);
 /// After so long without a command, what was appended is indexed, however little it is.
 const QUIET: Duration = Duration::from_millis(200);
 
+/// After a chore that failed, so many turns pass before the next is tried: about a second under load.
+const REST: usize = 256;
+
 /// Rows in one commit for each step of indexing that follows it: more is indexed than comes in.
 const ROWS_FOR_A_STEP: usize = 32;
 
@@ -91,8 +94,8 @@ pub(super) struct Writer {
     prunes: VecDeque<Job>,
     /// How many commands the last commit carried.
     carried: usize,
-    /// Whether the last chore failed: then they are tried again now and then only.
-    stalled: bool,
+    /// After a chore that failed: turns until they are tried again, however much there is to commit.
+    rest: usize,
     /// Whether the last transaction failed, so that the log tells the change and not every failure.
     failing: bool,
 }
@@ -114,8 +117,8 @@ impl Writer {
         readers.reopen(opened.identity);
         let main = opened.identity.main;
         let opened = Some(opened);
-        let (high_water, prunes, carried, stalled, failing) = (0, VecDeque::new(), 0, false, false);
-        Ok(Self { place, ledger_id, main, opened, high_water, commits, readers, accounts, recent, prunes, carried, stalled, failing })
+        let (high_water, prunes, carried, rest, failing) = (0, VecDeque::new(), 0, 0, false);
+        Ok(Self { place, ledger_id, main, opened, high_water, commits, readers, accounts, recent, prunes, carried, rest, failing })
     }
 
     /// Works until every sender is gone and the queue is empty, then closes the ledger.
@@ -124,6 +127,7 @@ impl Writer {
         while let Some(woken) = self.wait(&queue) {
             queue.take(&mut jobs, TOGETHER);
             self.carried = jobs.len();
+            self.rest = self.rest.saturating_sub(1);
             let rows = self.answer(&mut jobs);
             match woken {
                 Woken::Quiet => self.chores(usize::MAX, || !queue.is_empty()),
@@ -143,7 +147,7 @@ impl Writer {
             return Some(Woken::Filled);
         }
         let complete = self.opened.as_ref().and_then(|opened| opened.index.as_ref()).is_none_or(Index::is_complete);
-        match queue.wait(1, (!complete).then_some(QUIET)) {
+        match queue.wait(1, (!complete || !self.prunes.is_empty()).then_some(QUIET)) {
             Woken::Closed => None,
             woken => Some(woken),
         }
@@ -152,7 +156,7 @@ impl Writer {
     /// Whether there are chores that don't wait for a quiet moment.
     fn is_due(&self) -> bool {
         let index = self.opened.as_ref().and_then(|opened| opened.index.as_ref());
-        !self.stalled && (!self.prunes.is_empty() || index.is_some_and(Index::is_due))
+        self.rest == 0 && (!self.prunes.is_empty() || index.is_some_and(Index::is_due))
     }
 
     /// Commits what waits, and answers; returns how many rows were appended.
@@ -227,8 +231,7 @@ impl Writer {
     fn chores(&mut self, steps: usize, stop: impl Fn() -> bool) {
         for _ in 0..steps {
             let more = catch_unwind(AssertUnwindSafe(|| self.chore())).unwrap_or_else(|_| self.panicked());
-            let failed = more.is_err();
-            let stalled = std::mem::replace(&mut self.stalled, failed);
+            let rested = std::mem::replace(&mut self.rest, if more.is_err() { REST } else { 0 });
             match more {
                 Ok(true) if !stop() => {}
                 Ok(_) => return,
@@ -237,7 +240,7 @@ impl Writer {
                         drop(job.reply.send(Err(LedgerError::Unavailable(reason.clone()))));
                     }
                     // Not the end of issuing: the next commit says whether that works.
-                    if !stalled {
+                    if rested == 0 {
                         tracing::warn!(%reason, "the ledger could not be indexed or pruned");
                     }
                     return;
@@ -261,7 +264,7 @@ impl Writer {
         // The oldest goes first: what is due and not indexed yet is indexed before anything is pruned.
         let prunable = wanted.filter(|(before, _)| index.earliest().is_none_or(|earliest| earliest >= micros(*before)));
         let connection = &mut opened.connection;
-        let outcome = unflushed(connection, |connection| match prunable {
+        let outcome = schema::unflushed(connection, |connection| match prunable {
             Some((before, limit)) => prune(connection, index, micros(before), limit).map(Some),
             None => index.step(connection).map(|_| None),
         });
@@ -427,15 +430,6 @@ fn prune(connection: &mut Connection, index: &Index, before: i64, limit: u32) ->
     }
     transaction.commit()?;
     Ok(Done { pruned, more })
-}
-
-/// Work that the ledger can do again, so that its commits needn't wait for the disk: if the power fails before the next flush, it is
-/// undone as a whole, and nothing else is.
-fn unflushed<T>(connection: &mut Connection, work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
-    connection.execute_batch("PRAGMA synchronous = NORMAL")?;
-    let outcome = work(connection);
-    connection.execute_batch("PRAGMA synchronous = FULL")?;
-    outcome
 }
 
 /// The id of the ledger that took our ledger's place. `immutable` reads the bare file: the log beside it is not the stranger's, and
