@@ -1,7 +1,7 @@
 //! How rows get into the tables that find and count them: in bulk, behind the commit that made them durable.
 //!
 //! Some thousand rows at a time, each table is filled in its own order, so that few of its pages change for many rows. The work is cut
-//! into steps of about a millisecond, each a transaction of its own, between which the writer commits what is new. Only the last step
+//! into steps of about two milliseconds, each a transaction of its own, between which the writer commits what is new. Only the last step
 //! moves `meta.indexed_to`: until then nobody looks at what the steps before it have put there, and after a crash it is all done again,
 //! which changes nothing that is there already.
 
@@ -23,10 +23,10 @@ pub(super) const BATCH: u16 = 4_096;
 const FAR_BEHIND: usize = 64;
 
 /// How much one step does, in insertions at the end of a table.
-const STEP: usize = 600;
+const STEP: usize = 1_000;
 
 /// How many of those one holder costs: its page can be anywhere.
-const HOLDER: usize = 6;
+const HOLDER: usize = 5;
 
 /// Counts of issued leaves are kept for this many minutes before the oldest of a batch.
 const ISSUE_MINUTES: i64 = 24 * 60;

@@ -140,8 +140,12 @@ impl Question<'_> {
             walk.clause
         );
         let mut found = walk.select(connection, &sql, self.rows)?;
-        let sql =
-            format!("SELECT {CERTIFICATE_COLUMNS}, {key_of_row} AS place FROM certificates c{} ORDER BY place DESC, c.id DESC LIMIT ?", rest.clause);
+        // Only places and ids are sorted, not whole rows.
+        let sql = format!(
+            "SELECT {CERTIFICATE_COLUMNS}, w.place FROM (SELECT {key_of_row} AS place, c.id AS id FROM certificates c{} \
+             ORDER BY place DESC, c.id DESC LIMIT ?) w CROSS JOIN certificates c ON c.id = w.id",
+            rest.clause
+        );
         found.extend(rest.select(connection, &sql, self.rows)?);
         found.sort_by(|(one, _), (other, _)| other.cmp(one));
         found.truncate(usize::try_from(self.rows).unwrap_or(usize::MAX));

@@ -4,7 +4,7 @@
 //! where they were. Whatever goes wrong in between, a panic too, the callers hear [`LedgerError::Unavailable`], the transaction
 //! is rolled back, and the next one finds (or makes) a sound connection: nobody has to restart anything.
 //!
-//! Between commits it does its chores, a millisecond or so of them at a time: it indexes what was appended (`indexing.rs`) and forgets
+//! Between commits it does its chores, two milliseconds or so of them at a time: it indexes what was appended (`indexing.rs`) and forgets
 //! what is past its retention (`pruning.rs`). What is new always goes first.
 
 use std::collections::VecDeque;
@@ -46,7 +46,7 @@ const QUIET: Duration = Duration::from_millis(200);
 const REST: usize = 256;
 
 /// Rows in one commit for each step of indexing that follows it: more is indexed than comes in.
-const ROWS_FOR_A_STEP: usize = 32;
+const ROWS_FOR_A_STEP: usize = 64;
 
 /// What a command did, where its caller wants to know.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
