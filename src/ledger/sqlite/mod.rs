@@ -49,7 +49,7 @@ use crate::clock::{Entropy, random_id};
 const QUEUE: usize = 8_192;
 
 /// How many certificates one command of [`Ledger::prune`] takes: records wait behind it for some milliseconds at most.
-const PRUNED_AT_ONCE: u32 = 200;
+const PRUNED_AT_ONCE: u32 = 50;
 
 /// A ledger in a file. Dropping it waits until what is queued is committed and the log is merged into the file.
 #[derive(Debug)]
