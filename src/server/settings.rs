@@ -84,15 +84,16 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// For each thread that computes: enough that none is idle while the next request is fetched.
 const WORKING_PER_THREAD: usize = 2;
-/// Half of what the ledger writes in one transaction at most: more would only wait.
-const RECORDING: usize = 1_024;
+/// For each of them, certificates that wait for the ledger: enough that a flush costs each little. Whoever waits there waits in the order of
+/// arrival, so it is few: the waiting that is fair is the queue's.
+const RECORDING_PER_THREAD: usize = 64;
 
 pub(super) fn admission(config: &Config, clock: Arc<dyn Clock>) -> Arc<Admission> {
     let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let limits = AdmissionLimits {
         in_flight: config.server.max_in_flight,
         working: WORKING_PER_THREAD * threads,
-        recording: RECORDING,
+        recording: RECORDING_PER_THREAD * threads,
         patience: config.server.queue_time,
     };
     Arc::new(Admission::new(limits, config.tokens.trusted_node_accounts.iter().cloned().collect(), clock))
