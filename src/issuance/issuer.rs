@@ -15,7 +15,7 @@ use super::admission::Turn;
 use super::observer::{Observer, Step, Stopwatch};
 use super::{Admission, Ask, Authenticator, Credential, Issued, KeyProof, Refusal, RequestError, Trouble};
 use crate::authority::Generation;
-use crate::callers::{self, Caller, ServiceAccountName, may_speak_for};
+use crate::callers::{self, Caller, ServiceAccountName, UnverifiedToken, may_speak_for};
 use crate::clock::{Clock, Entropy, fraction};
 use crate::ledger::{CertificateRecord, CredentialKind, HolderId, Kind, Ledger, LedgerError};
 use crate::pki::{CheckedKey, IssuedBy, PrepareError, Profile, Serial, Subject, TooLittleLeft, Validity, certificate_to_pem, check_csr, prepare};
@@ -77,6 +77,21 @@ impl Issuer {
     /// Puts the parts together.
     pub fn new(parts: IssuerParts) -> Self {
         Self { profile_digest: parts.profile.digest(), sequence: AtomicU64::new(1), parts }
+    }
+
+    /// Whether anybody waits for a turn, so that asking [`Issuer::foresee`] may be worth it.
+    pub fn is_busy(&self) -> bool {
+        self.parts.admission.waiting() > 0
+    }
+
+    /// Refuses a token whose turn wouldn't come in time, before anything else is known of the request. Whatever is wrong with a token is
+    /// for [`Issuer::issue`] to say.
+    ///
+    /// # Errors
+    /// [`Refusal::Overloaded`].
+    pub fn foresee(&self, token: &str) -> Result<(), Refusal> {
+        let Ok(token) = UnverifiedToken::parse(token) else { return Ok(()) };
+        token.account().map_or(Ok(()), |account| self.parts.admission.foresee(&account))
     }
 
     /// One certificate for one caller.

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use http::header::AUTHORIZATION;
+use http::{Extensions, HeaderMap};
 use prost_types::value::Kind as ValueKind;
-use tonic::metadata::MetadataMap;
+use tonic::body::Body;
 use tonic::{Request, Response, Status};
 
 use super::connection::{Connection, RequestId};
@@ -28,6 +30,34 @@ impl CsrApi {
     pub(super) fn new(issuer: Arc<Issuer>, metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> Self {
         Self { issuer, metrics, clock, log_budget: LogBudget::default() }
     }
+
+    /// The refusal of a request whose turn wouldn't come in time, from its headers alone: what is refused this early costs the least. It
+    /// is a matter of cost only; whoever gets past it meets the same question once more.
+    pub(super) fn turn_away<B>(&self, request: &http::Request<B>) -> Option<http::Response<Body>> {
+        if !self.issuer.is_busy() {
+            return None;
+        }
+        let connection = request.extensions().get::<Connection>();
+        let refusal = self.issuer.foresee(bearer(request.headers()).ok()??).err()?;
+        self.metrics.csr_received();
+        let status = self.refuse(&refusal, connection, request_id(request.extensions()));
+        Some(status.into_http())
+    }
+
+    fn refuse(&self, refusal: &Refusal, connection: Option<&Connection>, request_id: &str) -> Status {
+        if let Some(connection) = connection {
+            connection.milestones.answered.notify_one();
+        }
+        let status = refusals::status(refusal);
+        self.metrics.refused(refusal, status.code());
+        if self.log_budget.take(self.clock.monotonic()) {
+            let peer = connection.and_then(|connection| connection.peer).map(|peer| peer.to_string()).unwrap_or_default();
+            tracing::info!(request_id, peer, code = refusals::code_label(status.code()), reason = refusal.reason(), detail = %refusal, "refused");
+        } else {
+            self.metrics.log_line_left_out();
+        }
+        status
+    }
 }
 
 #[tonic::async_trait]
@@ -36,18 +66,16 @@ impl IstioCertificateService for CsrApi {
         self.metrics.csr_received();
         let (metadata, extensions, message) = request.into_parts();
         let connection = extensions.get::<Connection>();
-        let request_id = extensions.get::<RequestId>().map_or("", |id| id.0.as_str());
-        let outcome = match ask(&metadata, connection, message) {
+        let request_id = request_id(&extensions);
+        let outcome = match ask(&metadata.into_headers(), connection, message) {
             Ok(ask) => self.issuer.issue(ask).await,
             Err(refusal) => Err(refusal),
         };
-        if let Some(connection) = connection {
-            connection.milestones.answered.notify_one();
-        }
         match outcome {
             Ok(issued) => {
                 self.metrics.issued();
                 if let Some(connection) = connection {
+                    connection.milestones.answered.notify_one();
                     connection.milestones.authenticated.notify_one();
                 }
                 tracing::debug!(
@@ -60,22 +88,16 @@ impl IstioCertificateService for CsrApi {
                 );
                 Ok(Response::new(response(&issued)))
             }
-            Err(refusal) => {
-                let status = refusals::status(&refusal);
-                self.metrics.refused(&refusal, status.code());
-                if self.log_budget.take(self.clock.monotonic()) {
-                    let peer = connection.and_then(|connection| connection.peer).map(|peer| peer.to_string()).unwrap_or_default();
-                    tracing::info!(request_id, peer, code = refusals::code_label(status.code()), reason = refusal.reason(), detail = %refusal, "refused");
-                } else {
-                    self.metrics.log_line_left_out();
-                }
-                Err(status)
-            }
+            Err(refusal) => Err(self.refuse(&refusal, connection, request_id)),
         }
     }
 }
 
-fn ask(metadata: &MetadataMap, connection: Option<&Connection>, message: IstioCertificateRequest) -> Result<Ask, Refusal> {
+fn request_id(extensions: &Extensions) -> &str {
+    extensions.get::<RequestId>().map_or("", |id| id.0.as_str())
+}
+
+fn ask(headers: &HeaderMap, connection: Option<&Connection>, message: IstioCertificateRequest) -> Result<Ask, Refusal> {
     let fields = message.metadata.unwrap_or_default().fields;
     let text = |name: &'static str| match fields.get(name).and_then(|value| value.kind.as_ref()) {
         None | Some(ValueKind::NullValue(_)) => Ok(None),
@@ -83,22 +105,31 @@ fn ask(metadata: &MetadataMap, connection: Option<&Connection>, message: IstioCe
         Some(_) => Err(RequestError::MetadataType(name)),
     };
     Ok(Ask {
-        credential: credential(metadata, connection),
+        credential: credential(headers, connection),
         wants: Wants { lifetime_seconds: message.validity_duration, impersonate: text("ImpersonatedIdentity")?, cert_signer: text("CertSigner")? },
         key_proof: KeyProof::Csr(message.csr),
     })
 }
 
+fn credential(headers: &HeaderMap, connection: Option<&Connection>) -> Credential {
+    match bearer(headers) {
+        Ok(token) => Credential::Workload {
+            token: token.map(str::to_owned),
+            certificate: connection.and_then(|connection| connection.certificate.clone()),
+        },
+        Err(reason) => Credential::Unusable { reason },
+    }
+}
+
 /// RFC 6750 §2.1: `authorization: Bearer TOKEN`, once. Something else in its place is never "no token": that would fall back to weaker proof.
-fn credential(metadata: &MetadataMap, connection: Option<&Connection>) -> Credential {
-    let certificate = connection.and_then(|connection| connection.certificate.clone());
-    let mut values = metadata.get_all("authorization").iter();
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, &'static str> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
     match (values.next(), values.next()) {
-        (None, _) => Credential::Workload { token: None, certificate },
-        (Some(_), Some(_)) => Credential::Unusable { reason: "several_authorization_headers" },
+        (None, _) => Ok(None),
+        (Some(_), Some(_)) => Err("several_authorization_headers"),
         (Some(value), None) => match value.to_str().ok().and_then(|text| text.split_once(' ')) {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Credential::Workload { token: Some(token.to_owned()), certificate },
-            _ => Credential::Unusable { reason: "not_a_bearer_token" },
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Some(token)),
+            _ => Err("not_a_bearer_token"),
         },
     }
 }

@@ -12,7 +12,6 @@ use futures_util::FutureExt;
 use http::{HeaderValue, Request, Response};
 use tonic::body::Body;
 use tonic::{Code, Status};
-use tower::{Service, ServiceExt};
 
 use super::connection::RequestId;
 use super::metrics::{Metrics, Rpc};
@@ -41,9 +40,9 @@ impl Guard {
     }
 
     /// Has `service` answer `request`. Always gives a response: a panic ends one request, never the process.
-    pub(super) async fn answer<S, B>(&self, service: S, mut request: Request<B>) -> Response<Body>
+    pub(super) async fn answer<B, F>(&self, mut request: Request<B>, service: impl FnOnce(Request<B>) -> F) -> Response<Body>
     where
-        S: Service<Request<B>, Response = Response<Body>, Error = Infallible>,
+        F: Future<Output = Result<Response<Body>, Infallible>>,
     {
         let rpc = Rpc::of_path(request.uri().path());
         let began = self.clock.monotonic();
@@ -52,7 +51,7 @@ impl Guard {
         self.metrics.rpc_started(rpc);
         let trace = self.traces.begin(request.headers(), rpc, &id);
 
-        let work = AssertUnwindSafe(service.oneshot(request)).catch_unwind();
+        let work = AssertUnwindSafe(async { service(request).await }).catch_unwind();
         let mut response = match trace.around(within(self.clock.as_ref(), self.deadline, work)).await {
             Some(Ok(Ok(response))) => self.mended(response),
             Some(Err(panic)) => {
@@ -62,7 +61,9 @@ impl Guard {
             }
             None => self.refused(guarded::deadline_exceeded(), "deadline"),
         };
-        if let Ok(value) = HeaderValue::from_str(&id) {
+        if let Ok(mut value) = HeaderValue::from_str(&id) {
+            // Never the same again: HPACK (RFC 7541 §6.2.3) must not make room for it in its table, where it would push out what is.
+            value.set_sensitive(true);
             response.headers_mut().insert("x-request-id", value);
         }
         let code = code_of(&response);
@@ -108,8 +109,6 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use tower::service_fn;
-
     use super::*;
     use crate::clock::SystemClock;
 
@@ -128,9 +127,9 @@ mod tests {
     #[tokio::test]
     async fn a_panic_ends_one_request() {
         let guard = guard(Duration::from_secs(60));
-        let panics = service_fn(|_| async { panic!("a bug") });
+        let panics = (|_| async { panic!("a bug") });
         for _ in 0..2 {
-            assert_eq!(code_of(&guard.answer(panics, request()).await), Code::Internal);
+            assert_eq!(code_of(&guard.answer(request(), panics).await), Code::Internal);
         }
         let metrics = text(&guard);
         assert!(metrics.contains("meshmint_panics_total 2"), "{metrics}");
@@ -140,8 +139,8 @@ mod tests {
     #[tokio::test]
     async fn a_request_that_hangs_is_told_so() {
         let guard = guard(Duration::from_millis(1));
-        let hangs = service_fn(|_| std::future::pending());
-        let response = guard.answer(hangs, request()).await;
+        let hangs = (|_| std::future::pending());
+        let response = guard.answer(request(), hangs).await;
         assert_eq!(code_of(&response), Code::DeadlineExceeded);
         assert!(response.headers().contains_key("x-request-id"));
         assert!(text(&guard).contains(r#"grpc_code="DeadlineExceeded""#));
@@ -150,20 +149,20 @@ mod tests {
     #[tokio::test]
     async fn tonics_own_codes_are_mended() {
         let guard = guard(Duration::from_secs(60));
-        let too_large = service_fn(|_| async { Ok(Status::out_of_range("tonic's words").into_http()) });
-        assert_eq!(code_of(&guard.answer(too_large, request()).await), Code::InvalidArgument);
+        let too_large = (|_| async { Ok(Status::out_of_range("tonic's words").into_http()) });
+        assert_eq!(code_of(&guard.answer(request(), too_large).await), Code::InvalidArgument);
         assert!(text(&guard).contains(r#"reason="message_too_large""#));
-        let cut_off = service_fn(|_| async { Ok(Status::internal("tonic's words").into_http()) });
-        assert_eq!(code_of(&guard.answer(cut_off, request()).await), Code::InvalidArgument);
+        let cut_off = (|_| async { Ok(Status::internal("tonic's words").into_http()) });
+        assert_eq!(code_of(&guard.answer(request(), cut_off).await), Code::InvalidArgument);
         assert!(text(&guard).contains(r#"meshmint_refusals_total{code="InvalidArgument",reason="malformed_message"} 1"#));
     }
 
     #[tokio::test]
     async fn paths_of_a_callers_choice_are_no_labels() {
         let guard = guard(Duration::from_secs(60));
-        let unknown = service_fn(|_| async { Ok(Status::unimplemented("").into_http()) });
+        let unknown = (|_| async { Ok(Status::unimplemented("").into_http()) });
         let request = Request::builder().uri("/attacker/chosen").body(()).unwrap();
-        guard.answer(unknown, request).await;
+        guard.answer(request, unknown).await;
         assert!(!text(&guard).contains("attacker"));
     }
 }

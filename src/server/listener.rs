@@ -22,13 +22,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tonic::service::Routes;
-use tower::ServiceExt;
 
 use super::connection::{Connection, Milestones};
 use super::gather::Gather;
 use super::guard::Guard;
 use super::metrics::{Metrics, Place};
+use super::services::Services;
 use super::tls::{ALPN_H2, CurrentTls};
 use crate::clock::{Clock, Entropy, fraction, within};
 use crate::issuance::fair_queue::{FairQueue, Limits, Slot};
@@ -76,7 +75,7 @@ const NO_SOCKET_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(super) struct Listener {
     pub(super) tls: CurrentTls,
-    pub(super) routes: Routes,
+    pub(super) services: Services,
     pub(super) guard: Guard,
     pub(super) bounds: Bounds,
     pub(super) admission: Arc<Admission>,
@@ -209,11 +208,11 @@ impl Listener {
         mut shutdown: watch::Receiver<bool>,
     ) -> &'static str {
         let milestones = connection.milestones.clone();
-        let (guard, routes) = (self.guard.clone(), self.routes.clone());
+        let (guard, services) = (self.guard.clone(), self.services.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
-            let (guard, routes) = (guard.clone(), routes.clone());
+            let (guard, services) = (guard.clone(), services.clone());
             request.extensions_mut().insert(connection.clone());
-            async move { Ok::<_, Infallible>(guard.answer(routes.map_request(|request: Request<Incoming>| request), request).await) }
+            async move { Ok::<_, Infallible>(guard.answer(request, |request| services.answer(request)).await) }
         });
         let mut served = pin!(
             http2::Builder::new(TokioExecutor::new())

@@ -16,6 +16,7 @@ pub mod proto;
 mod refusals;
 mod run;
 mod scrape;
+mod services;
 mod serving;
 mod settings;
 mod tls;

@@ -1,6 +1,7 @@
 //! The one table from refusals to what a caller sees: a gRPC code and a public sentence. The metric label and the log line carry
 //! the exact reason ([`Refusal::reason`]); the wire doesn't, where it would help an attacker.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use tonic::{Code, Status};
@@ -10,6 +11,12 @@ use crate::issuance::{Refusal, RequestError};
 
 /// How long a caller that was turned away should wait before it asks again (google.rpc.RetryInfo).
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Made once: it is what there is most of when there is time for nothing.
+static OVERLOADED: LazyLock<Status> = LazyLock::new(|| {
+    let details = ErrorDetails::with_retry_info(Some(RETRY_AFTER));
+    Status::with_error_details(Code::ResourceExhausted, "too many requests are in progress; try again", details)
+});
 
 /// A refusal as a gRPC status.
 pub(super) fn status(refusal: &Refusal) -> Status {
@@ -23,10 +30,7 @@ pub(super) fn status(refusal: &Refusal) -> Status {
             Status::unauthenticated("authentication failed: no valid service-account token and no client certificate issued here")
         }
         Refusal::Denied(_) => Status::permission_denied("the caller may not ask for this identity"),
-        Refusal::Overloaded => {
-            let details = ErrorDetails::with_retry_info(Some(RETRY_AFTER));
-            Status::with_error_details(Code::ResourceExhausted, "too many requests are in progress; try again", details)
-        }
+        Refusal::Overloaded => OVERLOADED.clone(),
         Refusal::Unavailable(_) => Status::unavailable("the certificate authority can't answer right now; try again"),
     }
 }

@@ -10,7 +10,6 @@ use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
@@ -22,9 +21,8 @@ use super::health::Health;
 use super::http;
 use super::listener::{self, Listener};
 use super::metrics::{Metrics, Place};
-use super::proto::istio::istio_certificate_service_server::IstioCertificateServiceServer;
-use super::proto::{self};
 use super::scrape::Scrape;
+use super::services::{CsrService, Services};
 use super::serving::{Serving, ServingError};
 use super::settings::{self, ImportFilesError};
 use super::traces::Traces;
@@ -198,10 +196,11 @@ impl Server {
             admin: admin_path,
         };
 
-        let (routes, grpc_health) = csr_routes(CsrApi::new(issuer, metrics.clone(), clock.clone()), config.server.max_request_bytes).await?;
+        let api = CsrApi::new(issuer, metrics.clone(), clock.clone());
+        let (services, grpc_health) = Services::new(api, config.server.max_request_bytes).await.map_err(|error| StartError::Internal(error.to_string()))?;
         let listener = Listener {
             tls: tls.clone(),
-            routes,
+            services,
             guard: Guard::new(config.server.request_timeout, clock.clone(), metrics.clone(), traces.clone(), replica.get(..8).unwrap_or_default()),
             bounds: settings::bounds(config),
             admission: admission.clone(),
@@ -299,26 +298,6 @@ fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartErro
 
 fn local(key: &'static str, socket: &TcpListener) -> Result<SocketAddr, StartError> {
     socket.local_addr().map_err(|error| StartError::Listen { key, address: String::new(), error })
-}
-
-/// The CSR API as a gRPC service.
-type CsrService = IstioCertificateServiceServer<CsrApi>;
-
-async fn csr_routes(api: CsrApi, max_request_bytes: usize) -> Result<(Routes, HealthReporter), StartError> {
-    let (reporter, health) = tonic_health::server::health_reporter();
-    let service = IstioCertificateServiceServer::new(api).max_decoding_message_size(max_request_bytes);
-    // The reporter starts with "" (the whole server) as SERVING; the service by its name is added here.
-    reporter.set_serving::<CsrService>().await;
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .with_service_name("istio.v1.auth.IstioCertificateService")
-            .with_service_name("grpc.health.v1.Health")
-    };
-    let internal = |error: tonic_reflection::server::Error| StartError::Internal(error.to_string());
-    let (v1, v1alpha) = (reflection().build_v1().map_err(internal)?, reflection().build_v1alpha().map_err(internal)?);
-    Ok((Routes::new(service).add_service(health).add_service(v1).add_service(v1alpha).prepare(), reporter))
 }
 
 /// The bounds on requests; the listener adds those on connections.

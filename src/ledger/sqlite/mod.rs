@@ -6,6 +6,7 @@
 //! power. Full disks, failing flushes, deleted files: the answer is Unavailable until they are over, and then all goes on by itself.
 
 mod accounts;
+mod checkpoint;
 mod commands;
 mod entry;
 mod indexing;
@@ -30,6 +31,7 @@ use time::OffsetDateTime;
 use tokio::sync::oneshot;
 
 use self::accounts::Accounts;
+use self::checkpoint::Checkpoints;
 use self::commands::Command;
 use self::indexing::Index;
 use self::place::Place;
@@ -57,7 +59,8 @@ pub struct SqliteLedger {
     id: String,
     /// `None` only while it is dropped.
     queue: Option<Sender<Job>>,
-    writer: Option<JoinHandle<()>>,
+    /// The writer and the one that moves its log, in the order in which they end.
+    threads: Vec<JoinHandle<()>>,
     readers: Arc<Readers>,
     accounts: Arc<Accounts>,
     recent: Arc<Recent>,
@@ -104,10 +107,12 @@ impl SqliteLedger {
         let readers = Arc::new(Readers::new(place.clone()));
         let (queue, jobs) = queue::bounded(QUEUE);
         let opened = Opened { connection, identity, index: Some(index) };
-        let writer = Writer::new(place, id.clone(), opened, Arc::clone(&readers), Arc::clone(&recent), Arc::clone(&accounts)).map_err(refused)?;
-        let thread = std::thread::Builder::new().name("ledger".to_owned());
-        let writer = thread.spawn(move || writer.run(jobs)).map_err(|error| failed(error.to_string()))?;
-        Ok(Self { id, queue: Some(queue), writer: Some(writer), readers, recent, accounts })
+        let no_thread = |error: std::io::Error| failed(error.to_string());
+        let (checkpoints, checkpointing) = Checkpoints::start(Arc::clone(&readers)).map_err(no_thread)?;
+        let writer =
+            Writer::new(place, id.clone(), opened, Arc::clone(&readers), Arc::clone(&recent), Arc::clone(&accounts), checkpoints).map_err(refused)?;
+        let writing = std::thread::Builder::new().name("ledger".to_owned()).spawn(move || writer.run(jobs)).map_err(no_thread)?;
+        Ok(Self { id, queue: Some(queue), threads: vec![writing, checkpointing], readers, recent, accounts })
     }
 
     async fn write(&self, command: Command) -> Result<Done, LedgerError> {
@@ -223,10 +228,10 @@ impl Ledger for SqliteLedger {
 impl Drop for SqliteLedger {
     fn drop(&mut self) {
         self.queue = None;
-        if let Some(writer) = self.writer.take()
-            && writer.join().is_err()
-        {
-            tracing::error!("the ledger's writer ended in a panic");
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the ledger ended in a panic");
+            }
         }
     }
 }
@@ -280,7 +285,9 @@ mod tests {
         let readers = Arc::new(Readers::new(place.clone()));
         let recent = Arc::new(Recent::default());
         let index = Some(Index::load(&mut connection, &recent).unwrap());
-        let writer = Writer::new(place, id, Opened { connection, identity, index }, readers, recent, Arc::new(Accounts::new(None, 0, 0))).unwrap();
+        let (checkpoints, _) = Checkpoints::start(Arc::clone(&readers)).unwrap();
+        let opened = Opened { connection, identity, index };
+        let writer = Writer::new(place, id, opened, readers, recent, Arc::new(Accounts::new(None, 0, 0)), checkpoints).unwrap();
         let thread = std::thread::spawn(move || writer.run(jobs));
         for answer in answers {
             assert!(matches!(answer.await.unwrap(), Err(LedgerError::Unavailable(_))));

@@ -1,4 +1,5 @@
-//! The connections that only read. Questions run beside the writer and never hold it up.
+//! The connections beside the writer's: those that only read, and the one that moves the log into the ledger. None of them ever holds
+//! the writer up.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -13,6 +14,8 @@ use crate::ledger::LedgerError;
 /// How many questions run at once; more wait.
 const AT_ONCE: usize = 4;
 
+const CLOSED: &str = "it is being opened again";
+
 /// A small pool. The writer closes it whenever it has to open the ledger anew.
 pub(super) struct Readers {
     place: Place,
@@ -24,6 +27,17 @@ pub(super) struct Readers {
 struct Open {
     identity: Identity,
     idle: Mutex<Vec<Connection>>,
+    /// Opened with the first checkpoint.
+    checkpoint: Mutex<Option<Connection>>,
+}
+
+/// How far a checkpoint came, in pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Checkpoint {
+    /// In the log, when it ended.
+    pub(super) logged: i64,
+    /// Of those, in the ledger, too.
+    pub(super) moved: i64,
 }
 
 impl Readers {
@@ -34,7 +48,7 @@ impl Readers {
 
     /// Lets questions in, to be answered from these files.
     pub(super) fn reopen(&self, identity: Identity) {
-        *self.open.write().unwrap_or_else(PoisonError::into_inner) = Some(Open { identity, idle: Mutex::default() });
+        *self.open.write().unwrap_or_else(PoisonError::into_inner) = Some(Open { identity, idle: Mutex::default(), checkpoint: Mutex::default() });
     }
 
     /// Waits for the questions under way, and closes every connection.
@@ -63,12 +77,12 @@ impl Readers {
 
     fn answer<T>(&self, question: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T, String> {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(open) = open.as_ref() else { return Err("it is being opened again".to_owned()) };
+        let Some(open) = open.as_ref() else { return Err(CLOSED.to_owned()) };
         self.check(open)?;
         let idle = open.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut connection = match idle {
             Some(connection) => connection,
-            None => self.connect(open)?,
+            None => self.connect(open, OpenFlags::SQLITE_OPEN_READ_ONLY)?,
         };
         // A connection that failed is not used again.
         let answer = question(&mut connection).map_err(|error| error.to_string())?;
@@ -76,10 +90,28 @@ impl Readers {
         Ok(answer)
     }
 
-    fn connect(&self, open: &Open) -> Result<Connection, String> {
+    /// Moves into the ledger what is in the log by now, without waiting for anybody. Blocks for the disk.
+    ///
+    /// # Errors
+    /// The engine's; that the ledger is closed or not in its place.
+    pub(super) fn checkpoint(&self) -> Result<Checkpoint, String> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(open) = open.as_ref() else { return Err(CLOSED.to_owned()) };
+        self.check(open)?;
+        let mut own = open.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
+        let connection = match own.take() {
+            Some(connection) => connection,
+            None => self.connect(open, OpenFlags::SQLITE_OPEN_READ_WRITE)?,
+        };
+        let read = |row: &rusqlite::Row<'_>| Ok(Checkpoint { logged: row.get(1)?, moved: row.get(2)? });
+        let done = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], read).map_err(|error| error.to_string())?;
+        *own = Some(connection);
+        Ok(done)
+    }
+
+    fn connect(&self, open: &Open, access: OpenFlags) -> Result<Connection, String> {
         let connect = || {
-            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            let connection = Connection::open_with_flags(self.place.main(), flags)?;
+            let connection = Connection::open_with_flags(self.place.main(), access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
             schema::configure(&connection)?;
             // The log is opened by the first read.
             connection.query_row("SELECT 1 FROM meta", [], |_| Ok(()))?;

@@ -269,8 +269,8 @@ pub(super) fn configure_writer(connection: &Connection) -> Result<(), String> {
     }
     connection.pragma_update(None, "synchronous", "FULL").map_err(said)?;
     connection.pragma_update(None, "cache_size", -16 * 1024).map_err(said)?;
-    // The log goes into the file a MiB at a time: whoever waits for the commit that does it waits for a few milliseconds.
-    connection.query_row("PRAGMA wal_autocheckpoint = 256", [], |_| Ok(())).map_err(said)?;
+    // The log is moved into the file by a thread of its own (checkpoint.rs); only where that doesn't keep up, at 16 MiB, by a commit.
+    connection.query_row("PRAGMA wal_autocheckpoint = 4096", [], |_| Ok(())).map_err(said)?;
     // A log that a burst or a long reader made big shrinks back to 64 MiB.
     connection.query_row("PRAGMA journal_size_limit = 67108864", [], |_| Ok(())).map_err(said)?;
     // Opens the log. Without it the engine refuses a checkpoint right after a step of the ladder has renamed a table.

@@ -17,6 +17,7 @@ use time::OffsetDateTime;
 use tokio::sync::oneshot;
 
 use super::accounts::Accounts;
+use super::checkpoint::Checkpoints;
 use super::commands::{Command, Refused, Work};
 use super::indexing::Index;
 use super::place::{FileId, Identity, Place, Standing};
@@ -37,13 +38,18 @@ const SEVERAL: usize = 3;
 
 /// For how many commands a commit then waits, and how long: what a flush and a switch of threads cost is shared by all that it carries.
 const GATHERED: usize = 16;
-const GATHERING: Duration = Duration::from_millis(2);
+const GATHERING: Duration = Duration::from_millis(4);
 
 /// After so long without a command, what was appended is indexed, however little it is.
 const QUIET: Duration = Duration::from_millis(200);
 
 /// After a chore that failed, so many turns pass before the next is tried: about a second under load.
 const REST: usize = 256;
+
+/// About how many pages of the log a commit takes whatever is in it, how many rows another one, and how many pages a chore.
+const PAGES_OF_A_COMMIT: usize = 3;
+const ROWS_OF_A_PAGE: usize = 3;
+const PAGES_OF_A_CHORE: usize = 64;
 
 /// Rows in one commit for each step of indexing that follows it: more is indexed than comes in.
 const ROWS_FOR_A_STEP: usize = 64;
@@ -90,6 +96,7 @@ pub(super) struct Writer {
     readers: Arc<Readers>,
     accounts: Arc<Accounts>,
     recent: Arc<Recent>,
+    checkpoints: Checkpoints,
     /// Who waits for something to be pruned.
     prunes: VecDeque<Job>,
     /// How many commands the last commit carried.
@@ -112,13 +119,14 @@ impl Writer {
         readers: Arc<Readers>,
         recent: Arc<Recent>,
         accounts: Arc<Accounts>,
+        checkpoints: Checkpoints,
     ) -> rusqlite::Result<Self> {
         let commits = opened.connection.query_row("SELECT commits FROM meta", [], |row| row.get(0))?;
         readers.reopen(opened.identity);
         let main = opened.identity.main;
         let opened = Some(opened);
         let (high_water, prunes, carried, rest, failing) = (0, VecDeque::new(), 0, 0, false);
-        Ok(Self { place, ledger_id, main, opened, high_water, commits, readers, accounts, recent, prunes, carried, rest, failing })
+        Ok(Self { place, ledger_id, main, opened, high_water, commits, readers, accounts, recent, checkpoints, prunes, carried, rest, failing })
     }
 
     /// Works until every sender is gone and the queue is empty, then closes the ledger.
@@ -171,6 +179,7 @@ impl Writer {
         self.accounts.commit(jobs.len(), began, outcome.as_ref().ok().map(|(_, rows)| *rows));
         match outcome {
             Ok((answers, rows)) => {
+                self.checkpoints.appended(PAGES_OF_A_COMMIT + rows / ROWS_OF_A_PAGE);
                 jobs.drain(..).zip(answers).for_each(|(job, answer)| drop(job.reply.send(answer)));
                 rows
             }
@@ -271,6 +280,7 @@ impl Writer {
         match outcome {
             Ok(done) => {
                 let (more, waiting) = (!index.is_complete(), index.waiting());
+                self.checkpoints.appended(PAGES_OF_A_CHORE);
                 self.accounts.chore(done.map_or(0, |done| done.pruned), waiting);
                 if let Some(done) = done
                     && let Some(job) = self.prunes.pop_front()
