@@ -92,7 +92,7 @@ impl World {
     fn authenticate(&self, token: &str) -> Result<TokenIdentity, TokenError> {
         let token = UnverifiedToken::parse(token)?;
         let key = self.keys.key(token.kid()).ok_or(TokenError::UnknownKid)?;
-        self.rules.check(&token.verify(key)?, OffsetDateTime::from_unix_timestamp(NOW).unwrap())
+        self.rules.check(token.verify(key)?, OffsetDateTime::from_unix_timestamp(NOW).unwrap())
     }
 
     fn reason(&self, token: &str) -> &'static str {

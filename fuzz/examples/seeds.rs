@@ -84,7 +84,7 @@ fn main() -> Outcome<()> {
     let leaf = prepare(&Subject::Leaf { id: &id, key: &key }, Serial::draw(entropy.as_ref(), NOW)?, validity, &by)?.sign(&by)?;
     put("seeds/client_certificate/leaf", &leaf)?;
     put("seeds/client_certificate/issuing", &issuing_der)?;
-    put("seeds/public_key/p256", key.to_der())?;
+    put("seeds/public_key/p256", key.der())?;
 
     let chain: String = [leaf.as_ref(), &issuing_der, &root_der].into_iter().map(certificate_to_pem).collect();
     for target in ["pem", "inspect"] {
@@ -103,12 +103,12 @@ fn main() -> Outcome<()> {
     for (name, algorithm) in [("p384", &rcgen::PKCS_ECDSA_P384_SHA384), ("ed25519", &rcgen::PKCS_ED25519)] {
         let (pem, der) = request(algorithm)?;
         put(&format!("seeds/csr/{name}"), &der)?;
-        put(&format!("seeds/public_key/{name}"), check_csr(&pem)?.to_der())?;
+        put(&format!("seeds/public_key/{name}"), check_csr(&pem)?.der())?;
     }
     let rsa = include_bytes!("../../tests/corpus/inspect/pilot-agent-rsa2048.csr.der");
     put("seeds/csr/rsa2048", rsa)?;
     let pem = pem_rfc7468::encode_string("CERTIFICATE REQUEST", pem_rfc7468::LineEnding::LF, rsa).map_err(|_| "no PEM")?;
-    put("seeds/public_key/rsa2048", check_csr(&pem)?.to_der())?;
+    put("seeds/public_key/rsa2048", check_csr(&pem)?.der())?;
     // csr = 1, validity_duration = 3, metadata = 4 (proto/istio/ca.proto).
     let mut message = vec![0x0a, 0x80 | (pem.len() & 0x7f) as u8, (pem.len() >> 7) as u8];
     message.extend(pem.bytes());

@@ -175,7 +175,7 @@ libfuzzer_sys::fuzz_target!(|claims: Claims<'_>| {
     assert!(!repeated, "a member twice: {written}");
     let public = keys.key(token.kid()).expect("its key");
     let Ok(verified) = token.verify(public) else { return };
-    match token_rules().check(&verified, NOW) {
+    match token_rules().check(verified, NOW) {
         Ok(identity) => {
             hold_to_it(&identity, &payload);
             assert!(identity.expires_at > NOW - time::Duration::seconds(30));

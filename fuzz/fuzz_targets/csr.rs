@@ -17,8 +17,8 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     assert_eq!(label, "CERTIFICATE REQUEST");
     let (rest, request) = X509CertificationRequest::from_der(&der).expect("it was accepted");
     assert!(rest.is_empty());
-    let info = key.to_der();
+    let info = key.der();
     assert_eq!(info, request.certification_request_info.subject_pki.raw, "another key than the request's");
-    let (_, parsed) = SubjectPublicKeyInfo::from_der(&info).expect("our own encoding");
+    let (_, parsed) = SubjectPublicKeyInfo::from_der(info).expect("our own encoding");
     assert_eq!(CheckedKey::from_subject_public_key_info(&parsed).as_ref(), Ok(&key));
 });

@@ -1,8 +1,8 @@
 //! The claims of a Kubernetes service-account token, by type. What they must say is for [`super::TokenRules`].
 
-use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
+use super::strict_json::{Json, Members};
 use super::token::{ObjectRef, TokenError};
 
 /// The claims that matter here, each of the right type. Claims that aren't named are ignored (RFC 7519 §4).
@@ -39,11 +39,11 @@ pub struct Claims {
 impl Claims {
     /// # Errors
     /// [`TokenError::BadClaims`] with the claim's name.
-    pub(super) fn read(payload: &Map<String, Value>) -> Result<Self, TokenError> {
-        let private = payload.get("kubernetes.io").and_then(Value::as_object).ok_or(TokenError::BadClaims("kubernetes.io"))?;
+    pub(super) fn read(payload: &Members<'_>) -> Result<Self, TokenError> {
+        let private = payload.get("kubernetes.io").and_then(Json::as_object).ok_or(TokenError::BadClaims("kubernetes.io"))?;
         let audiences = match payload.get("aud") {
-            Some(Value::String(one)) => vec![one.clone()],
-            Some(Value::Array(list)) => list.iter().map(|item| item.as_str().map(str::to_owned)).collect::<Option<_>>().unwrap_or_default(),
+            Some(Json::Text(one)) => vec![one.as_ref().to_owned()],
+            Some(Json::List(list)) => list.iter().map(|item| item.as_str().map(str::to_owned)).collect::<Option<_>>().unwrap_or_default(),
             _ => Vec::new(),
         };
         if audiences.is_empty() {
@@ -56,7 +56,7 @@ impl Claims {
             expires_at: date(payload, "exp")?.ok_or(TokenError::BadClaims("exp"))?,
             issued_at: date(payload, "iat")?.ok_or(TokenError::BadClaims("iat"))?,
             not_before: date(payload, "nbf")?,
-            id: payload.contains_key("jti").then(|| text(payload, "jti")).transpose()?,
+            id: payload.get("jti").map(|_| text(payload, "jti")).transpose()?,
             namespace: text(private, "namespace")?,
             service_account: object(private, "serviceaccount")?.ok_or(TokenError::BadClaims("serviceaccount"))?,
             pod: object(private, "pod")?,
@@ -68,30 +68,31 @@ impl Claims {
 }
 
 /// A NumericDate (RFC 7519 §2) from 1970 to 9999. Kubernetes writes whole seconds, so fractions are no claim of its.
-pub(super) fn numeric_date(value: &Value) -> Option<OffsetDateTime> {
+pub(super) fn numeric_date(value: &Json<'_>) -> Option<OffsetDateTime> {
     OffsetDateTime::from_unix_timestamp(i64::try_from(value.as_u64()?).ok()?).ok()
 }
 
-fn date(members: &Map<String, Value>, name: &'static str) -> Result<Option<OffsetDateTime>, TokenError> {
+fn date(members: &Members<'_>, name: &'static str) -> Result<Option<OffsetDateTime>, TokenError> {
     members.get(name).map(|value| numeric_date(value).ok_or(TokenError::BadClaims(name))).transpose()
 }
 
-fn text(members: &Map<String, Value>, name: &'static str) -> Result<String, TokenError> {
-    members.get(name).and_then(Value::as_str).map(str::to_owned).ok_or(TokenError::BadClaims(name))
+fn text(members: &Members<'_>, name: &'static str) -> Result<String, TokenError> {
+    members.get(name).and_then(Json::as_str).map(str::to_owned).ok_or(TokenError::BadClaims(name))
 }
 
-fn object(members: &Map<String, Value>, name: &'static str) -> Result<Option<ObjectRef>, TokenError> {
+fn object(members: &Members<'_>, name: &'static str) -> Result<Option<ObjectRef>, TokenError> {
     let Some(value) = members.get(name) else { return Ok(None) };
     let object = value.as_object().ok_or(TokenError::BadClaims(name))?;
-    let part = |part| object.get(part).and_then(Value::as_str).map(str::to_owned).ok_or(TokenError::BadClaims(name));
+    let part = |part| object.get(part).and_then(Json::as_str).map(str::to_owned).ok_or(TokenError::BadClaims(name));
     Ok(Some(ObjectRef { name: part("name")?, uid: part("uid")? }))
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
+    use crate::callers::strict_object;
 
     fn good() -> Value {
         json!({
@@ -105,7 +106,7 @@ mod tests {
     }
 
     fn read(value: &Value) -> Result<Claims, TokenError> {
-        Claims::read(value.as_object().unwrap())
+        Claims::read(&strict_object(value.to_string().as_bytes()).unwrap())
     }
 
     #[test]

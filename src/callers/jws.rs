@@ -7,11 +7,10 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
 use super::claims::{Claims, numeric_date};
-use super::strict_json::strict_object;
+use super::strict_json::{Json, Members, strict_object};
 use super::token::TokenError;
 use super::verification_key::{Algorithm, SignatureFault, VerificationKey};
 
@@ -21,7 +20,17 @@ pub struct UnverifiedToken<'a> {
     signature: Vec<u8>,
     algorithm: Algorithm,
     kid: String,
-    payload: Map<String, Value>,
+    claims: Result<Claims, BadClaims>,
+}
+
+/// Claims of which one is missing or of the wrong type: why they are refused once the signature is good, and what they hint at all the same.
+struct BadClaims {
+    error: TokenError,
+    issuer: Option<String>,
+    namespace: Option<String>,
+    service_account: Option<String>,
+    pod_uid: Option<String>,
+    expires: Option<OffsetDateTime>,
 }
 
 /// Whom a token says that it stands for. Nobody has checked it: it may only ever count against the token.
@@ -43,6 +52,10 @@ impl VerifiedClaims {
     /// The claims.
     pub fn claims(&self) -> &Claims {
         &self.0
+    }
+
+    pub(super) fn into_claims(self) -> Claims {
+        self.0
     }
 }
 
@@ -67,8 +80,10 @@ impl<'a> UnverifiedToken<'a> {
         // A third dot is no character of base64url, so the payload then fails to decode.
         let (header, payload) = signed.split_once('.').ok_or(TokenError::Malformed("three parts are needed"))?;
         let (algorithm, kid) = read_header(&decode(header)?)?;
-        let payload = strict_object(&decode(payload)?).map_err(|_| TokenError::Malformed("the claims are not a strict JSON object"))?;
-        Ok(Self { signed, signature: decode(signature)?, algorithm, kid, payload })
+        let payload = decode(payload)?;
+        let payload = strict_object(&payload).map_err(|_| TokenError::Malformed("the claims are not a strict JSON object"))?;
+        let claims = Claims::read(&payload).map_err(|error| BadClaims::read(&payload, error));
+        Ok(Self { signed, signature: decode(signature)?, algorithm, kid, claims })
     }
 
     /// The key that it says signed it: a hint, untrusted.
@@ -78,23 +93,27 @@ impl<'a> UnverifiedToken<'a> {
 
     /// The issuer that it says it has: a hint for choosing a key set, untrusted.
     pub fn issuer(&self) -> Option<&str> {
-        self.payload.get("iss")?.as_str()
+        match &self.claims {
+            Ok(claims) => Some(&claims.issuer),
+            Err(bad) => bad.issuer.as_deref(),
+        }
     }
 
     /// The account that it says it stands for: a hint for queues, untrusted.
     pub fn account(&self) -> Option<AccountHint<'_>> {
-        let members = self.payload.get("kubernetes.io")?;
-        let text = |object: &'a str, name: &str| members.get(object)?.get(name)?.as_str();
-        Some(AccountHint {
-            namespace: members.get("namespace")?.as_str()?,
-            service_account: text("serviceaccount", "name")?,
-            pod_uid: text("pod", "uid"),
-        })
+        let (namespace, service_account, pod_uid) = match &self.claims {
+            Ok(claims) => (&claims.namespace, &claims.service_account.name, claims.pod.as_ref().map(|pod| &pod.uid)),
+            Err(bad) => (bad.namespace.as_ref()?, bad.service_account.as_ref()?, bad.pod_uid.as_ref()),
+        };
+        Some(AccountHint { namespace, service_account, pod_uid: pod_uid.map(String::as_str) })
     }
 
     /// When it says that it expires: a hint, untrusted, which may only ever count against it.
     pub fn expires(&self) -> Option<OffsetDateTime> {
-        numeric_date(self.payload.get("exp")?)
+        match &self.claims {
+            Ok(claims) => Some(claims.expires_at),
+            Err(bad) => bad.expires,
+        }
     }
 
     /// Checks the signature and gives out the claims.
@@ -106,7 +125,23 @@ impl<'a> UnverifiedToken<'a> {
             SignatureFault::Algorithm => TokenError::AlgMismatch,
             SignatureFault::Signature => TokenError::BadSignature,
         })?;
-        Claims::read(&self.payload).map(VerifiedClaims)
+        self.claims.map(VerifiedClaims).map_err(|bad| bad.error)
+    }
+}
+
+impl BadClaims {
+    fn read(payload: &Members<'_>, error: TokenError) -> Self {
+        let text = |value: Option<&Json<'_>>| value.and_then(Json::as_str).map(str::to_owned);
+        let private = payload.get("kubernetes.io").and_then(Json::as_object);
+        let part = |object, name| text(private.and_then(|members| members.get(object)?.as_object()?.get(name)));
+        Self {
+            error,
+            issuer: text(payload.get("iss")),
+            namespace: text(private.and_then(|members| members.get("namespace"))),
+            service_account: part("serviceaccount", "name"),
+            pod_uid: part("pod", "uid"),
+            expires: payload.get("exp").and_then(numeric_date),
+        }
     }
 }
 
@@ -125,22 +160,22 @@ fn decode(part: &str) -> Result<Vec<u8>, TokenError> {
 /// something that we would have to obey or a key that the sender would like us to use. The API server is as strict with external signers.
 fn read_header(bytes: &[u8]) -> Result<(Algorithm, String), TokenError> {
     let members = strict_object(bytes).map_err(|_| TokenError::Malformed("the header is not a strict JSON object"))?;
-    if members.keys().any(|name| !matches!(name.as_str(), "alg" | "kid" | "typ")) {
+    if members.iter().any(|(name, _)| !matches!(name, "alg" | "kid" | "typ")) {
         return Err(TokenError::Malformed("the header has a member other than alg, kid and typ"));
     }
     match members.get("typ") {
         None => {}
-        Some(Value::String(kind)) if kind.eq_ignore_ascii_case("JWT") || kind.eq_ignore_ascii_case("JOSE") => {}
+        Some(Json::Text(kind)) if kind.eq_ignore_ascii_case("JWT") || kind.eq_ignore_ascii_case("JOSE") => {}
         Some(_) => return Err(TokenError::Malformed("the header's typ is not JWT")),
     }
     let algorithm = match members.get("alg") {
-        Some(Value::String(name)) => Algorithm::by_name(name).ok_or(TokenError::AlgUnsupported)?,
+        Some(Json::Text(name)) => Algorithm::by_name(name).ok_or(TokenError::AlgUnsupported)?,
         _ => return Err(TokenError::Malformed("the header has no alg")),
     };
     match members.get("kid") {
         None => Err(TokenError::MissingKid),
-        Some(Value::String(kid)) if kid.is_empty() => Err(TokenError::MissingKid),
-        Some(Value::String(kid)) if kid.len() <= UnverifiedToken::MAX_KID_BYTES => Ok((algorithm, kid.clone())),
+        Some(Json::Text(kid)) if kid.is_empty() => Err(TokenError::MissingKid),
+        Some(Json::Text(kid)) if kid.len() <= UnverifiedToken::MAX_KID_BYTES => Ok((algorithm, kid.as_ref().to_owned())),
         Some(_) => Err(TokenError::Malformed("the header's kid is not a short text")),
     }
 }
@@ -167,6 +202,26 @@ mod tests {
         let text = token(r#"{"alg":"RS256","kid":"k"}"#, r#"{"iss":1,"exp":"soon"}"#);
         let parsed = UnverifiedToken::parse(&text).unwrap();
         assert_eq!((parsed.issuer(), parsed.expires()), (None, None));
+    }
+
+    #[test]
+    fn hints_are_the_same_whether_the_claims_are_good_or_bad() {
+        let good = r#"{"iss":"i","sub":"s","aud":"a","iat":1,"exp":2,"kubernetes.io":{"namespace":"n","serviceaccount":{"name":"a","uid":"u"},"pod":{"name":"p","uid":"v"}}}"#;
+        let hints = |payload: &str| {
+            let text = token(r#"{"alg":"ES256","kid":"k"}"#, payload);
+            let parsed = UnverifiedToken::parse(&text).unwrap();
+            let account = parsed.account().map(|hint| [hint.namespace, hint.service_account, hint.pod_uid.unwrap_or("none")].join(" "));
+            (parsed.claims.is_ok(), parsed.issuer().map(str::to_owned), parsed.expires(), account)
+        };
+        let (issuer, expires, account) = (Some("i".to_owned()), OffsetDateTime::from_unix_timestamp(2).ok(), Some("n a v".to_owned()));
+        assert_eq!(hints(good), (true, issuer.clone(), expires, account.clone()));
+        assert_eq!(hints(&good.replace("\"aud\"", "\"x\"")), (false, issuer.clone(), expires, account.clone()));
+        assert_eq!(hints(&good.replace("\"i\"", "1")), (false, None, expires, account.clone()));
+        assert_eq!(hints(&good.replace(":2,", ":-2,")), (false, issuer.clone(), None, account));
+        assert_eq!(hints(&good.replace("\"namespace\"", "\"x\"")), (false, issuer.clone(), expires, None));
+        assert_eq!(hints(&good.replace("\"name\"", "\"x\"")), (false, issuer.clone(), expires, None));
+        assert_eq!(hints(&good.replace("\"v\"", "1")), (false, issuer.clone(), expires, Some("n a none".to_owned())));
+        assert_eq!(hints(&good.replace("\"pod\"", "\"x\"")), (true, issuer, expires, Some("n a none".to_owned())));
     }
 
     #[test]

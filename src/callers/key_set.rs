@@ -7,9 +7,8 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::{Map, Value};
 
-use super::strict_json::strict_object;
+use super::strict_json::{Json, Members, strict_object};
 use super::verification_key::{Algorithm, PublicKey, VerificationKey};
 
 /// The usable keys of a set.
@@ -72,7 +71,7 @@ impl KeySet {
             return Err(KeySetError::TooLarge);
         }
         let members = strict_object(document).map_err(|_| KeySetError::NotAKeySet)?;
-        let Some(Value::Array(list)) = members.get("keys") else { return Err(KeySetError::NotAKeySet) };
+        let list = members.get("keys").and_then(Json::as_list).ok_or(KeySetError::NotAKeySet)?;
         if list.len() > Self::MAX_KEYS {
             return Err(KeySetError::TooManyKeys);
         }
@@ -117,7 +116,7 @@ impl fmt::Debug for KeySet {
 /// One entry of the list (RFC 7517 §4).
 struct Jwk<'a> {
     index: usize,
-    members: &'a Map<String, Value>,
+    members: &'a Members<'a>,
 }
 
 impl Jwk<'_> {
@@ -136,7 +135,7 @@ impl Jwk<'_> {
             _ => return Ok(None),
         };
         let Some(public) = public else { return Ok(None) };
-        if self.members.contains_key("d") {
+        if self.members.get("d").is_some() {
             return Err(KeySetError::PrivateKey(self.index));
         }
         let key = VerificationKey::new(public, only).ok_or_else(|| self.bad("alg"))?;
@@ -147,7 +146,7 @@ impl Jwk<'_> {
     fn may_verify(&self) -> Result<bool, KeySetError> {
         match self.members.get("key_ops") {
             None => Ok(true),
-            Some(Value::Array(operations)) => Ok(operations.iter().any(|operation| operation == "verify")),
+            Some(Json::List(operations)) => Ok(operations.iter().any(|operation| operation.as_str() == Some("verify"))),
             Some(_) => Err(self.bad("key_ops")),
         }
     }
@@ -195,7 +194,7 @@ impl Jwk<'_> {
     fn text(&self, member: &'static str) -> Result<Option<&str>, KeySetError> {
         match self.members.get(member) {
             None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
+            Some(Json::Text(text)) => Ok(Some(text)),
             Some(_) => Err(self.bad(member)),
         }
     }
@@ -207,7 +206,7 @@ impl Jwk<'_> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 

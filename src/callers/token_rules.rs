@@ -68,8 +68,8 @@ impl TokenRules {
     ///
     /// # Errors
     /// The first rule that it breaks; [`TokenError::Expired`] only where it breaks no other.
-    pub fn check(&self, verified: &VerifiedClaims, now: OffsetDateTime) -> Result<TokenIdentity, TokenError> {
-        self.check_claims(verified.claims(), now)
+    pub fn check(&self, verified: VerifiedClaims, now: OffsetDateTime) -> Result<TokenIdentity, TokenError> {
+        self.check_claims(verified.into_claims(), now)
     }
 
     /// Whether `expires_at` has passed, by more than the skew that is allowed to clocks (RFC 7519 §4.1.4).
@@ -77,7 +77,7 @@ impl TokenRules {
         now.saturating_sub(time_of(self.clock_skew)) >= expires_at
     }
 
-    fn check_claims(&self, claims: &Claims, now: OffsetDateTime) -> Result<TokenIdentity, TokenError> {
+    fn check_claims(&self, claims: Claims, now: OffsetDateTime) -> Result<TokenIdentity, TokenError> {
         let cluster = self.issuers.get(&claims.issuer).ok_or(TokenError::WrongIssuer)?;
         if !claims.audiences.iter().any(|audience| self.audiences.contains(audience)) {
             return Err(TokenError::WrongAudience);
@@ -85,26 +85,26 @@ impl TokenRules {
         if claims.secret.is_some() {
             return Err(TokenError::SecretBound);
         }
-        let spiffe_id = self.identity(claims)?;
-        self.check_time(claims, now)?;
+        let spiffe_id = self.identity(&claims)?;
+        self.check_time(&claims, now)?;
         let identity = TokenIdentity {
             spiffe_id,
             cluster: cluster.clone(),
-            namespace: claims.namespace.clone(),
-            service_account: claims.service_account.clone(),
-            pod: claims.pod.clone(),
-            node: claims.node.clone(),
-            issuer: claims.issuer.clone(),
+            namespace: claims.namespace,
+            service_account: claims.service_account,
+            pod: claims.pod,
+            node: claims.node,
+            issuer: claims.issuer,
             expires_at: claims.expires_at,
             past_warn_after: claims.warn_after.is_some_and(|warn_after| now >= warn_after),
         };
-        if self.is_past(claims.expires_at, now) { Err(TokenError::Expired(Box::new(identity))) } else { Ok(identity) }
+        if self.is_past(identity.expires_at, now) { Err(TokenError::Expired(Box::new(identity))) } else { Ok(identity) }
     }
 
     /// The names, which must agree with each other and be fit for a SPIFFE ID and for our records.
     fn identity(&self, claims: &Claims) -> Result<SpiffeId, TokenError> {
         let (namespace, account) = (&claims.namespace, &claims.service_account.name);
-        if claims.subject != format!("system:serviceaccount:{namespace}:{account}") {
+        if !is_subject_of(&claims.subject, namespace, account) {
             return Err(TokenError::SubjectMismatch);
         }
         let id = SpiffeId::workload(&self.trust_domain, namespace, account).map_err(|_| TokenError::BadName("namespace or service account"))?;
@@ -134,6 +134,12 @@ impl TokenRules {
 
 fn time_of(duration: Duration) -> time::Duration {
     time::Duration::try_from(duration).unwrap_or(time::Duration::MAX)
+}
+
+/// Whether `subject` is `system:serviceaccount:NAMESPACE:ACCOUNT`, to the byte.
+fn is_subject_of(subject: &str, namespace: &str, account: &str) -> bool {
+    let rest = subject.strip_prefix("system:serviceaccount:").and_then(|rest| rest.strip_prefix(namespace));
+    rest.and_then(|rest| rest.strip_prefix(':')) == Some(account)
 }
 
 fn check_object(what: &'static str, object: Option<&ObjectRef>) -> Result<(), TokenError> {
@@ -190,7 +196,7 @@ mod tests {
     fn spoiled(spoil: impl FnOnce(&mut Claims)) -> Result<TokenIdentity, TokenError> {
         let mut claims = good();
         spoil(&mut claims);
-        rules().check_claims(&claims, at(2000))
+        rules().check_claims(claims, at(2000))
     }
 
     #[test]
@@ -209,6 +215,9 @@ mod tests {
         assert_eq!(spoiled(|claims| claims.secret = Some(object("s"))), Err(TokenError::SecretBound));
         assert_eq!(spoiled(|claims| claims.subject = "system:serviceaccount:shop:admin".into()), Err(TokenError::SubjectMismatch));
         assert_eq!(spoiled(|claims| claims.namespace = "admin".into()), Err(TokenError::SubjectMismatch));
+        for subject in ["", "shop:cart", "system:serviceaccount:shop:cart2", "system:serviceaccount:shop:", "system:serviceaccount:shopcart"] {
+            assert_eq!(spoiled(|claims| claims.subject = subject.into()), Err(TokenError::SubjectMismatch), "{subject}");
+        }
         let renamed = |namespace: &str, account: &str| {
             spoiled(|claims| {
                 claims.subject = format!("system:serviceaccount:{namespace}:{account}");
@@ -275,8 +284,8 @@ mod tests {
     fn no_instant_panics_and_senseless_rules_are_refused() {
         let end = OffsetDateTime::from_unix_timestamp(253_402_300_799).unwrap();
         let claims = Claims { expires_at: end, issued_at: at(0), ..good() };
-        assert!(rules().check_claims(&claims, end - MINUTE).is_ok());
-        assert!(matches!(rules().check_claims(&good(), end), Err(TokenError::Expired(_))));
+        assert!(rules().check_claims(claims, end - MINUTE).is_ok());
+        assert!(matches!(rules().check_claims(good(), end), Err(TokenError::Expired(_))));
         let make = |issuers: &[&str], audiences: &[&str], skew| {
             let issuers = issuers.iter().map(|issuer| ((*issuer).to_owned(), String::new())).collect();
             TokenRules::new("a".parse().unwrap(), issuers, audiences.iter().map(|audience| (*audience).to_owned()).collect(), skew, Duration::MAX)

@@ -321,13 +321,13 @@ mod tests {
         let keys = KeySet::from_jwks(issuer.jwks().to_string().as_bytes()).unwrap();
         let parsed = UnverifiedToken::parse(&token).unwrap();
         let verified = parsed.verify(keys.key(&issuer.kid).unwrap()).unwrap();
+        assert_eq!(verified.claims().warn_after, None);
         let issuers = [(DevIssuer::ISSUER.to_owned(), "Kubernetes".to_owned())].into();
         let rules = TokenRules::new("cluster.local".parse().unwrap(), issuers, audiences.into(), Duration::ZERO, Duration::ZERO).unwrap();
-        let identity = rules.check(&verified, now).unwrap();
+        let identity = rules.check(verified, now).unwrap();
         assert_eq!(identity.spiffe_id.to_string(), "spiffe://cluster.local/ns/shop/sa/cart");
         assert_eq!(identity.pod.unwrap().uid, derived_uid("pod", &["shop", "cart-1"]));
         assert_eq!(identity.expires_at, now + Duration::from_secs(3600));
-        assert_eq!(verified.claims().warn_after, None);
     }
 
     #[test]

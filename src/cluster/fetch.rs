@@ -20,7 +20,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::io::AsyncReadExt as _;
 
-use crate::callers::{KeySet, KeySetError, strict_object};
+use crate::callers::{Json, KeySet, KeySetError, strict_object};
 use crate::clock::{Clock, within};
 
 /// Where an issuer's keys are.
@@ -114,8 +114,9 @@ async fn timely<T>(clock: &dyn Clock, limit: Duration, work: impl Future<Output 
 
 async fn discover(issuer: &str, ca_file: Option<&Path>, clock: &Arc<dyn Clock>) -> Result<String, FetchError> {
     let url = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
-    let document = strict_object(&get(&url, ca_file, clock).await?).map_err(|_| FetchError::Discovery(url.clone()))?;
-    let member = |name| document.get(name).and_then(|value| value.as_str()).ok_or_else(|| FetchError::Discovery(url.clone()));
+    let answer = get(&url, ca_file, clock).await?;
+    let document = strict_object(&answer).map_err(|_| FetchError::Discovery(url.clone()))?;
+    let member = |name| document.get(name).and_then(Json::as_str).ok_or_else(|| FetchError::Discovery(url.clone()));
     if member("issuer")? != issuer {
         return Err(FetchError::OtherIssuer(url));
     }

@@ -76,7 +76,7 @@ impl Authenticator {
                 return Ok(TokenStanding::without_key(token.expires(), trouble.into(), &self.rules, self.clock.now()));
             }
         };
-        match token.verify(&key).and_then(|verified| self.rules.check(&verified, self.clock.now())) {
+        match token.verify(&key).and_then(|verified| self.rules.check(verified, self.clock.now())) {
             Ok(identity) => {
                 let TokenIdentity { cluster, namespace, service_account, pod, node, .. } = &identity;
                 let account_uid = Some(service_account.uid.as_str());

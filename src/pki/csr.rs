@@ -1,6 +1,8 @@
 //! What is taken out of a certificate signing request (PKCS#10, RFC 2986): its public key, once the request has proved that
 //! its sender holds the private one. Nothing else of a request survives: no name, no extension, no attribute.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::oid_registry::{
     OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA, OID_PKCS1_SHA512WITHRSA, OID_SIG_ECDSA_WITH_SHA256, OID_SIG_ECDSA_WITH_SHA384, OID_SIG_ED25519,
@@ -72,14 +74,10 @@ pub fn check_csr(pem: &str) -> Result<CheckedKey, CsrError> {
     if pem.len() > MAX_CSR_BYTES {
         return Err(CsrError::TooLarge);
     }
-    // The decoder allows text before the first boundary; we don't.
-    if !pem.starts_with(BEGIN) {
-        return Err(CsrError::NotPem);
-    }
-    let (label, der) = pem_rfc7468::decode_vec(pem.as_bytes()).map_err(|_| CsrError::NotPem)?;
-    if label != LABEL {
-        return Err(CsrError::Label);
-    }
+    let der = match decode_usual(pem) {
+        Some(der) => der,
+        None => decode(pem)?,
+    };
     let (rest, request) = X509CertificationRequest::from_der(&der).map_err(|_| CsrError::Malformed)?;
     // The parser passes over unused bits in the signature; DER has none (X.690 §11.2.2).
     if !rest.is_empty() || request.signature_value.unused_bits != 0 {
@@ -89,6 +87,33 @@ pub fn check_csr(pem: &str) -> Result<CheckedKey, CsrError> {
     check_signature_algorithm(&request.signature_algorithm, key.algorithm())?;
     request.verify_signature().map_err(|_| CsrError::Signature)?;
     Ok(key)
+}
+
+/// Exactly one PEM block (RFC 7468 §3, "strict"), with lines that end in LF, CR or CRLF.
+fn decode(pem: &str) -> Result<Vec<u8>, CsrError> {
+    // The decoder allows text before the first boundary; we don't.
+    if !pem.starts_with(BEGIN) {
+        return Err(CsrError::NotPem);
+    }
+    let (label, der) = pem_rfc7468::decode_vec(pem.as_bytes()).map_err(|_| CsrError::NotPem)?;
+    if label == LABEL { Ok(der) } else { Err(CsrError::Label) }
+}
+
+/// The same for the one form that nearly everybody writes: the right label, lines of 64 characters that end in LF. It is several times faster, because
+/// [`decode`]'s base64 takes the same time whatever it reads, as if a request were a secret. `None` says nothing: [`decode`] is to be asked.
+fn decode_usual(pem: &str) -> Option<Vec<u8>> {
+    let block = pem.strip_suffix('\n').unwrap_or(pem);
+    let text = block.strip_prefix("-----BEGIN CERTIFICATE REQUEST-----\n")?.strip_suffix("\n-----END CERTIFICATE REQUEST-----")?;
+    let mut lines = text.as_bytes().chunks(65);
+    let last = lines.next_back()?;
+    let mut der = Vec::with_capacity(text.len());
+    for line in lines {
+        let [line @ .., b'\n'] = line else { return None };
+        // Padding may only stand at the very end.
+        STANDARD_NO_PAD.decode_vec(line, &mut der).ok()?;
+    }
+    STANDARD.decode_vec(last, &mut der).ok()?;
+    Some(der)
 }
 
 fn check_signature_algorithm(signature: &AlgorithmIdentifier<'_>, key: PublicKeyAlgorithm) -> Result<(), CsrError> {
@@ -116,10 +141,6 @@ mod tests {
         pem_rfc7468::encode_string(label, pem_rfc7468::LineEnding::LF, der).unwrap()
     }
 
-    fn decode(pem: &str) -> Vec<u8> {
-        pem_rfc7468::decode_vec(pem.as_bytes()).unwrap().1
-    }
-
     #[test]
     fn accepts_the_keys_that_ring_can_check() {
         for (algorithm, expected) in [
@@ -143,9 +164,9 @@ mod tests {
             (format!("{good}{good}"), CsrError::NotPem),
             (format!("{good}trailing"), CsrError::NotPem),
             (good.replacen('M', "*", 1), CsrError::NotPem),
-            (encode("CERTIFICATE", &decode(&good)), CsrError::Label),
-            (encode("NEW CERTIFICATE REQUEST", &decode(&good)), CsrError::Label),
-            (encode(LABEL, &[decode(&good), vec![0]].concat()), CsrError::Malformed),
+            (encode("CERTIFICATE", &decode(&good).unwrap()), CsrError::Label),
+            (encode("NEW CERTIFICATE REQUEST", &decode(&good).unwrap()), CsrError::Label),
+            (encode(LABEL, &[decode(&good).unwrap(), vec![0]].concat()), CsrError::Malformed),
             (encode(LABEL, b""), CsrError::NotPem),
             (encode(LABEL, b"\x30\x00"), CsrError::Malformed),
         ] {
@@ -165,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_changed_request_is_refused() {
-        let good = decode(&request(&PKCS_ECDSA_P256_SHA256));
+        let good = decode(&request(&PKCS_ECDSA_P256_SHA256)).unwrap();
         // The name of the signature algorithm stands outside of what is signed, and a flipped bit there may leave it readable.
         let algorithm = b"\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02";
         let at = good.windows(algorithm.len()).position(|window| window == algorithm).unwrap();
@@ -173,6 +194,63 @@ mod tests {
             let mut bad = good.clone();
             bad[index] ^= 1;
             assert!(check_csr(&encode(LABEL, &bad)).is_err(), "byte {index}");
+        }
+    }
+
+    #[test]
+    fn the_usual_form_takes_the_fast_way() {
+        for length in 1..300 {
+            let der: Vec<u8> = (0..=u8::MAX).cycle().take(length).collect();
+            let pem = encode(LABEL, &der);
+            assert_eq!(decode_usual(&pem), Some(der.clone()), "{pem}");
+            assert_eq!(decode_usual(pem.trim_end()), Some(der));
+            assert_eq!(decode_usual(&pem.replace('\n', "\r\n")), None);
+        }
+    }
+
+    #[test]
+    fn the_fast_way_leaves_everything_else_to_the_strict_one() {
+        let block = |text: &str| format!("-----BEGIN {LABEL}-----\n{text}\n-----END {LABEL}-----\n");
+        let line = "A".repeat(64);
+        assert_eq!(decode_usual(&block(&line)), Some(vec![0; 48]));
+        assert_eq!(decode_usual(&block(&format!("{line}\nAAA="))), Some(vec![0; 50]));
+        for text in [
+            String::new(),
+            format!("{line}\n"),
+            format!("{line}\n\nAAAA"),
+            format!("{line}A"),
+            format!("{line}AAAA"),
+            format!("{}AAA=\nAAAA", "A".repeat(60)),
+            format!("{}\nAAAA", "A".repeat(60)),
+            format!("{}=\nAAA", "A".repeat(63)),
+            "AAA".to_owned(),
+            "AAB=".to_owned(),
+            "AAAA ".to_owned(),
+            "AA==AAAA".to_owned(),
+            "AA-_".to_owned(),
+        ] {
+            assert_eq!(decode_usual(&block(&text)), None, "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(4_000))]
+
+        /// Whatever is spoilt in a good block: the fast way accepts nothing that the strict decoder doesn't, and reads nothing else out of it.
+        #[test]
+        fn the_fast_way_agrees_with_the_strict_one(
+            der in proptest::collection::vec(proptest::num::u8::ANY, 0..200),
+            changes in proptest::collection::vec((proptest::num::usize::ANY, "[-A-Z=+/ \n\r\u{e4}]{0,2}", 0_usize..3), 0..3),
+        ) {
+            let mut pem = encode(LABEL, &der);
+            for (at, text, gone) in changes {
+                let start = (0..=at % (pem.len() + 1)).rev().find(|at| pem.is_char_boundary(*at)).unwrap();
+                let end = (start + gone..=pem.len()).find(|at| pem.is_char_boundary(*at)).unwrap_or(start);
+                pem.replace_range(start..end, &text);
+            }
+            if let Some(fast) = decode_usual(&pem) {
+                proptest::prop_assert_eq!(decode(&pem), Ok(fast), "{}", pem);
+            }
         }
     }
 }

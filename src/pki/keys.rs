@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ring::signature::RsaKeyPair;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::{AlgorithmIdentifier, PrivateKeyDer, PrivatePkcs8KeyDer, alg_id};
 use serde::{Deserialize, Serialize};
 
 use super::public_key::{CheckedKey, PublicKeyError};
@@ -109,6 +109,18 @@ impl IssuerKey {
 
     pub(crate) fn pair(&self) -> &rcgen::KeyPair {
         &self.0
+    }
+
+    /// How it signs, as certificates name it (RFC 5280 §4.1.1.2). Every key that can be made here has one.
+    pub(super) fn signature_algorithm(&self) -> Option<AlgorithmIdentifier> {
+        let named = [
+            (&rcgen::PKCS_ECDSA_P256_SHA256, alg_id::ECDSA_SHA256),
+            (&rcgen::PKCS_ECDSA_P384_SHA384, alg_id::ECDSA_SHA384),
+            (&rcgen::PKCS_ED25519, alg_id::ED25519),
+            (&rcgen::PKCS_RSA_SHA256, alg_id::RSA_PKCS1_SHA256),
+        ];
+        let algorithm = self.0.algorithm();
+        named.into_iter().find(|(own, _)| *own == algorithm).map(|(_, named)| named)
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) fn lint(tbs: &[u8], subject: &Subject<'_>, serial: Serial, validity: 
             return broken("RFC 5280 §6.1.3", "outlives its issuer");
         }
     }
-    if read.public_key().raw != subject.key().to_der() {
+    if read.public_key().raw != subject.key().der() {
         return broken("RFC 5280 §4.1.2.7", "not the key that was checked");
     }
     let departures = match subject {

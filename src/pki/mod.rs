@@ -1,6 +1,7 @@
 //! Certificates: what is taken from a request, what is put into a certificate, and what a person wants to see of one.
 
 mod csr;
+mod der;
 pub mod inspect;
 mod keys;
 mod lint;
@@ -10,6 +11,7 @@ mod profile;
 mod public_key;
 mod signer;
 mod subject;
+mod tbs;
 
 pub use csr::{CsrError, MAX_CSR_BYTES, check_csr};
 pub use keys::{IssuerKey, KeyAlgorithm, KeyError};

@@ -3,19 +3,13 @@
 //! A [`Prepared`] can only come from here and is consumed by signing, so what was not linted can't be signed. The lint reads the
 //! very bytes that are signed, not the request that led to them (OpenBao's GHSA-g892-p242-8g86 looked at the request).
 
-use std::cell::RefCell;
+use rcgen::SigningKey;
+use rustls_pki_types::{AlgorithmIdentifier, CertificateDer};
 
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose,
-    PublicKeyData, SanType, SerialNumber, SignatureAlgorithm, SigningKey,
-};
-use rustls_pki_types::CertificateDer;
-
-use super::Validity;
+use super::der::{Der, tag};
 use super::lint::{LintError, lint};
-use super::public_key::{CheckedKey, PublicKeyAlgorithm};
 use super::subject::{IssuedBy, Serial, Subject};
-use crate::spiffe::TrustDomain;
+use super::{Validity, tbs};
 
 /// Why nothing may be signed. Each of these is a bug of ours or a mistake in the configuration, never a caller's fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,9 +17,12 @@ pub enum PrepareError {
     /// A name that can't be written into a certificate.
     #[error("{0:?} can't be a name in a certificate")]
     Name(String),
-    /// The encoder failed.
-    #[error("the certificate could not be encoded: {0}")]
-    Encoding(String),
+    /// The issuer's key is of a kind that signs no certificates here, or of another kind than it was prepared for.
+    #[error("the issuer's key does not sign with the algorithm of the certificate")]
+    SignatureAlgorithm,
+    /// ring could not sign.
+    #[error("the certificate could not be signed: {0}")]
+    Signing(String),
     /// The lint found something.
     #[error(transparent)]
     Lint(#[from] LintError),
@@ -35,7 +32,7 @@ pub enum PrepareError {
 #[derive(Debug)]
 pub struct Prepared {
     tbs: Vec<u8>,
-    signature_algorithm: Vec<u8>,
+    signature_algorithm: AlgorithmIdentifier,
 }
 
 /// Makes the to-be-signed bytes of a certificate and lints them.
@@ -43,26 +40,8 @@ pub struct Prepared {
 /// # Errors
 /// [`PrepareError`].
 pub fn prepare(subject: &Subject<'_>, serial: Serial, validity: Validity, issuer: &IssuedBy<'_>) -> Result<Prepared, PrepareError> {
-    let mut params = parameters(subject)?;
-    params.serial_number = Some(SerialNumber::from_slice(serial.as_bytes()));
-    params.not_before = validity.not_before;
-    params.not_after = validity.not_after;
-    params.use_authority_key_identifier_extension = true;
-
-    let key = subject.key();
-    // rcgen's own identifier is a hash of the whole SubjectPublicKeyInfo, which no RFC describes.
-    params.key_identifier_method = KeyIdMethod::PreSpecified(key.identifier());
-    let identifier = match issuer {
-        IssuedBy::Signer(signer) => signer.key_identifier().to_vec(),
-        IssuedBy::Itself(_) => key.identifier(),
-    };
-    let mut issuer_params = CertificateParams::default();
-    issuer_params.distinguished_name = DistinguishedName::new();
-    issuer_params.key_identifier_method = KeyIdMethod::PreSpecified(identifier);
-    let recorder = Recorder { algorithm: issuer.key().pair().algorithm(), tbs: RefCell::default() };
-    params.signed_by(key.info(), &Issuer::from_params(&issuer_params, &recorder)).map_err(|error| PrepareError::Encoding(error.to_string()))?;
-
-    let (tbs, signature_algorithm) = with_issuer_name(&recorder.tbs.into_inner(), issuer)?;
+    let signature_algorithm = issuer.key().signature_algorithm().ok_or(PrepareError::SignatureAlgorithm)?;
+    let tbs = tbs::write(subject, serial, validity, issuer, signature_algorithm)?;
     lint(&tbs, subject, serial, validity, issuer)?;
     Ok(Prepared { tbs, signature_algorithm })
 }
@@ -77,114 +56,26 @@ impl Prepared {
     /// makes a certificate that verifies nowhere.
     ///
     /// # Errors
-    /// [`PrepareError::Encoding`] where ring can't sign.
+    /// [`PrepareError::SignatureAlgorithm`], or [`PrepareError::Signing`] where ring can't sign.
     pub fn sign(self, issuer: &IssuedBy<'_>) -> Result<CertificateDer<'static>, PrepareError> {
-        let signature = issuer.key().pair().sign(&self.tbs).map_err(|error| PrepareError::Encoding(error.to_string()))?;
-        let der = yasna::construct_der(|writer| {
-            writer.write_sequence(|writer| {
-                writer.next().write_der(&self.tbs);
-                writer.next().write_der(&self.signature_algorithm);
-                writer.next().write_bitvec_bytes(&signature, signature.len() * 8);
-            });
+        if issuer.key().signature_algorithm() != Some(self.signature_algorithm) {
+            return Err(PrepareError::SignatureAlgorithm);
+        }
+        let signature = issuer.key().pair().sign(&self.tbs).map_err(|error| PrepareError::Signing(error.to_string()))?;
+        // What stands around them, tags, lengths and the algorithm, has 40 bytes at most.
+        let mut der = Der::with_capacity(self.tbs.len() + signature.len() + 40);
+        der.sequence(|certificate| {
+            certificate.raw(&self.tbs);
+            certificate.value(tag::SEQUENCE, &self.signature_algorithm);
+            certificate.bit_string(&signature);
         });
-        Ok(CertificateDer::from(der))
-    }
-}
-
-fn parameters(subject: &Subject<'_>) -> Result<CertificateParams, PrepareError> {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    match subject {
-        Subject::Leaf { id, key } => {
-            params.subject_alt_names = vec![uri(&id.to_string())?];
-            end_entity(&mut params, key);
-            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        }
-        Subject::Serving { dns_names, ip_addresses, key } => {
-            let names = dns_names.iter().map(|name| name.as_str().try_into().map(SanType::DnsName).map_err(|_| PrepareError::Name(name.clone())));
-            params.subject_alt_names = names.collect::<Result<Vec<_>, _>>()?;
-            params.subject_alt_names.extend(ip_addresses.iter().copied().map(SanType::IpAddress));
-            end_entity(&mut params, key);
-            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        }
-        Subject::Issuing { trust_domain, name, .. } => authority(&mut params, trust_domain, name, BasicConstraints::Constrained(0))?,
-        Subject::Root { trust_domain, name, .. } => authority(&mut params, trust_domain, name, BasicConstraints::Unconstrained)?,
-    }
-    Ok(params)
-}
-
-fn end_entity(params: &mut CertificateParams, key: &CheckedKey) {
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    if matches!(key.algorithm(), PublicKeyAlgorithm::Rsa { .. }) {
-        // RFC 4492 and TLS 1.3 never use it; RSA key exchange in old TLS 1.2 peers does.
-        params.key_usages.push(KeyUsagePurpose::KeyEncipherment);
-    }
-}
-
-fn authority(params: &mut CertificateParams, trust_domain: &TrustDomain, name: &str, constraints: BasicConstraints) -> Result<(), PrepareError> {
-    params.distinguished_name.push(DnType::OrganizationName, trust_domain.as_str());
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.subject_alt_names = vec![uri(&trust_domain.id())?];
-    params.is_ca = IsCa::Ca(constraints);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    Ok(())
-}
-
-fn uri(text: &str) -> Result<SanType, PrepareError> {
-    text.try_into().map(SanType::URI).map_err(|_| PrepareError::Name(text.to_owned()))
-}
-
-/// The encoder gets no issuer name; here the issuer's subject takes that place, byte for byte, however it was encoded.
-fn with_issuer_name(tbs: &[u8], issuer: &IssuedBy<'_>) -> Result<(Vec<u8>, Vec<u8>), PrepareError> {
-    let mut parts = yasna::parse_der(tbs, |reader| {
-        reader.read_sequence(|reader| {
-            let mut parts = Vec::with_capacity(8);
-            while let Some(part) = reader.read_optional(|reader| reader.read_der())? {
-                parts.push(part);
-            }
-            Ok(parts)
-        })
-    })
-    .map_err(|error| PrepareError::Encoding(error.to_string()))?;
-    // version, serialNumber, signature, issuer, validity, subject, subjectPublicKeyInfo, extensions (RFC 5280 §4.1)
-    let [_, _, signature_algorithm, issuer_name, _, subject, _, _] = parts.as_mut_slice() else {
-        return Err(PrepareError::Encoding(format!("{} parts in a TBSCertificate", parts.len())));
-    };
-    *issuer_name = match issuer {
-        IssuedBy::Signer(signer) => signer.subject().to_vec(),
-        IssuedBy::Itself(_) => subject.clone(),
-    };
-    let signature_algorithm = signature_algorithm.clone();
-    let whole = yasna::construct_der(|writer| writer.write_sequence(|writer| parts.iter().for_each(|part| writer.next().write_der(part))));
-    Ok((whole, signature_algorithm))
-}
-
-/// Takes down what it is given to sign.
-struct Recorder {
-    algorithm: &'static SignatureAlgorithm,
-    tbs: RefCell<Vec<u8>>,
-}
-
-impl PublicKeyData for Recorder {
-    fn der_bytes(&self) -> &[u8] {
-        &[]
-    }
-
-    fn algorithm(&self) -> &'static SignatureAlgorithm {
-        self.algorithm
-    }
-}
-
-impl SigningKey for Recorder {
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        *self.tbs.borrow_mut() = message.to_vec();
-        Ok(Vec::new())
+        Ok(CertificateDer::from(der.into_bytes()))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyUsagePurpose};
     use time::macros::datetime;
     use x509_parser::certificate::X509Certificate;
     use x509_parser::prelude::FromDer;
@@ -192,6 +83,7 @@ mod tests {
     use super::*;
     use crate::clock::SystemEntropy;
     use crate::pki::{IssuerKey, KeyAlgorithm, Signer, check_csr};
+    use crate::spiffe::TrustDomain;
 
     const NOW: time::OffsetDateTime = datetime!(2026-11-23 12:00:00 UTC);
     const LONG: Validity = Validity { not_before: NOW, not_after: datetime!(2027-11-23 12:00:00 UTC) };
@@ -279,6 +171,27 @@ mod tests {
         let der = leaf_below(&signer, SHORT).unwrap();
         let (_, leaf) = X509Certificate::from_der(&der).unwrap();
         assert_eq!(leaf.issuer().as_raw(), X509Certificate::from_der(certificate.der()).unwrap().1.subject().as_raw());
+    }
+
+    #[test]
+    fn every_kind_of_issuer_signs_and_only_with_its_own_algorithm() {
+        let pems = [
+            include_str!("../../tests/corpus/keys/p256-sec1.pem"),
+            include_str!("../../tests/corpus/keys/p384-sec1.pem"),
+            include_str!("../../tests/corpus/keys/ed25519-pkcs8.pem"),
+            include_str!("../../tests/corpus/keys/rsa2048-pkcs1.pem"),
+        ];
+        let keys = pems.map(|pem| IssuerKey::from_pem(pem).unwrap());
+        for (number, key) in keys.iter().enumerate() {
+            let (issuer, public_key) = (IssuedBy::Itself(key), key.public_key().unwrap());
+            let prepared = || prepare(&Subject::Root { trust_domain: &domain(), name: "root", key: &public_key }, serial(), LONG, &issuer).unwrap();
+            let certificate = prepared().sign(&issuer).unwrap();
+            let (rest, read) = X509Certificate::from_der(&certificate).unwrap();
+            assert!(rest.is_empty() && read.verify_signature(None).is_ok(), "{key:?}");
+            assert_eq!(read.signature_algorithm, read.tbs_certificate.signature);
+            let other = &keys[(number + 1) % keys.len()];
+            assert_eq!(prepared().sign(&IssuedBy::Itself(other)).unwrap_err(), PrepareError::SignatureAlgorithm);
+        }
     }
 
     #[test]

@@ -3,14 +3,19 @@
 use std::fmt;
 use std::str::FromStr;
 
-use rcgen::PublicKeyData;
+use rustls_pki_types::{AlgorithmIdentifier, alg_id};
+use x509_parser::asn1_rs::Tag;
+use x509_parser::oid_registry::{OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_PKCS1_RSAENCRYPTION, OID_SIG_ED25519};
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
+
+use super::der::{Der, tag};
 
 /// A public key that passed every check. It can only be made here.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CheckedKey {
-    info: rcgen::SubjectPublicKeyInfo,
+    der: Vec<u8>,
+    identifier: [u8; 20],
     algorithm: PublicKeyAlgorithm,
 }
 
@@ -87,23 +92,20 @@ impl CheckedKey {
         if info.subject_public_key.unused_bits != 0 {
             return Err(PublicKeyError::Malformed);
         }
-        let checked = rcgen::SubjectPublicKeyInfo::from_der(info.raw).map_err(|_| PublicKeyError::Algorithm)?;
-        let algorithm = if checked.algorithm() == &rcgen::PKCS_ECDSA_P256_SHA256 {
-            uncompressed_point(bits, 32).map(|()| PublicKeyAlgorithm::P256)
-        } else if checked.algorithm() == &rcgen::PKCS_ECDSA_P384_SHA384 {
-            uncompressed_point(bits, 48).map(|()| PublicKeyAlgorithm::P384)
-        } else if checked.algorithm() == &rcgen::PKCS_ED25519 {
-            if bits.len() == 32 { Ok(PublicKeyAlgorithm::Ed25519) } else { Err(PublicKeyError::Malformed) }
-        } else if checked.algorithm() == &rcgen::PKCS_RSA_SHA256 {
-            rsa(info)
-        } else {
-            Err(PublicKeyError::Algorithm)
-        }?;
-        // The parser is lenient about tags; what is certified is exactly what was proved.
-        if checked.subject_public_key_info() != info.raw {
+        let (named, algorithm) = match Kind::of(info)? {
+            Kind::P256 => (alg_id::ECDSA_P256, uncompressed_point(bits, 32).map(|()| PublicKeyAlgorithm::P256)),
+            Kind::P384 => (alg_id::ECDSA_P384, uncompressed_point(bits, 48).map(|()| PublicKeyAlgorithm::P384)),
+            Kind::Ed25519 if bits.len() != 32 => return Err(PublicKeyError::Malformed),
+            Kind::Ed25519 => (alg_id::ED25519, Ok(PublicKeyAlgorithm::Ed25519)),
+            Kind::Rsa => (alg_id::RSA_ENCRYPTION, rsa(info)),
+        };
+        let algorithm = algorithm?;
+        // The parser is lenient about tags and lengths; what is certified is exactly what was proved, in the one form that DER has for it.
+        let der = encoded(named, bits);
+        if der != info.raw {
             return Err(PublicKeyError::Malformed);
         }
-        Ok(Self { info: checked, algorithm })
+        Ok(Self { der, identifier: identifier(bits), algorithm })
     }
 
     /// The public half of a key that we made.
@@ -120,18 +122,13 @@ impl CheckedKey {
     }
 
     /// The key as DER SubjectPublicKeyInfo.
-    pub fn to_der(&self) -> Vec<u8> {
-        self.info.subject_public_key_info()
+    pub fn der(&self) -> &[u8] {
+        &self.der
     }
 
     /// What names this key in certificates: the leftmost 160 bits of the SHA-256 of the subjectPublicKey's bits (RFC 7093 §2, method 1).
-    pub(super) fn identifier(&self) -> Vec<u8> {
-        let digest = ring::digest::digest(&ring::digest::SHA256, rcgen::PublicKeyData::der_bytes(&self.info));
-        digest.as_ref().iter().take(20).copied().collect()
-    }
-
-    pub(super) fn info(&self) -> &rcgen::SubjectPublicKeyInfo {
-        &self.info
+    pub(super) fn identifier(&self) -> &[u8] {
+        &self.identifier
     }
 }
 
@@ -139,6 +136,51 @@ impl fmt::Debug for CheckedKey {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "CheckedKey({:?})", self.algorithm)
     }
+}
+
+/// What an AlgorithmIdentifier may name (RFC 5480 §2.1.1, RFC 8410 §3, RFC 3279 §2.3.1).
+enum Kind {
+    P256,
+    P384,
+    Ed25519,
+    Rsa,
+}
+
+impl Kind {
+    fn of(info: &SubjectPublicKeyInfo<'_>) -> Result<Self, PublicKeyError> {
+        let (name, parameters) = (&info.algorithm.algorithm, info.algorithm.parameters.as_ref());
+        let curve = || parameters.and_then(|parameters| parameters.as_oid().ok());
+        let null = || parameters.is_some_and(|parameters| parameters.tag() == Tag::Null && parameters.data.is_empty());
+        if *name == OID_KEY_TYPE_EC_PUBLIC_KEY && curve().is_some_and(|curve| curve == OID_EC_P256) {
+            Ok(Self::P256)
+        } else if *name == OID_KEY_TYPE_EC_PUBLIC_KEY && curve().is_some_and(|curve| curve == OID_NIST_EC_P384) {
+            Ok(Self::P384)
+        } else if *name == OID_SIG_ED25519 && parameters.is_none() {
+            Ok(Self::Ed25519)
+        } else if *name == OID_PKCS1_RSAENCRYPTION && null() {
+            Ok(Self::Rsa)
+        } else {
+            Err(PublicKeyError::Algorithm)
+        }
+    }
+}
+
+/// SubjectPublicKeyInfo (RFC 5280 §4.1.2.7).
+fn encoded(algorithm: AlgorithmIdentifier, bits: &[u8]) -> Vec<u8> {
+    // What stands around the bits, tags, lengths and the algorithm, has 32 bytes at most.
+    let mut der = Der::with_capacity(bits.len() + 32);
+    der.sequence(|info| {
+        info.value(tag::SEQUENCE, &algorithm);
+        info.bit_string(bits);
+    });
+    der.into_bytes()
+}
+
+fn identifier(bits: &[u8]) -> [u8; 20] {
+    let mut identifier = [0; 20];
+    let digest = ring::digest::digest(&ring::digest::SHA256, bits);
+    identifier.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);
+    identifier
 }
 
 /// SEC 1 §2.3.3: 0x04, then both coordinates. ring takes no other form.
@@ -186,7 +228,7 @@ mod tests {
     #[test]
     fn a_key_is_certified_as_it_was_encoded_or_not_at_all() {
         let good = IssuerKey::generate(KeyAlgorithm::P256).unwrap().public_key_info();
-        assert_eq!(checked(&good).unwrap().to_der(), good);
+        assert_eq!(checked(&good).unwrap().der(), good);
         let mut other_tag = good.clone();
         other_tag[0] = 0x70;
         assert_eq!(checked(&other_tag).unwrap_err(), PublicKeyError::Malformed);

@@ -17,14 +17,19 @@ impl Serial {
     /// # Errors
     /// [`NoEntropy`].
     pub fn draw(entropy: &dyn Entropy, now: time::OffsetDateTime) -> Result<Self, NoEntropy> {
-        let mut bytes = [0; 20];
-        entropy.fill(&mut bytes)?;
+        let mut chance = [0; 16];
+        entropy.fill(&mut chance)?;
+        Ok(Self::of(now, chance))
+    }
+
+    pub(super) fn of(now: time::OffsetDateTime, chance: [u8; 16]) -> Self {
         // In steps of four seconds the first bit stays 0, and the number positive, until the year 2242.
         let steps = u32::try_from(now.unix_timestamp() >> 2).unwrap_or(0) & 0x7fff_ffff;
-        for (byte, prefix) in bytes.iter_mut().zip(steps.max(1 << 24).to_be_bytes()) {
-            *byte = prefix;
-        }
-        Ok(Self(bytes))
+        let mut bytes = [0; 20];
+        let (prefix, rest) = bytes.split_at_mut(4);
+        prefix.copy_from_slice(&steps.max(1 << 24).to_be_bytes());
+        rest.copy_from_slice(&chance);
+        Self(bytes)
     }
 
     /// The octets, big-endian.
