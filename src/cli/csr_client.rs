@@ -213,9 +213,9 @@ async fn connect(ask: &CsrRequest, clock: &dyn Clock) -> Result<Channel, CsrClie
     // The URIs only fill the :authority and :scheme headers; the connector knows where to go, and that it speaks TLS. tonic would refuse https in
     // the first one where a feature of another crate has brought its own TLS.
     let authority = ask.address.parse::<SocketAddr>().map_or_else(|_| ask.address.clone(), |address| address.to_string());
-    let endpoint = Endpoint::from_shared(format!("http://{authority}"))
-        .and_then(|endpoint| Ok(endpoint.origin(Uri::try_from(format!("https://{authority}"))?)))
-        .map_err(|_| CsrClientError::Address(ask.address.clone()))?;
+    let not_one = || CsrClientError::Address(ask.address.clone());
+    let origin = Uri::try_from(format!("https://{authority}")).map_err(|_| not_one())?;
+    let endpoint = Endpoint::from_shared(format!("http://{authority}")).map_err(|_| not_one())?.origin(origin);
     within(clock, PATIENCE, endpoint.connect_with_connector(connector))
         .await
         .ok_or_else(|| CsrClientError::Silent { address: ask.address.clone() })?

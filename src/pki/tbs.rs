@@ -243,9 +243,7 @@ mod tests {
     fn params(subject: &Subject<'_>) -> CertificateParams {
         use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
         match subject {
-            Subject::Leaf { id, key } => {
-                end_entity_params(key, vec![SanType::URI(id.to_string().try_into().unwrap())], vec![ServerAuth, ClientAuth])
-            }
+            Subject::Leaf { id, key } => end_entity_params(key, vec![SanType::URI(id.to_string().try_into().unwrap())], vec![ServerAuth, ClientAuth]),
             Subject::Serving { dns_names, ip_addresses, key } => {
                 let dns_names = dns_names.iter().map(|name| SanType::DnsName(name.as_str().try_into().unwrap()));
                 let names = dns_names.chain(ip_addresses.iter().copied().map(SanType::IpAddress)).collect();
@@ -261,7 +259,13 @@ mod tests {
     }
 
     /// The to-be-signed bytes of rcgen, with `above` as issuer or signed by itself.
-    fn by_rcgen(subject: &Subject<'_>, own: &IssuerKey, serial: Serial, validity: Validity, above: Option<(&CertificateParams, &IssuerKey)>) -> Vec<u8> {
+    fn by_rcgen(
+        subject: &Subject<'_>,
+        own: &IssuerKey,
+        serial: Serial,
+        validity: Validity,
+        above: Option<(&CertificateParams, &IssuerKey)>,
+    ) -> Vec<u8> {
         let mut params = params(subject);
         params.serial_number = Some(SerialNumber::from_slice(serial.as_bytes()));
         (params.not_before, params.not_after) = (validity.not_before, validity.not_after);

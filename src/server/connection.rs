@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
+use super::paced::TurnedAway;
 use crate::issuance::PresentedCertificate;
 
 /// The connection that a request came over.
@@ -25,6 +26,8 @@ pub(super) struct Milestones {
     pub(super) answered: Notify,
     /// A caller got a certificate: until then the peer is a stranger, with less room and time.
     pub(super) authenticated: Notify,
+    /// A request was turned away because too much is to do.
+    pub(super) turned_away: TurnedAway,
 }
 
 /// Names one request in the log; it is also sent back as `x-request-id`.

@@ -1,6 +1,7 @@
 //! The door that Istio knocks at: `istio.v1.auth.IstioCertificateService`. It decodes into an `Ask`, encodes from an `Issued`, and counts.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use http::header::AUTHORIZATION;
 use http::{Extensions, HeaderMap};
@@ -47,6 +48,9 @@ impl CsrApi {
     fn refuse(&self, refusal: &Refusal, connection: Option<&Connection>, request_id: &str) -> Status {
         if let Some(connection) = connection {
             connection.milestones.answered.notify_one();
+            if matches!(refusal, Refusal::Overloaded) {
+                connection.milestones.turned_away.store(true, Ordering::Relaxed);
+            }
         }
         let status = refusals::status(refusal);
         self.metrics.refused(refusal, status.code());
@@ -113,10 +117,9 @@ fn ask(headers: &HeaderMap, connection: Option<&Connection>, message: IstioCerti
 
 fn credential(headers: &HeaderMap, connection: Option<&Connection>) -> Credential {
     match bearer(headers) {
-        Ok(token) => Credential::Workload {
-            token: token.map(str::to_owned),
-            certificate: connection.and_then(|connection| connection.certificate.clone()),
-        },
+        Ok(token) => {
+            Credential::Workload { token: token.map(str::to_owned), certificate: connection.and_then(|connection| connection.certificate.clone()) }
+        }
         Err(reason) => Credential::Unusable { reason },
     }
 }

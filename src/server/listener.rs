@@ -27,6 +27,7 @@ use super::connection::{Connection, Milestones};
 use super::gather::Gather;
 use super::guard::Guard;
 use super::metrics::{Metrics, Place};
+use super::paced::Paced;
 use super::services::Services;
 use super::tls::{ALPN_H2, CurrentTls};
 use crate::clock::{Clock, Entropy, fraction, within};
@@ -208,6 +209,7 @@ impl Listener {
         mut shutdown: watch::Receiver<bool>,
     ) -> &'static str {
         let milestones = connection.milestones.clone();
+        let stream = Gather::new(Paced::new(stream, self.clock.clone(), milestones.turned_away.clone()));
         let (guard, services) = (self.guard.clone(), self.services.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
             let (guard, services) = (guard.clone(), services.clone());
@@ -222,7 +224,7 @@ impl Listener {
                 .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
                 .keep_alive_interval(self.bounds.keepalive)
                 .keep_alive_timeout(self.bounds.keepalive)
-                .serve_connection(TokioIo::new(Gather::new(stream)), service)
+                .serve_connection(TokioIo::new(stream), service)
         );
         let reason = tokio::select! {
             ended = served.as_mut() => return if ended.is_ok() { "closed_by_peer" } else { "broken" },

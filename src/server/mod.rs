@@ -12,6 +12,7 @@ mod http;
 mod listener;
 mod log_budget;
 mod metrics;
+mod paced;
 pub mod proto;
 mod refusals;
 mod run;

@@ -197,7 +197,8 @@ impl Server {
         };
 
         let api = CsrApi::new(issuer, metrics.clone(), clock.clone());
-        let (services, grpc_health) = Services::new(api, config.server.max_request_bytes).await.map_err(|error| StartError::Internal(error.to_string()))?;
+        let (services, grpc_health) =
+            Services::new(api, config.server.max_request_bytes).await.map_err(|error| StartError::Internal(error.to_string()))?;
         let listener = Listener {
             tls: tls.clone(),
             services,

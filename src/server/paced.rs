@@ -1,0 +1,112 @@
+//! Reads less often from who is refused. Under overload most of a refusal's price is that of reading and writing one request at a time; whoever
+//! was turned away is read again after a pause, and what has come by then is read, decrypted and answered together. The others keep
+//! their full pace, and the network itself tells a peer that sends without end to slow down.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::clock::{Clock, Sleep};
+
+/// A pause: short beside the time that a request may wait for its turn, and long enough for a few requests to come.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Set by whoever turns a request of the connection away, taken by the next read.
+pub(super) type TurnedAway = Arc<AtomicBool>;
+
+/// A stream that is read with pauses.
+pub(super) struct Paced<S> {
+    stream: S,
+    clock: Arc<dyn Clock>,
+    turned_away: TurnedAway,
+    pause: Option<Sleep>,
+}
+
+impl<S> Paced<S> {
+    pub(super) fn new(stream: S, clock: Arc<dyn Clock>, turned_away: TurnedAway) -> Self {
+        Self { stream, clock, turned_away, pause: None }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.turned_away.swap(false, Ordering::Relaxed) && self.pause.is_none() {
+            self.pause = Some(self.clock.sleep_until(self.clock.monotonic() + PAUSE));
+        }
+        if let Some(pause) = &mut self.pause {
+            ready!(pause.as_mut().poll(context));
+            self.pause = None;
+        }
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use time::OffsetDateTime;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    /// Stands still; whoever sleeps by it is woken by hand.
+    #[derive(Debug, Default)]
+    struct HandClock(Arc<Notify>);
+
+    impl Clock for HandClock {
+        fn now(&self) -> OffsetDateTime {
+            OffsetDateTime::UNIX_EPOCH
+        }
+
+        fn monotonic(&self) -> Duration {
+            Duration::ZERO
+        }
+
+        fn sleep_until(&self, _: Duration) -> Sleep {
+            let woken = self.0.clone();
+            Box::pin(async move { woken.notified().await })
+        }
+    }
+
+    #[tokio::test]
+    async fn who_was_turned_away_is_read_after_a_pause_and_all_at_once() {
+        let (ours, mut theirs) = duplex(64);
+        let (clock, turned_away) = (HandClock::default(), TurnedAway::default());
+        let woken = clock.0.clone();
+        let mut paced = Paced::new(ours, Arc::new(clock), turned_away.clone());
+        let mut seen = [0; 64];
+        theirs.write_all(b"one").await.unwrap();
+        assert_eq!(paced.read(&mut seen).await.unwrap(), 3, "nobody waits before");
+
+        turned_away.store(true, Ordering::Relaxed);
+        theirs.write_all(b"two").await.unwrap();
+        assert!(paced.read(&mut seen).now_or_never().is_none());
+        theirs.write_all(b"three").await.unwrap();
+        paced.write_all(b"answers leave meanwhile").await.unwrap();
+        assert!(paced.read(&mut seen).now_or_never().is_none(), "the pause is not over");
+        woken.notify_one();
+        assert_eq!(paced.read(&mut seen).now_or_never().unwrap().unwrap(), 8);
+        theirs.write_all(b"four").await.unwrap();
+        assert_eq!(paced.read(&mut seen).now_or_never().unwrap().unwrap(), 4, "one refusal, one pause");
+    }
+}
