@@ -35,7 +35,7 @@ pub struct AccountHint<'a> {
     pub pod_uid: Option<&'a str>,
 }
 
-/// Claims that came out of a token with a good signature. Only [`UnverifiedToken::verify`] makes these.
+/// Claims that came out of a token with a good signature. Only [`UnverifiedToken::verify`] and [`UnverifiedToken::reviewed`] make these.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedClaims(Claims);
 
@@ -106,6 +106,14 @@ impl<'a> UnverifiedToken<'a> {
             SignatureFault::Algorithm => TokenError::AlgMismatch,
             SignatureFault::Signature => TokenError::BadSignature,
         })?;
+        Claims::read(&self.payload).map(VerifiedClaims)
+    }
+
+    /// The claims of a token whose signature the cluster that it comes from has checked: these very bytes passed its token review.
+    ///
+    /// # Errors
+    /// [`TokenError::BadClaims`] where a claim is missing or of the wrong type.
+    pub fn reviewed(self) -> Result<VerifiedClaims, TokenError> {
         Claims::read(&self.payload).map(VerifiedClaims)
     }
 }

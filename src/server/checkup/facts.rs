@@ -5,7 +5,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use super::table::Check;
-use crate::cluster::IssuerStatus;
+use crate::cluster::{ClusterStatus, IssuerStatus, WatchStatus};
 use crate::ledger::Figures;
 use crate::pki::inspect::{Severity, lifetime, span};
 
@@ -172,6 +172,28 @@ pub(super) fn token_keys(index: usize, of: usize, status: &IssuerStatus) -> Fact
     };
     let error = status.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
     Fact::new(Check::TokenKeys, severity, format!("{whose} {what}")).with_detail(format!("{}{error}", status.issuer))
+}
+
+/// A watch that is quiet for longer is no longer heard: there is a bookmark about once a minute.
+const QUIET: Duration = Duration::from_secs(150);
+
+/// How well the cluster is known: a line for each watch.
+pub(super) fn cluster(status: &ClusterStatus) -> Vec<Fact> {
+    let fact = |watch: &WatchStatus| {
+        let what = watch.resource.name();
+        let (severity, message) = match watch.age {
+            None => (Severity::Failed, format!("the cluster's {what} were never listed: each is asked for one by one")),
+            Some(age) if age > status.max_staleness => (Severity::Failed, format!("what is known of {what} is too old to be believed: {}", text(age))),
+            Some(age) if age > QUIET || watch.trouble.is_some() => {
+                let rest = text(status.max_staleness.saturating_sub(age));
+                (Severity::Warning, format!("nothing was heard of {what} for {}; what is known goes on for {rest}", text(age)))
+            }
+            Some(age) => (Severity::Ok, format!("{} {what} are known, as of {} ago", watch.objects, text(age))),
+        };
+        let error = watch.trouble.as_ref().map(ToString::to_string).unwrap_or_default();
+        Fact::new(Check::ClusterKnown, severity, message).with_detail(error)
+    };
+    status.watches.iter().map(fact).collect()
 }
 
 /// How much of a bound is taken: little room from four fifths on.
