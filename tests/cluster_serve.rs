@@ -144,12 +144,14 @@ async fn each_rule_is_needed_and_enough() {
         let world = World::start(&kubeconfig, "local");
         world.ask(token).await.unwrap();
         let trouble = format!("{resource}\" in API group \"\" at the cluster scope");
-        wait_until("the watch to be refused", || failed(&world).iter().any(|detail| detail.contains(&trouble) && detail.contains("cannot watch"))).await;
+        wait_until("the watch to be refused", || failed(&world).iter().any(|detail| detail.contains(&trouble) && detail.contains("cannot watch")))
+            .await;
         may(&admin, &without(&["list"])).await;
         let world = World::start(&kubeconfig, "local");
         world.ask(token).await.unwrap();
         assert!(failed(&world).iter().any(|detail| detail.contains(&trouble) && detail.contains("cannot list")));
         may(&admin, &without(&["list", "get"])).await;
+        let world = World::start(&kubeconfig, "local");
         assert_eq!(world.ask(token).await.err(), Some(Code::Unavailable), "{resource}");
     }
     let without = |what: &str| json!(rules.iter().filter(|rule| !rule.to_string().contains(what)).collect::<Vec<_>>());
@@ -169,9 +171,7 @@ fn failed(world: &World) -> Vec<String> {
 /// Replaces the rules, and waits until the API server goes by them.
 async fn may(admin: &Client, rules: &Value) {
     admin.set_rules(rules).await;
-    let reviews = |verb: &str, resource: &str, group: &str| {
-        json!({"spec": {"user": "system:serviceaccount:meshmint-system:meshmint", "resourceAttributes": {"verb": verb, "resource": resource, "group": group}}})
-    };
+    let reviews = |verb: &str, resource: &str, group: &str| json!({"spec": {"user": "system:serviceaccount:meshmint-system:meshmint", "resourceAttributes": {"verb": verb, "resource": resource, "group": group}}});
     let mut wanted = Vec::new();
     for (resource, group, verbs) in [
         ("pods", "", ["get", "list", "watch"].as_slice()),
@@ -180,7 +180,11 @@ async fn may(admin: &Client, rules: &Value) {
         ("tokenreviews", "authentication.k8s.io", &["create"]),
     ] {
         for verb in verbs {
-            let allowed = rules.as_array().unwrap().iter().any(|rule| rule["resources"] == json!([resource]) && rule["verbs"].as_array().unwrap().contains(&json!(verb)));
+            let allowed = rules
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|rule| rule["resources"] == json!([resource]) && rule["verbs"].as_array().unwrap().contains(&json!(verb)));
             wanted.push((reviews(verb, resource, group), allowed));
         }
     }
@@ -192,4 +196,34 @@ async fn may(admin: &Client, rules: &Value) {
         };
         assert!(tokio::time::timeout(common::process::PATIENCE, goes).await.is_ok(), "{review} is not {allowed}");
     }
+}
+
+/// 10,000 pods with MESHMINT_TEST_LONG, else as many as need three pages.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_pods_are_listed_in_pages_and_take_little_memory() {
+    const MOST: f64 = 150.0 * 1024.0 * 1024.0;
+    let count = if std::env::var_os("MESHMINT_TEST_LONG").is_some() { 10_000 } else { 600 };
+    let shared = Shared::over(ApiServer::start().await).await;
+    let admin = shared.admin().await;
+    admin.workload("many").await;
+    let makers: Vec<_> = (0..16)
+        .map(|maker| {
+            let admin = admin.clone();
+            tokio::spawn(async move {
+                for number in (maker..count).step_by(16) {
+                    admin.pod("many", &format!("pod-{number}"), "many", &format!("node-{}", number % 100)).await;
+                }
+            })
+        })
+        .collect();
+    for maker in makers {
+        maker.await.unwrap();
+    }
+    let world = World::start(&shared.kubeconfig(shared.server.port()), "local");
+    assert_eq!(world.serve.metric("meshmint_cluster_objects{resource=\"pods\"}"), f64::from(count + 1));
+    let token = admin.token("many", "many", BoundTo::Pod(&format!("pod-{}", count - 1)), "istio-ca", 3600).await;
+    world.ask(&token).await.unwrap();
+    assert_eq!(world.serve.metric("meshmint_cluster_questions_total{question=\"object\",result=\"answered\"}"), 0.0, "every page was read");
+    let resident = world.serve.metric("process_resident_memory_bytes");
+    assert!(resident > 0.0 && resident < MOST, "{resident} bytes");
 }

@@ -155,7 +155,8 @@ async fn what_the_watch_has_not_seen_is_looked_at_once() {
     let link = SlowLink::to(shared.server.port()).await;
     let choices = ClusterChoices { kubeconfig: shared.kubeconfig(link.port()), ..shared.choices() };
     let (world, clock) = world(choices).await;
-    let (world, kubernetes) = (Arc::new(world), world_kubernetes(&world));
+    let kubernetes = world_kubernetes(&world);
+    let world = Arc::new(world);
     let counts = || kubernetes.status().objects;
     // From here on the watches have seen nothing new: they come back when the clock moves.
     link.cut();

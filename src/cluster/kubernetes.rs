@@ -15,7 +15,7 @@ use kube::core::Request;
 use kube::core::params::{GetParams, ListParams};
 
 use super::api_server::{ApiError, ApiServer};
-use super::index::{Existing, Index as _, KnownPod, Nodes, Pods, Resource, ServiceAccounts};
+use super::index::{Existing, Index, KnownPod, Nodes, Pods, Resource, ServiceAccounts};
 use super::liveness::{Bound, Life, Liveness, WhyGone};
 use super::lookups::{LookupCounts, LookupLimits, Lookups};
 use super::neighbours::Neighbours;
@@ -148,15 +148,23 @@ impl Kubernetes {
         age.is_some_and(|age| age <= self.parts.max_staleness)
     }
 
-    /// Whether the object counts: by the watch where that knows it, else by a live look; `None` where nobody can tell.
-    async fn counts(&self, watched: Option<Existing>, key: ObjectKey) -> Option<bool> {
+    /// Whether an object counts: by the watch where that knows it under this UID, else by a live look; `None` where nobody can tell.
+    async fn counts<I: Index>(
+        &self,
+        watched: &Watched<I>,
+        find: impl for<'a> FnOnce(&'a I) -> Option<&'a Existing>,
+        (namespace, name, uid): (&str, &str, Option<&str>),
+    ) -> Option<bool> {
         let now = self.parts.clock.now();
-        match watched {
-            Some(existing) if key.uid.as_deref().is_none_or(|uid| *existing.uid == *uid) => Some(existing.counts(now)),
-            _ => match self.find(key).await? {
-                Found::Nothing => Some(false),
-                Found::Object(existing) | Found::Pod(KnownPod { existing, .. }) => Some(existing.counts(now)),
-            },
+        if self.believes(watched.age()) {
+            let known = |index: &I| find(index).filter(|existing| uid.is_none_or(|uid| *existing.uid == *uid)).map(|existing| existing.counts(now));
+            if let Some(counts) = watched.look(known) {
+                return Some(counts);
+            }
+        }
+        match self.find(ObjectKey::new(I::RESOURCE, namespace, name, uid)).await? {
+            Found::Nothing => Some(false),
+            Found::Object(existing) | Found::Pod(KnownPod { existing, .. }) => Some(existing.counts(now)),
         }
     }
 
@@ -167,21 +175,15 @@ impl Kubernetes {
     }
 
     async fn account_counts(&self, namespace: &str, name: &str, uid: Option<&str>) -> Option<bool> {
-        let known = |accounts: &ServiceAccounts| accounts.0.find(namespace, name).cloned();
-        let watched = if self.believes(self.service_accounts.age()) { self.service_accounts.look(known) } else { None };
-        self.counts(watched, ObjectKey::new(Resource::ServiceAccounts, namespace, name, uid)).await
+        self.counts(&self.service_accounts, |accounts| accounts.0.find(namespace, name), (namespace, name, uid)).await
     }
 
     async fn pod_counts(&self, namespace: &str, pod: &ObjectRef) -> Option<bool> {
-        let known = |pods: &Pods| pods.find(namespace, &pod.name).map(|pod| pod.existing.clone());
-        let watched = if self.believes(self.pods.age()) { self.pods.look(known) } else { None };
-        self.counts(watched, ObjectKey::new(Resource::Pods, namespace, &pod.name, Some(&pod.uid))).await
+        self.counts(&self.pods, |pods| pods.find(namespace, &pod.name).map(|pod| &pod.existing), (namespace, &pod.name, Some(&pod.uid))).await
     }
 
     async fn node_counts(&self, node: &ObjectRef) -> Option<bool> {
-        let known = |nodes: &Nodes| nodes.0.find("", &node.name).cloned();
-        let watched = if self.believes(self.nodes.age()) { self.nodes.look(known) } else { None };
-        self.counts(watched, ObjectKey::new(Resource::Nodes, "", &node.name, Some(&node.uid))).await
+        self.counts(&self.nodes, |nodes| nodes.0.find("", &node.name), ("", &node.name, Some(&node.uid))).await
     }
 }
 

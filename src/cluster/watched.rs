@@ -27,7 +27,8 @@ const PAGE: u32 = 250;
 const MAX_PAGE_BYTES: usize = 512 << 20;
 /// How long a page, or the beginning of a watch, may take.
 const PAGE_TIME: Duration = Duration::from_secs(30);
-/// A watch in which nothing is said for so long is dead: there is a bookmark about once a minute.
+/// A watch in which nothing is said for so long is dead: there is a bookmark about once a minute. Only an API server that was started a few minutes
+/// ago may have none for objects that never change; a list then says that all is as it was.
 const SILENCE: Duration = Duration::from_secs(150);
 /// How long the API server keeps one watch open, in seconds; then the next one begins, perhaps with another server.
 const WATCH_SECONDS: (f64, f64) = (300.0, 600.0);
@@ -72,9 +73,9 @@ const LASTING: Duration = Duration::from_secs(30);
 enum Ended {
     /// The API server closed it: the next one goes on from there.
     AsPlanned,
-    /// What it would go on from isn't kept any more, or something came that can't be understood: only a list helps.
+    /// What it would go on from isn't kept any more, something came that can't be understood, or nothing did: only a list helps.
     ListAgain(ApiError),
-    /// No connection, or silence.
+    /// No connection, or it broke.
     Broken(ApiError),
 }
 
@@ -211,7 +212,7 @@ impl<I: Index> Watched<I> {
         };
         self.recovered();
         loop {
-            let Some(next) = within(self.clock.as_ref(), SILENCE, events.next()).await else { return Ended::Broken(ApiError::TimedOut(SILENCE)) };
+            let Some(next) = within(self.clock.as_ref(), SILENCE, events.next()).await else { return Ended::ListAgain(ApiError::TimedOut(SILENCE)) };
             match next {
                 None => return Ended::AsPlanned,
                 Some(Ok(WatchEvent::Bookmark(bookmark))) => *version = bookmark.metadata.resource_version,

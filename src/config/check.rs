@@ -121,7 +121,8 @@ impl Checking<'_> {
 
     fn issuer(&mut self, at: &str) -> Option<TokenIssuer> {
         let issuer = self.text(&format!("{at}.issuer"));
-        let [file, url, discovery, api_server, ca_file] = ["file", "url", "discovery", "apiServer", "caFile"].map(|name| self.optional(&format!("{at}.keys.{name}")));
+        let [file, url, discovery, api_server, ca_file] =
+            ["file", "url", "discovery", "apiServer", "caFile"].map(|name| self.optional(&format!("{at}.keys.{name}")));
         let refresh_interval = self.duration(&format!("{at}.refreshInterval"));
         let max_age = self.duration(&format!("{at}.maxAge"));
         let keys = format!("{at}.keys");

@@ -134,7 +134,7 @@ pub(super) const KEYS: &[Key] = &[
 
     key("cluster.inCluster", Flag, Optional("true"), "Ask the API server of the cluster that this runs in, as the pod's service account. This or kubeconfig makes tokens count only while pod and account live, and lets ztunnel ask for others."),
     key("cluster.kubeconfig", Path, Optional("/etc/meshmint/kubeconfig"), "Ask the API server of this kubeconfig's current context instead."),
-    key("cluster.maxStaleness", Duration(M, 30 * D), Is("1h"), "How long the last known pods, accounts and nodes are believed while the API server is away; then UNAVAILABLE."),
+    key("cluster.maxStaleness", Duration(5 * M, 30 * D), Is("1h"), "How long the last known pods, accounts and nodes are believed while the API server is away; then UNAVAILABLE."),
 
     key("certificates.defaultLifetime", Duration(S, 90 * D), Is("24h"), "Lifetime where a request asks for none."),
     key("certificates.maxLifetime", Duration(S, 90 * D), Is("24h"), "Longest lifetime; a request for more gets this."),

@@ -35,10 +35,7 @@ impl Scrape {
             failures: self.keeper.failures(),
             ledger: self.ledger.figures(),
             key_sets: key_sets.collect(),
-            cluster: self.watching.as_ref().map(|watching| ClusterSeen {
-                status: watching.kubernetes.status(),
-                reviews: watching.reviewer.counts(),
-            }),
+            cluster: self.watching.as_ref().map(|watching| ClusterSeen { status: watching.kubernetes.status(), reviews: watching.reviewer.counts() }),
         });
         self.metrics.render()
     }

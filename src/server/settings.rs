@@ -78,8 +78,7 @@ pub(super) fn key_sets(config: &Config, api: Option<Arc<ApiServer>>, clock: Arc<
 }
 
 /// Live looks for objects that a watch hasn't seen: a node's worth of new pods at once, and little enough for any API server.
-const LOOKUPS: LookupLimits =
-    LookupLimits { at_once: 32, per_second: 200, burst: 1000, kept: Duration::from_secs(10), time: Duration::from_secs(3) };
+const LOOKUPS: LookupLimits = LookupLimits { at_once: 32, per_second: 200, burst: 1000, kept: Duration::from_secs(10), time: Duration::from_secs(3) };
 /// Reviews of tokens whose key nobody published: anybody can make such tokens.
 const REVIEWS_OF_UNKNOWN_KEYS: LookupLimits =
     LookupLimits { at_once: 4, per_second: 10, burst: 50, kept: Duration::from_secs(10), time: Duration::from_secs(3) };

@@ -8,14 +8,16 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PublicKeyData as _};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::cluster::Client;
+use super::csrs::{key_pem, pem};
 use super::process::PATIENCE;
 use super::tools::tool;
 
@@ -124,7 +126,7 @@ impl ApiServer {
     pub async fn start_again(&mut self, settings: &Settings) {
         assert!(self.server.is_none(), "it runs");
         let at = |name: &str| self.folder.path().join(name).to_str().unwrap().to_owned();
-        let key = |key: SigningKey| at(if key == SigningKey::First { "first.pem" } else { "second.pem" });
+        let key = |key: SigningKey, kind: &str| at(&format!("{}.{kind}", if key == SigningKey::First { "first" } else { "second" }));
         let mut flags = vec![
             format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port),
             "--bind-address=127.0.0.1".to_owned(),
@@ -137,7 +139,7 @@ impl ApiServer {
             format!("--client-ca-file={}", at("ca.pem")),
             format!("--token-auth-file={}", at("tokens.csv")),
             format!("--service-account-issuer={CLUSTER_ISSUER}"),
-            format!("--service-account-signing-key-file={}", key(settings.signing)),
+            format!("--service-account-signing-key-file={}", key(settings.signing, "pem")),
             format!("--api-audiences={CLUSTER_ISSUER},istio-ca"),
             "--authorization-mode=Node,RBAC".to_owned(),
             "--disable-admission-plugins=ServiceAccount".to_owned(),
@@ -147,7 +149,7 @@ impl ApiServer {
             "--etcd-compaction-interval=0".to_owned(),
             "--profiling=false".to_owned(),
         ];
-        flags.extend(settings.known.iter().map(|each| format!("--service-account-key-file={}", key(*each))));
+        flags.extend(settings.known.iter().map(|each| format!("--service-account-key-file={}", key(*each, "pub"))));
         flags.extend(settings.flags.iter().cloned());
         let log = self.folder.path().join("kube-apiserver.log");
         self.server = Some(Below::start(&tool("bin/kube-apiserver"), &flags, &log));
@@ -158,7 +160,9 @@ impl ApiServer {
             }
         };
         if tokio::time::timeout(PATIENCE, ready).await.is_err() {
-            panic!("kube-apiserver did not become ready:\n{}", std::fs::read_to_string(&log).unwrap());
+            let said = std::fs::read_to_string(&log).unwrap();
+            let last: Vec<_> = said.lines().rev().take(20).collect();
+            panic!("kube-apiserver did not become ready; the end of its log, newest first:\n{}", last.join("\n"));
         }
     }
 
@@ -200,7 +204,9 @@ impl ApiServer {
 
     /// A kubeconfig with this token; `port` may be a proxy's.
     pub fn kubeconfig(&self, name: &str, token: &str, port: u16) -> PathBuf {
-        let path = self.folder.path().join(format!("kubeconfig-{name}-{port}"));
+        // Tests that run side by side must not read each other's half-written file.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let path = self.folder.path().join(format!("kubeconfig-{name}-{}", NEXT.fetch_add(1, Ordering::SeqCst)));
         let ca = self.folder.path().join("ca.pem");
         let text = format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: it\n\
@@ -237,12 +243,16 @@ fn write_secrets(folder: &Path) {
     let ca_key = KeyPair::generate().unwrap();
     let mut ca = CertificateParams::default();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    write("ca.pem", &ca.self_signed(&ca_key).unwrap().pem());
+    write("ca.pem", &pem("CERTIFICATE", ca.self_signed(&ca_key).unwrap().der()));
     let server_key = KeyPair::generate().unwrap();
     let server = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-    write("server.pem", &server.signed_by(&server_key, &Issuer::new(ca, ca_key)).unwrap().pem());
-    write("server-key.pem", &server_key.serialize_pem());
+    write("server.pem", &pem("CERTIFICATE", server.signed_by(&server_key, &Issuer::new(ca, ca_key)).unwrap().der()));
+    write("server-key.pem", &key_pem(&server_key));
     write("first.pem", include_str!("../corpus/tokens/rsa-2048.pem"));
-    write("second.pem", &KeyPair::generate().unwrap().serialize_pem());
+    // A private key does for a public one where it is RSA's.
+    write("first.pub", include_str!("../corpus/tokens/rsa-2048.pem"));
+    let second = KeyPair::generate().unwrap();
+    write("second.pem", &key_pem(&second));
+    write("second.pub", &pem("PUBLIC KEY", &second.subject_public_key_info()));
     write("tokens.csv", &format!("{ADMIN_TOKEN},admin,admin,system:masters\n"));
 }

@@ -12,7 +12,8 @@ use meshmint::authority::{AuthorityPolicy, Generation, MadeBy};
 use meshmint::callers::TokenRules;
 use meshmint::clock::{Clock, Entropy, NoEntropy};
 use meshmint::cluster::{
-    Access, ApiServer, KeySets, KeySource, Kubernetes, KubernetesParts, Liveness, LookupLimits, Neighbours, NoCluster, Reviewer, Timing, TrackedIssuer,
+    Access, ApiServer, KeySets, KeySource, Kubernetes, KubernetesParts, Liveness, LookupLimits, Neighbours, NoCluster, Reviewer, Timing,
+    TrackedIssuer,
 };
 use meshmint::issuance::{Admission, AdmissionLimits, Ask, Authenticator, Credential, Issuer, IssuerParts, KeyProof, Observer, Review, Step, Wants};
 use meshmint::ledger::Ledger;
@@ -221,13 +222,7 @@ impl World {
         let key_sets = KeySets::new(clock.clone(), api, [tracked]);
         key_sets.refresh().await;
         let old_tokens = Arc::new(OldTokens::default());
-        let rules = TokenRules::new(
-            trust_domain.clone(),
-            issuers,
-            audiences,
-            Duration::from_secs(30),
-            MAX_UNBOUND,
-        );
+        let rules = TokenRules::new(trust_domain.clone(), issuers, audiences, Duration::from_secs(30), MAX_UNBOUND);
         let issuer = Arc::new(Issuer::new(IssuerParts {
             trust_domain,
             authenticator: Authenticator {

@@ -125,7 +125,7 @@ impl Checkup {
         facts.push(state.err().unwrap_or_else(|| Fact::ok(Check::StatePrivate, "state and keys are ours alone")));
         let keys = self.parts.key_sets.status();
         facts.extend(keys.iter().enumerate().map(|(index, status)| facts::token_keys(index, keys.len(), status)));
-        facts.extend(self.parts.kubernetes.iter().flat_map(|kubernetes| facts::cluster(&kubernetes.status())));
+        facts.extend(facts::cluster(self.parts.kubernetes.as_ref().map(|kubernetes| kubernetes.status()).as_ref()));
         facts.sort_by_key(|fact| fact.check);
         facts
     }
