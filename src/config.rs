@@ -21,7 +21,7 @@ use std::path::Path;
 use self::document::{Given, Values, Written};
 pub use self::problem::{ConfigError, Problem, Source};
 pub use self::units::parse_duration;
-pub use self::values::{Authorities, Certificates, Config, Import, LogFormat, Server, TokenIssuer, Tokens, Tracing};
+pub use self::values::{Authorities, Certificates, Cluster, Config, Import, LogFormat, Server, TokenIssuer, Tokens, Tracing, Verification};
 
 impl Config {
     /// The configuration from a file (its name, for messages, and its text) and the environment.

@@ -10,8 +10,8 @@ use std::{fs, iter};
 use clap::Parser;
 use meshmint::cli::config::{self, ConfigArgs};
 use meshmint::cli::outcome::Outcome;
-use meshmint::cluster::KeySource;
-use meshmint::config::{Config, ConfigError, LogFormat, Problem, Source};
+use meshmint::cluster::{Access, KeySource};
+use meshmint::config::{Cluster, Config, ConfigError, LogFormat, Problem, Source};
 use proptest::prelude::*;
 
 const GOOD: &str = "tokens:\n  issuers:\n    - issuer: https://kubernetes.default.svc\n      keys: { file: jwks.json }\n";
@@ -108,6 +108,13 @@ fn key_sources() {
     assert_eq!(source("file: a"), KeySource::File("a".into()));
     assert_eq!(source("url: 'https://x/keys', caFile: c"), KeySource::Url { url: "https://x/keys".to_owned(), ca_file: Some("c".into()) });
     assert_eq!(source("discovery: true"), KeySource::Discovery { ca_file: None });
+}
+
+#[test]
+fn a_cluster_is_there_or_not() {
+    assert_eq!(load(GOOD).unwrap().cluster, None);
+    let cluster = load(&format!("{GOOD}cluster: {{ inCluster: true, maxStaleness: 10m }}\n")).unwrap().cluster;
+    assert_eq!(cluster, Some(Cluster { access: Access::InCluster, max_staleness: Duration::from_secs(600) }));
 }
 
 #[test]

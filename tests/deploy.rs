@@ -276,6 +276,7 @@ fn the_dashboard_is_whole() {
         "Connections and handshakes",
         "Expiries",
         "Key sets",
+        "Cluster",
         "Process",
     ];
     assert_eq!(rows, expected);

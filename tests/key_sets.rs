@@ -52,7 +52,7 @@ impl World {
     }
 
     fn sets(&self, issuer: &str, source: KeySource) -> Arc<KeySets> {
-        KeySets::new(Arc::new(self.clock.clone()), [TrackedIssuer { issuer: issuer.to_owned(), source, timing: TIMING }])
+        KeySets::new(Arc::new(self.clock.clone()), None, [TrackedIssuer { issuer: issuer.to_owned(), source, timing: TIMING }])
     }
 
     fn by_url(&self) -> Arc<KeySets> {

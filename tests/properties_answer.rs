@@ -125,7 +125,7 @@ fn choices() -> impl Strategy<Value = Choices> {
         // However far the clock of a case goes, the root outlives it.
         let root_lifetime = seconds(20 * 24 * 3600) + issuing_lifetime * issuings;
         let key_algorithm = if p384 { KeyAlgorithm::P384 } else { KeyAlgorithm::P256 };
-        Choices { profile, key_algorithm, root_lifetime, issuing_lifetime, keys_published: true }
+        Choices { profile, key_algorithm, root_lifetime, issuing_lifetime, keys_published: true, cluster: None }
     })
 }
 

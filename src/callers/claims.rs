@@ -34,7 +34,12 @@ pub struct Claims {
     pub secret: Option<ObjectRef>,
     /// `kubernetes.io`/`warnafter`.
     pub warn_after: Option<OffsetDateTime>,
+    /// Whether `kubernetes.io` names another object by its UID: a binding that nobody here could check.
+    pub bound_to_other: bool,
 }
+
+/// The members of `kubernetes.io` that are known here.
+const KNOWN: [&str; 6] = ["namespace", "serviceaccount", "pod", "node", "secret", "warnafter"];
 
 impl Claims {
     /// # Errors
@@ -46,6 +51,7 @@ impl Claims {
             Some(Json::List(list)) => list.iter().map(|item| item.as_str().map(str::to_owned)).collect::<Option<_>>().unwrap_or_default(),
             _ => Vec::new(),
         };
+        let pod = object(private, "pod")?;
         if audiences.is_empty() {
             return Err(TokenError::BadClaims("aud"));
         }
@@ -59,12 +65,20 @@ impl Claims {
             id: payload.get("jti").map(|_| text(payload, "jti")).transpose()?,
             namespace: text(private, "namespace")?,
             service_account: object(private, "serviceaccount")?.ok_or(TokenError::BadClaims("serviceaccount"))?,
-            pod: object(private, "pod")?,
-            node: object(private, "node")?,
+            node: if pod.is_some() && is_name_alone(private.get("node")) { None } else { object(private, "node")? },
+            pod,
             secret: object(private, "secret")?,
             warn_after: date(private, "warnafter")?,
+            bound_to_other: private
+                .iter()
+                .any(|(name, value)| !KNOWN.contains(&name) && value.as_object().is_some_and(|object| object.get("uid").is_some())),
         })
     }
+}
+
+/// The API server writes no UID for the node of a pod where there is no such node (yet): a hint for people, and no object.
+fn is_name_alone(node: Option<&Json<'_>>) -> bool {
+    node.and_then(Json::as_object).is_some_and(|node| node.get("name").and_then(Json::as_str).is_some() && node.get("uid").is_none())
 }
 
 /// A NumericDate (RFC 7519 §2) from 1970 to 9999. Kubernetes writes whole seconds, so fractions are no claim of its.
@@ -124,6 +138,25 @@ mod tests {
         let claims = read(&bare).unwrap();
         assert_eq!((claims.pod, claims.node, claims.not_before, claims.id), (None, None, None, None));
         assert_eq!(claims.audiences, ["one"]);
+    }
+
+    #[test]
+    fn the_node_of_a_pod_may_be_a_name_alone() {
+        let mut claims = good();
+        claims["kubernetes.io"]["node"] = json!({"name": "n"});
+        assert_eq!(read(&claims).unwrap().node, None);
+        claims["kubernetes.io"].as_object_mut().unwrap().remove("pod");
+        assert_eq!(read(&claims), Err(TokenError::BadClaims("node")), "it is all that the token is bound to");
+    }
+
+    #[test]
+    fn an_object_of_a_kind_that_nobody_knows_is_noticed() {
+        assert!(!read(&good()).unwrap().bound_to_other);
+        let mut other = good();
+        other["kubernetes.io"]["attestations"] = json!({"authentication.k8s.io/x": ["y"]});
+        assert!(!read(&other).unwrap().bound_to_other, "no object");
+        other["kubernetes.io"]["validatingwebhookconfiguration"] = json!({"name": "w", "uid": "u"});
+        assert!(read(&other).unwrap().bound_to_other);
     }
 
     #[test]

@@ -6,12 +6,13 @@ use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use super::caller::Caller;
+use super::token::ObjectRef;
 use crate::spiffe::{SpiffeId, TrustDomain};
 
 /// What is known of the caller's cluster.
 pub trait NodeFacts {
-    /// The pod of that name that exists now.
-    fn pod(&self, namespace: &str, name: &str) -> Option<PodFact>;
+    /// The pod of that name and UID, where it exists now.
+    fn pod(&self, namespace: &str, pod: &ObjectRef) -> Option<PodFact>;
 
     /// Whether some pod with this namespace and service account is assigned to `node` and neither Succeeded nor Failed. A starting pod is Pending
     /// and counts.
@@ -91,7 +92,7 @@ pub enum Denial {
 /// Decides whether `caller` may have `requested`, and rebuilds that identity from our trust domain and the parsed names.
 ///
 /// # Errors
-/// [`Denial`]. [`Denial::NotOnNode`] is worth one live look at the cluster before it is answered: a watch may lag behind.
+/// [`Denial`]. Where [`Denial::may_be_lag`], it is worth one live look at the cluster before it is answered.
 pub fn may_speak_for(
     caller: &Caller,
     requested: &str,
@@ -114,7 +115,7 @@ pub fn may_speak_for(
     // 3. The caller's pod, by name and UID, exists and has that service account.
     let facts = facts.ok_or(Denial::NoFacts)?;
     let bound = caller.pod.as_ref().ok_or(Denial::NoPod)?;
-    let pod = facts.pod(&caller.namespace, &bound.name).filter(|pod| pod.uid == bound.uid).ok_or(Denial::PodGone)?;
+    let pod = facts.pod(&caller.namespace, bound).filter(|pod| pod.uid == bound.uid).ok_or(Denial::PodGone)?;
     if pod.service_account != caller.service_account {
         return Err(Denial::PodOfOtherAccount);
     }
@@ -127,6 +128,11 @@ pub fn may_speak_for(
 }
 
 impl Denial {
+    /// Whether a watch that lags behind could be the reason: a pod that was scheduled a moment ago.
+    pub fn may_be_lag(self) -> bool {
+        matches!(self, Self::PodGone | Self::WrongNode | Self::NotOnNode)
+    }
+
     /// The label of this reason in metrics and logs.
     pub fn reason(self) -> &'static str {
         match self {
@@ -146,7 +152,6 @@ impl Denial {
 #[cfg(test)]
 mod tests {
     use super::super::caller::Credential;
-    use super::super::token::ObjectRef;
     use super::*;
 
     /// (namespace, pod name, UID, service account, node) of every pod that is neither Succeeded nor Failed.
@@ -155,8 +160,8 @@ mod tests {
     struct World(Vec<Pod>);
 
     impl NodeFacts for World {
-        fn pod(&self, namespace: &str, name: &str) -> Option<PodFact> {
-            self.0.iter().find(|pod| pod.0 == namespace && pod.1 == name).map(|pod| PodFact {
+        fn pod(&self, namespace: &str, pod: &ObjectRef) -> Option<PodFact> {
+            self.0.iter().find(|each| each.0 == namespace && each.1 == pod.name).map(|pod| PodFact {
                 uid: pod.2.into(),
                 service_account: pod.3.into(),
                 node: pod.4.map(str::to_owned),

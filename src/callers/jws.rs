@@ -44,7 +44,7 @@ pub struct AccountHint<'a> {
     pub pod_uid: Option<&'a str>,
 }
 
-/// Claims that came out of a token with a good signature. Only [`UnverifiedToken::verify`] makes these.
+/// Claims that came out of a token with a good signature. Only [`UnverifiedToken::verify`] and [`UnverifiedToken::reviewed`] make these.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedClaims(Claims);
 
@@ -125,6 +125,14 @@ impl<'a> UnverifiedToken<'a> {
             SignatureFault::Algorithm => TokenError::AlgMismatch,
             SignatureFault::Signature => TokenError::BadSignature,
         })?;
+        self.reviewed()
+    }
+
+    /// The claims of a token whose signature the cluster that it comes from has checked: these very bytes passed its token review.
+    ///
+    /// # Errors
+    /// [`TokenError::BadClaims`] where a claim is missing or of the wrong type.
+    pub fn reviewed(self) -> Result<VerifiedClaims, TokenError> {
         self.claims.map(VerifiedClaims).map_err(|bad| bad.error)
     }
 }

@@ -84,6 +84,15 @@ pub enum TokenError {
     /// Bound to a Secret: such tokens lie about in the API and live for ever.
     #[error("the token is bound to a Secret")]
     SecretBound,
+    /// Bound to an object of a kind that isn't known here (a webhook's configuration, for example), so nobody could say whether it lives.
+    #[error("the token is bound to an object that is neither a pod nor a node")]
+    UnknownBinding,
+    /// The cluster that it comes from says that it is no good: expired, revoked, or what it is bound to is gone.
+    #[error("the cluster's token review refused the token")]
+    ReviewRefused,
+    /// The cluster could not be asked. Our trouble.
+    #[error("the token could not be reviewed")]
+    ReviewUnavailable,
     /// Bound to neither a pod nor a node, and made to live too long.
     #[error("the token is bound to no pod or node and lives longer than allowed")]
     UnboundTooLong,
@@ -114,6 +123,9 @@ impl TokenError {
             Self::SubjectMismatch => "subject_mismatch",
             Self::BadName(_) => "bad_name",
             Self::SecretBound => "secret_bound",
+            Self::UnknownBinding => "unknown_binding",
+            Self::ReviewRefused => "review_refused",
+            Self::ReviewUnavailable => "review_unavailable",
             Self::UnboundTooLong => "unbound_too_long",
             Self::NotYetValid => "not_yet_valid",
             Self::Expired(_) => "expired",
@@ -122,6 +134,6 @@ impl TokenError {
 
     /// Whether this says nothing about the token but that we couldn't tell: to be answered as our trouble, so that clients try again.
     pub fn is_our_trouble(&self) -> bool {
-        matches!(self, Self::UnknownKid | Self::KeysUnavailable)
+        matches!(self, Self::UnknownKid | Self::KeysUnavailable | Self::ReviewUnavailable)
     }
 }

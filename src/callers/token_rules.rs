@@ -72,6 +72,11 @@ impl TokenRules {
         self.check_claims(verified.into_claims(), now)
     }
 
+    /// Whether tokens of this issuer are accepted at all.
+    pub fn knows(&self, issuer: &str) -> bool {
+        self.issuers.contains_key(issuer)
+    }
+
     /// Whether `expires_at` has passed, by more than the skew that is allowed to clocks (RFC 7519 §4.1.4).
     pub fn is_past(&self, expires_at: OffsetDateTime, now: OffsetDateTime) -> bool {
         now.saturating_sub(time_of(self.clock_skew)) >= expires_at
@@ -84,6 +89,9 @@ impl TokenRules {
         }
         if claims.secret.is_some() {
             return Err(TokenError::SecretBound);
+        }
+        if claims.bound_to_other {
+            return Err(TokenError::UnknownBinding);
         }
         let spiffe_id = self.identity(&claims)?;
         self.check_time(&claims, now)?;
@@ -190,6 +198,7 @@ mod tests {
             node: Some(object("node-1")),
             secret: None,
             warn_after: None,
+            bound_to_other: false,
         }
     }
 

@@ -1,4 +1,4 @@
-//! One fetch of an issuer's key set: from a file, an https URL, or by OIDC discovery. Bounded in bytes and time, no redirects, nothing but 200.
+//! One fetch of an issuer's key set: from a file, an https URL, the API server of our cluster, or by OIDC discovery. Bounded in bytes and time, no redirects, nothing but 200.
 //!
 //! [`super::KeySets`] decides when, and what a failure means. Files (also a CA file) are read anew each time, so that they can be replaced.
 
@@ -20,6 +20,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::io::AsyncReadExt as _;
 
+use super::api_server::{ApiError, ApiServer};
 use crate::callers::{Json, KeySet, KeySetError, strict_object};
 use crate::clock::{Clock, within};
 
@@ -40,6 +41,8 @@ pub enum KeySource {
         /// PEM roots to trust instead of the system's.
         ca_file: Option<PathBuf>,
     },
+    /// The API server of our cluster, asked with our own credentials.
+    ApiServer,
 }
 
 /// Why a fetch brought no keys.
@@ -87,13 +90,26 @@ pub enum FetchError {
     /// The discovery document is of somebody else (OpenID Connect Discovery §4.3).
     #[error("{0} names another issuer than the one it was asked for")]
     OtherIssuer(String),
+    /// The cluster's API server.
+    #[error(transparent)]
+    Api(#[from] ApiError),
     /// What came is no key set.
     #[error(transparent)]
     KeySet(#[from] KeySetError),
 }
 
-/// Fetches the keys of `issuer` once.
-pub(super) async fn fetch(issuer: &str, source: &KeySource, clock: &Arc<dyn Clock>, limit: Duration) -> Result<KeySet, FetchError> {
+/// Where the API server publishes the keys of its service-account tokens. Its discovery document names an address that need not be reachable.
+const JWKS_PATH: &str = "/openid/v1/jwks";
+const JWKS_TYPE: &str = "application/jwk-set+json, application/json";
+
+/// Fetches the keys of `issuer` once; `api` is our cluster's, where there is one.
+pub(super) async fn fetch(
+    issuer: &str,
+    source: &KeySource,
+    api: Option<&ApiServer>,
+    clock: &Arc<dyn Clock>,
+    limit: Duration,
+) -> Result<KeySet, FetchError> {
     let work = async {
         let document = match source {
             KeySource::File(path) => read(path).await?.into(),
@@ -101,6 +117,10 @@ pub(super) async fn fetch(issuer: &str, source: &KeySource, clock: &Arc<dyn Cloc
             KeySource::Discovery { ca_file } => {
                 let jwks_uri = discover(issuer, ca_file.as_deref(), clock).await?;
                 get(&jwks_uri, ca_file.as_deref(), clock).await?
+            }
+            KeySource::ApiServer => {
+                let api = api.ok_or_else(|| ApiError::Access("no cluster is configured".to_owned()))?;
+                api.document(JWKS_PATH, JWKS_TYPE, KeySet::MAX_BYTES, limit).await?
             }
         };
         Ok(KeySet::from_jwks(&document)?)
@@ -141,7 +161,7 @@ async fn get(url: &str, ca_file: Option<&Path>, clock: &Arc<dyn Clock>) -> Resul
     let connector = HttpsConnectorBuilder::new().with_tls_config(tls(ca_file, clock).await?).https_only().enable_http1().build();
     let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build(connector);
     let request = Request::get(target)
-        .header(header::ACCEPT, "application/jwk-set+json, application/json")
+        .header(header::ACCEPT, JWKS_TYPE)
         .header(header::USER_AGENT, concat!("meshmint/", env!("CARGO_PKG_VERSION")))
         .body(Empty::new())
         .map_err(|error| no_answer(&error))?;
@@ -178,7 +198,7 @@ async fn tls(ca_file: Option<&Path>, clock: &Arc<dyn Clock>) -> Result<ClientCon
 }
 
 /// An error and what caused it, in one line: the outermost one alone says only "client error".
-fn chain_of(error: &dyn std::error::Error) -> String {
+pub(super) fn chain_of(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

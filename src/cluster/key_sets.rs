@@ -16,6 +16,7 @@ use futures_util::future::{self, BoxFuture, Either, FutureExt as _, Shared};
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 
+use super::api_server::ApiServer;
 use super::fetch::{FetchError, KeySource, fetch};
 use crate::callers::{KeySet, TokenError, VerificationKey};
 use crate::clock::Clock;
@@ -95,6 +96,7 @@ pub struct KeySets {
 /// One issuer, and what is going on with it.
 struct Tracked {
     issuer: TrackedIssuer,
+    api: Option<Arc<ApiServer>>,
     current: ArcSwapOption<Loaded>,
     progress: Mutex<Progress>,
 }
@@ -121,10 +123,11 @@ struct Progress {
 
 impl KeySets {
     /// Nothing is fetched yet: [`KeySets::run`] begins, and so does the first token. Of two entries with one issuer the last one counts.
-    pub fn new(clock: Arc<dyn Clock>, issuers: impl IntoIterator<Item = TrackedIssuer>) -> Arc<Self> {
+    /// Keys that are [`KeySource::ApiServer`]'s come from `api`.
+    pub fn new(clock: Arc<dyn Clock>, api: Option<Arc<ApiServer>>, issuers: impl IntoIterator<Item = TrackedIssuer>) -> Arc<Self> {
         let tracked = |issuer: TrackedIssuer| {
             let name = issuer.issuer.clone();
-            (name, Arc::new(Tracked { issuer, current: ArcSwapOption::empty(), progress: Mutex::default() }))
+            (name, Arc::new(Tracked { issuer, api: api.clone(), current: ArcSwapOption::empty(), progress: Mutex::default() }))
         };
         Arc::new(Self { clock, waiting: Semaphore::new(MAX_WAITING), issuers: issuers.into_iter().map(tracked).collect() })
     }
@@ -219,7 +222,7 @@ impl Tracked {
         let flight = Landing(&self);
         // The keys are as old as the question, not as the answer.
         let (at, wall) = (clock.monotonic(), clock.now());
-        match fetch(&self.issuer.issuer, &self.issuer.source, &clock, timeout).await {
+        match fetch(&self.issuer.issuer, &self.issuer.source, self.api.as_deref(), &clock, timeout).await {
             Ok(set) => {
                 self.current.store(Some(Arc::new(Loaded { set, at, wall })));
                 self.progress().last_error = None;

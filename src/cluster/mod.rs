@@ -1,9 +1,25 @@
-//! What is fetched from the cluster: the keys of its token issuers, and whether what a token is bound to still lives.
+//! What is learnt from the cluster: the keys of its token issuers, what it says of a token, whether what a token is bound to still lives, and
+//! which pods are on which node.
 
+mod api_server;
 mod fetch;
+mod index;
 pub mod key_sets;
+mod kubernetes;
 pub mod liveness;
+mod lookups;
+mod neighbours;
+mod objects;
+mod token_review;
+mod watched;
 
+pub use api_server::{Access, ApiError, ApiServer};
 pub use fetch::{FetchError, KeySource};
+pub use index::Resource;
 pub use key_sets::{IssuerStatus, KeySets, KeyTrouble, Timing, TrackedIssuer};
+pub use kubernetes::{ClusterStatus, Kubernetes, KubernetesParts};
 pub use liveness::{Bound, Life, Liveness, NoCluster, WhyGone};
+pub use lookups::{LookupCounts, LookupLimits};
+pub use neighbours::Neighbours;
+pub use token_review::{Reviewed, Reviewer, TokenReviewer};
+pub use watched::WatchStatus;

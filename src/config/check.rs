@@ -8,9 +8,9 @@ use super::keys::Kind;
 use super::problem::{ConfigError, Problem};
 use super::reading::{Checking, is_https};
 use super::units::duration_text;
-use super::values::{Authorities, Certificates, Config, Import, LogFormat, Server, TokenIssuer, Tokens, Tracing};
+use super::values::{Authorities, Certificates, Cluster, Config, Import, LogFormat, Server, TokenIssuer, Tokens, Tracing, Verification};
 use crate::callers::ServiceAccountName;
-use crate::cluster::KeySource;
+use crate::cluster::{Access, KeySource};
 use crate::pki::KeyAlgorithm;
 use crate::spiffe::{SpiffeId, TrustDomain};
 
@@ -33,6 +33,7 @@ impl Checking<'_> {
         let cluster_id = self.text("clusterID");
         let server = self.server();
         let tokens = self.tokens();
+        let cluster = self.cluster();
         let certificates = self.certificates();
         let authority = self.authority();
         let state_dir = self.path("state.file.dir");
@@ -48,6 +49,7 @@ impl Checking<'_> {
             cluster_id: cluster_id?,
             server: server?,
             tokens: tokens?,
+            cluster: cluster?,
             certificates: certificates?,
             authority: authority?,
             state_dir: state_dir?,
@@ -100,12 +102,14 @@ impl Checking<'_> {
         let audiences = self.list("tokens.audiences", |item| (!item.is_empty()).then(|| item.to_owned()));
         let (clock_skew, max_lifetime_unbound) = (self.duration("tokens.clockSkew"), self.duration("tokens.maxLifetimeUnbound"));
         let trusted_node_accounts = self.list("tokens.trustedNodeAccounts", account);
+        let verification = self.text("tokens.verification");
         let issuers: Vec<Option<TokenIssuer>> = (0..self.issuer_count()).map(|index| self.issuer(&format!("tokens.issuers[{index}]"))).collect();
         Some(Tokens {
             audiences: audiences?,
             clock_skew: clock_skew?,
             max_lifetime_unbound: max_lifetime_unbound?,
             trusted_node_accounts: trusted_node_accounts?,
+            verification: if verification? == "tokenReview" { Verification::TokenReview } else { Verification::Local },
             issuers: issuers.into_iter().collect::<Option<_>>()?,
         })
     }
@@ -117,18 +121,22 @@ impl Checking<'_> {
 
     fn issuer(&mut self, at: &str) -> Option<TokenIssuer> {
         let issuer = self.text(&format!("{at}.issuer"));
-        let [file, url, discovery, ca_file] = ["file", "url", "discovery", "caFile"].map(|name| self.optional(&format!("{at}.keys.{name}")));
+        let [file, url, discovery, api_server, ca_file] =
+            ["file", "url", "discovery", "apiServer", "caFile"].map(|name| self.optional(&format!("{at}.keys.{name}")));
         let refresh_interval = self.duration(&format!("{at}.refreshInterval"));
         let max_age = self.duration(&format!("{at}.maxAge"));
         let keys = format!("{at}.keys");
-        let one = "exactly one of file: PATH, url: https://…, discovery: true";
+        let one = "exactly one of file: PATH, url: https://…, discovery: true, apiServer: true";
         let ca_file = ca_file?.map(PathBuf::from);
-        let source = match (file?, url?, discovery?) {
-            (Some(file), None, None) if ca_file.is_none() => KeySource::File(file.into()),
-            (Some(_), None, None) => return self.refuse(&format!("{keys}.caFile"), "is for url and discovery; leave it out beside file"),
-            (None, Some(url), None) => KeySource::Url { url, ca_file },
-            (None, None, Some(_)) => KeySource::Discovery { ca_file },
-            (None, None, None) => return self.refuse(&keys, &format!("says nowhere to find the keys: expected {one}")),
+        let source = match (file?, url?, discovery?, api_server?) {
+            (Some(file), None, None, None) if ca_file.is_none() => KeySource::File(file.into()),
+            (None, None, None, Some(_)) if ca_file.is_none() => KeySource::ApiServer,
+            (Some(_), None, None, None) | (None, None, None, Some(_)) => {
+                return self.refuse(&format!("{keys}.caFile"), "is for url and discovery; leave it out beside file and apiServer");
+            }
+            (None, Some(url), None, None) => KeySource::Url { url, ca_file },
+            (None, None, Some(_), None) => KeySource::Discovery { ca_file },
+            (None, None, None, None) => return self.refuse(&keys, &format!("says nowhere to find the keys: expected {one}")),
             _ => return self.refuse(&keys, &format!("names more than one place: expected {one}")),
         };
         let issuer = issuer?;
@@ -145,6 +153,18 @@ impl Checking<'_> {
             return self.refuse(&format!("{at}.refreshInterval"), &reason);
         }
         Some(TokenIssuer { issuer, keys: source, refresh_interval, max_age })
+    }
+
+    fn cluster(&mut self) -> Option<Option<Cluster>> {
+        let (in_cluster, kubeconfig) = (self.optional("cluster.inCluster"), self.optional("cluster.kubeconfig"));
+        let max_staleness = self.duration("cluster.maxStaleness");
+        let access = match (in_cluster?, kubeconfig?) {
+            (None, None) => return max_staleness.map(|_| None),
+            (Some(_), None) => Access::InCluster,
+            (None, Some(path)) => Access::Kubeconfig(path.into()),
+            (Some(_), Some(_)) => return self.refuse("cluster", "names two API servers: expected inCluster or kubeconfig, not both"),
+        };
+        Some(Some(Cluster { access, max_staleness: max_staleness? }))
     }
 
     fn certificates(&mut self) -> Option<Certificates> {

@@ -108,8 +108,9 @@ These must fit together:
 
 - `certificates.defaultLifetime` is at most `maxLifetime` and at least five times `backdate`; so is `maxLifetime`.
 - `authority.issuingLifetime` is at least three times `certificates.maxLifetime` and at most `rootLifetime`.
-- `tokens.audiences` and `tokens.issuers` are not empty, and no issuer is there twice; each has exactly one of `keys.file`, `keys.url` and `keys.discovery`, and
-  `refreshInterval` is at most `maxAge`. `keys.caFile` goes with `url` or `discovery`.
+- `tokens.audiences` and `tokens.issuers` are not empty, and no issuer is there twice; each has exactly one of `keys.file`, `keys.url`, `keys.discovery` and
+  `keys.apiServer`, and `refreshInterval` is at most `maxAge`. `keys.caFile` goes with `url` or `discovery`.
+- `cluster` has `inCluster` or `kubeconfig`, or neither; `keys.apiServer` and `tokens.verification: tokenReview` need one of them.
 - `server` has at least one serving name or address; `maxInFlight` is at least `maxConcurrentStreams`; `maxHandshakes` is at most `maxConnections`.
 - No two listeners have the same port (0 takes a free one).
 

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use super::reading::Checking;
 use super::units::duration_text;
-use super::values::Config;
+use super::values::{Config, Verification};
+use crate::cluster::KeySource;
 
 impl Checking<'_> {
     /// What values mean together.
@@ -47,6 +48,17 @@ impl Checking<'_> {
         }
         if tokens.audiences.is_empty() {
             self.refuse::<()>("tokens.audiences", "is empty, so no token would be believed: expected at least one, like [istio-ca]");
+        }
+        if config.cluster.is_none() {
+            let wanted = "needs a cluster: expected cluster.inCluster: true, or cluster.kubeconfig: PATH";
+            if tokens.verification == Verification::TokenReview {
+                self.refuse::<()>("tokens.verification", wanted);
+            }
+            for index in 0..tokens.issuers.len() {
+                if tokens.issuers.get(index).is_some_and(|issuer| issuer.keys == KeySource::ApiServer) {
+                    self.refuse::<()>(&format!("tokens.issuers[{index}].keys.apiServer"), wanted);
+                }
+            }
         }
         for (index, issuer) in tokens.issuers.iter().enumerate() {
             if tokens.issuers.iter().take(index).any(|earlier| earlier.issuer == issuer.issuer) {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::callers::ServiceAccountName;
-use crate::cluster::KeySource;
+use crate::cluster::{Access, KeySource};
 use crate::pki::KeyAlgorithm;
 use crate::spiffe::TrustDomain;
 
@@ -41,7 +41,26 @@ pub struct Tokens {
     pub clock_skew: Duration,
     pub max_lifetime_unbound: Duration,
     pub trusted_node_accounts: Vec<ServiceAccountName>,
+    pub verification: Verification,
     pub issuers: Vec<TokenIssuer>,
+}
+
+/// Who says that a token is good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verification {
+    /// We.
+    Local,
+    /// The cluster, asked for each token.
+    TokenReview,
+}
+
+/// The cluster that the callers live in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cluster {
+    /// Its API server.
+    pub access: Access,
+    /// How long what is known of it is believed while it is away.
+    pub max_staleness: Duration,
 }
 
 /// Somebody whose tokens are believed.
@@ -126,6 +145,8 @@ pub struct Config {
     pub cluster_id: String,
     pub server: Server,
     pub tokens: Tokens,
+    /// None: nothing is known of what lives.
+    pub cluster: Option<Cluster>,
     pub certificates: Certificates,
     pub authority: Authorities,
     pub state_dir: PathBuf,

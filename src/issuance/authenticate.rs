@@ -4,14 +4,14 @@
 use std::sync::Arc;
 
 use super::ask::LookedUp;
-use super::{Admission, PresentedCertificate, Refusal, Trouble};
+use super::{Admission, Observer, PresentedCertificate, Refusal, Trouble};
 use crate::authority::{AcceptedIssuers, Rejection};
 use crate::callers::{
     AcceptedCertificate, AuthenticationError, Caller, CertificateRejection, CertificateStanding, Credential, TokenError, TokenIdentity, TokenRules,
     TokenStanding, UnverifiedToken, decide,
 };
 use crate::clock::Clock;
-use crate::cluster::{Bound, KeySets, Life, Liveness};
+use crate::cluster::{Bound, KeySets, KeyTrouble, Life, Liveness, Reviewed, TokenReviewer};
 use crate::ledger::{Kind, Ledger, LedgerError, StoredCertificate};
 
 /// Finds out who asks. It calls nobody for a token whose key is at hand, and looks a client certificate up once for each connection.
@@ -23,10 +23,25 @@ pub struct Authenticator {
     pub rules: TokenRules,
     /// Whether the pod and the account behind a token still exist.
     pub liveness: Arc<dyn Liveness>,
+    /// When the cluster itself is asked about a token.
+    pub review: Review,
+    /// Told of tokens that are good and old.
+    pub observer: Arc<dyn Observer>,
     /// Which certificates are ours.
     pub ledger: Arc<dyn Ledger>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+}
+
+/// Who says whether a token is good.
+#[derive(Debug, Clone)]
+pub enum Review {
+    /// We do, by its issuer's published keys and by what lives; there is nobody else to ask.
+    Never,
+    /// We do, but a key that nobody published is for the cluster to know.
+    UnknownKeys(Arc<dyn TokenReviewer>),
+    /// The cluster.
+    Always(Arc<dyn TokenReviewer>),
 }
 
 impl Authenticator {
@@ -61,8 +76,8 @@ impl Authenticator {
     }
 
     async fn token_standing(&self, token: Option<&str>, admission: &Admission) -> Result<TokenStanding, Refusal> {
-        let Some(token) = token else { return Ok(TokenStanding::Absent) };
-        let token = match UnverifiedToken::parse(token) {
+        let Some(text) = token else { return Ok(TokenStanding::Absent) };
+        let token = match UnverifiedToken::parse(text) {
             Ok(token) => token,
             Err(error) => return Ok(Err(error).into()),
         };
@@ -70,14 +85,25 @@ impl Authenticator {
             admission.foresee(&hint)?;
         }
         let Some(issuer) = token.issuer() else { return Ok(TokenStanding::Bad(TokenError::BadClaims("iss"))) };
-        let key = match self.key_sets.key(issuer, token.kid()).await {
-            Ok(key) => key,
-            Err(trouble) => {
+        if !self.rules.knows(issuer) {
+            return Ok(TokenStanding::Bad(TokenError::WrongIssuer));
+        }
+        if let Review::Always(reviewer) = &self.review {
+            return self.reviewed_standing(text, token, reviewer.as_ref(), TokenError::ReviewUnavailable).await;
+        }
+        let key = match (self.key_sets.key(issuer, token.kid()).await, &self.review) {
+            (Ok(key), _) => key,
+            // Servers behind one address may publish a new key at different moments, and an external signer may leave one out.
+            (Err(trouble @ (KeyTrouble::UnknownKey | KeyTrouble::RefetchFailed)), Review::UnknownKeys(reviewer)) => {
+                return self.reviewed_standing(text, token, reviewer.as_ref(), trouble.into()).await;
+            }
+            (Err(trouble), _) => {
                 return Ok(TokenStanding::without_key(token.expires(), trouble.into(), &self.rules, self.clock.now()));
             }
         };
         match token.verify(&key).and_then(|verified| self.rules.check(verified, self.clock.now())) {
             Ok(identity) => {
+                self.look_at_age(&identity);
                 let TokenIdentity { cluster, namespace, service_account, pod, node, .. } = &identity;
                 let account_uid = Some(service_account.uid.as_str());
                 self.alive(Bound {
@@ -92,6 +118,43 @@ impl Authenticator {
                 Ok(TokenStanding::Valid(identity))
             }
             Err(error) => Ok(Err(error).into()),
+        }
+    }
+
+    /// The standing of a token that the cluster is asked about; `trouble` is what it is where the cluster can't tell. The rules hold all the same,
+    /// and liveness was the review's business.
+    async fn reviewed_standing(
+        &self,
+        text: &str,
+        token: UnverifiedToken<'_>,
+        reviewer: &dyn TokenReviewer,
+        trouble: TokenError,
+    ) -> Result<TokenStanding, Refusal> {
+        let now = self.clock.now();
+        // One that says itself that it has expired isn't worth a question.
+        if token.expires().is_some_and(|expires_at| self.rules.is_past(expires_at, now)) {
+            return Ok(TokenStanding::ExpiredUnknownKey);
+        }
+        let (username, uid) = match reviewer.review(text).await {
+            Reviewed::Good { username, uid } => (username, uid),
+            Reviewed::Bad => return Ok(TokenStanding::Bad(TokenError::ReviewRefused)),
+            Reviewed::Unknown => return Ok(TokenStanding::Bad(trouble)),
+        };
+        let checked = token.reviewed().and_then(|verified| {
+            // The review was of the same bytes; a cluster that read another account in them isn't one that we understand.
+            let same_account = verified.claims().subject == username;
+            let identity = self.rules.check(verified, now)?;
+            if same_account && identity.service_account.uid == uid { Ok(identity) } else { Err(TokenError::ReviewRefused) }
+        });
+        if let Ok(identity) = &checked {
+            self.look_at_age(identity);
+        }
+        Ok(checked.into())
+    }
+
+    fn look_at_age(&self, identity: &TokenIdentity) {
+        if identity.past_warn_after {
+            self.observer.past_warn_after();
         }
     }
 

@@ -17,6 +17,7 @@ use super::{Admission, Ask, Authenticator, Credential, Issued, KeyProof, Refusal
 use crate::authority::Generation;
 use crate::callers::{self, Caller, ServiceAccountName, UnverifiedToken, may_speak_for};
 use crate::clock::{Clock, Entropy, fraction};
+use crate::cluster::Neighbours;
 use crate::ledger::{CertificateRecord, CredentialKind, HolderId, Kind, Ledger, LedgerError};
 use crate::pki::{CheckedKey, IssuedBy, PrepareError, Profile, Serial, Subject, TooLittleLeft, Validity, certificate_to_pem, check_csr, prepare};
 use crate::spiffe::{SpiffeId, TrustDomain};
@@ -36,6 +37,8 @@ pub struct IssuerParts {
     pub trust_domain: TrustDomain,
     /// Finds out who asks.
     pub authenticator: Authenticator,
+    /// Which pods are on which node.
+    pub neighbours: Arc<dyn Neighbours>,
     /// Service accounts that may speak for the pods of their node.
     pub trusted_node_accounts: BTreeSet<ServiceAccountName>,
     /// Lifetimes.
@@ -121,7 +124,7 @@ impl Issuer {
         let turn = watch.over(Step::Admit, self.parts.admission.turn(&caller).await)?;
 
         // 4. Authorise the identity, rebuilt by us. No byte of it comes from the CSR.
-        let identity = self.authorise(&caller, &ask)?;
+        let identity = self.authorise(&caller, &ask).await?;
 
         // 5. Check the proof of the key. Only the public key survives.
         let key = match &ask.key_proof {
@@ -153,14 +156,29 @@ impl Issuer {
         Stopwatch::start(self.parts.observer.as_ref(), self.parts.clock.as_ref())
     }
 
-    fn authorise(&self, caller: &Caller, ask: &Ask) -> Result<SpiffeId, Refusal> {
+    async fn authorise(&self, caller: &Caller, ask: &Ask) -> Result<SpiffeId, Refusal> {
         if let Some(signer) = ask.wants.cert_signer.as_deref().filter(|signer| !signer.is_empty()) {
             return Err(RequestError::UnknownCertSigner(signer.chars().take(64).collect()).into());
         }
         match ask.wants.impersonate.as_deref().filter(|identity| !identity.is_empty()) {
             None => Ok(caller.spiffe_id.clone()),
-            // Without a cluster there are no facts about nodes and pods, so this is always refused; the watches of a cluster come in here.
-            Some(requested) => Ok(may_speak_for(caller, requested, &self.parts.trust_domain, &self.parts.trusted_node_accounts, None)?),
+            Some(requested) => self.authorise_impersonation(caller, requested).await,
+        }
+    }
+
+    /// Decided by what the watches know; before a refusal that a lagging watch could be the reason of, by what the cluster says now.
+    async fn authorise_impersonation(&self, caller: &Caller, requested: &str) -> Result<SpiffeId, Refusal> {
+        let IssuerParts { neighbours, trust_domain, trusted_node_accounts, .. } = &self.parts;
+        let decide = || may_speak_for(caller, requested, trust_domain, trusted_node_accounts, neighbours.facts(&caller.cluster));
+        match (decide(), requested.parse::<SpiffeId>()) {
+            (Err(denial), Ok(asked)) if denial.may_be_lag() => {
+                let (namespace, account) = asked.namespace_and_service_account().map_err(|_| denial)?;
+                if !neighbours.look(caller, namespace, account).await {
+                    return Err(Trouble::Liveness.into());
+                }
+                Ok(decide()?)
+            }
+            (decision, _) => Ok(decision?),
         }
     }
 

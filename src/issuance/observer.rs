@@ -43,6 +43,9 @@ impl Step {
 pub trait Observer: Send + Sync + Debug {
     /// `step` is over, well or not, after this time.
     fn step(&self, step: Step, took: Duration);
+
+    /// A good token was past its `warnafter`: its client doesn't read it again, and will fail once such tokens are no longer made to live long.
+    fn past_warn_after(&self) {}
 }
 
 /// Nobody looks.

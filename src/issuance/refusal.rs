@@ -55,8 +55,8 @@ pub enum Trouble {
     /// No authority may sign: it ends too soon, or was fenced off.
     #[error("{0}")]
     Authority(String),
-    /// The liveness of pods and accounts could not be learnt.
-    #[error("nobody can tell at the moment whether the caller's pod and service account live")]
+    /// What lives in the caller's cluster could not be learnt.
+    #[error("nobody can tell at the moment what lives in the caller's cluster")]
     Liveness,
     /// The operating system gave no random bytes.
     #[error("no random bytes")]

@@ -127,7 +127,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_ends_one_request() {
         let guard = guard(Duration::from_secs(60));
-        let panics = (|_| async { panic!("a bug") });
+        let panics = |_| async { panic!("a bug") };
         for _ in 0..2 {
             assert_eq!(code_of(&guard.answer(request(), panics).await), Code::Internal);
         }
@@ -139,7 +139,7 @@ mod tests {
     #[tokio::test]
     async fn a_request_that_hangs_is_told_so() {
         let guard = guard(Duration::from_millis(1));
-        let hangs = (|_| std::future::pending());
+        let hangs = |_| std::future::pending();
         let response = guard.answer(request(), hangs).await;
         assert_eq!(code_of(&response), Code::DeadlineExceeded);
         assert!(response.headers().contains_key("x-request-id"));
@@ -149,10 +149,10 @@ mod tests {
     #[tokio::test]
     async fn tonics_own_codes_are_mended() {
         let guard = guard(Duration::from_secs(60));
-        let too_large = (|_| async { Ok(Status::out_of_range("tonic's words").into_http()) });
+        let too_large = |_| async { Ok(Status::out_of_range("tonic's words").into_http()) };
         assert_eq!(code_of(&guard.answer(request(), too_large).await), Code::InvalidArgument);
         assert!(text(&guard).contains(r#"reason="message_too_large""#));
-        let cut_off = (|_| async { Ok(Status::internal("tonic's words").into_http()) });
+        let cut_off = |_| async { Ok(Status::internal("tonic's words").into_http()) };
         assert_eq!(code_of(&guard.answer(request(), cut_off).await), Code::InvalidArgument);
         assert!(text(&guard).contains(r#"meshmint_refusals_total{code="InvalidArgument",reason="malformed_message"} 1"#));
     }
@@ -160,7 +160,7 @@ mod tests {
     #[tokio::test]
     async fn paths_of_a_callers_choice_are_no_labels() {
         let guard = guard(Duration::from_secs(60));
-        let unknown = (|_| async { Ok(Status::unimplemented("").into_http()) });
+        let unknown = |_| async { Ok(Status::unimplemented("").into_http()) };
         let request = Request::builder().uri("/attacker/chosen").body(()).unwrap();
         guard.answer(request, unknown).await;
         assert!(!text(&guard).contains("attacker"));

@@ -1,6 +1,7 @@
 //! Metrics under the names that Istio's users chart already, and our own. No label ever carries an identity or anything that a
 //! caller can choose.
 
+mod cluster;
 mod counters;
 mod expiries;
 mod ledger;
@@ -18,6 +19,8 @@ use prometheus::{
 use time::OffsetDateTime;
 use tonic::Code;
 
+use self::cluster::ClusterMetrics;
+pub(super) use self::cluster::ClusterSeen;
 use self::counters::Counters;
 use self::expiries::Expiries;
 use self::ledger::LedgerMetrics;
@@ -55,6 +58,7 @@ pub(super) struct Metrics {
     log_lines_left_out: IntCounter,
     admission_patience: Gauge,
     places: Places,
+    cluster: ClusterMetrics,
     ledger: Arc<LedgerMetrics>,
     expiries: Expiries,
     process: Process,
@@ -70,6 +74,7 @@ const WATCHED_REFUSALS: &[[&str; 2]] = &[
     ["Unavailable", "keys_unavailable"],
     ["Unavailable", "unknown_kid"],
     ["Unavailable", "liveness_unavailable"],
+    ["Unavailable", "review_unavailable"],
     ["Unavailable", "no_entropy"],
     ["DeadlineExceeded", "deadline"],
     ["Internal", "panic"],
@@ -143,6 +148,7 @@ impl Metrics {
                 Gauge::new("meshmint_admission_wait_limit_seconds", "How long a request waits for its turn at most.")?,
             )?,
             places: Places::new(&registry)?,
+            cluster: ClusterMetrics::new(&registry)?,
             ledger: Arc::new(LedgerMetrics::new(&registry)?),
             expiries: Expiries::new(&registry)?,
             process: Process::new(&registry)?,
@@ -266,6 +272,7 @@ impl Metrics {
             self.key_set_keys.with_label_values(&[&issuer]).set(whole(set.keys));
             self.key_set_failures.with_label_values(&[&issuer]).set(whole(set.failures));
         }
+        self.cluster.refresh(seen.cluster.as_ref());
         self.places.refresh();
         self.process.refresh();
     }
@@ -281,6 +288,8 @@ pub(super) struct Seen {
     pub(super) ledger: Figures,
     /// In the order of the issuers' names.
     pub(super) key_sets: Vec<KeySetSeen>,
+    /// None: there is no cluster.
+    pub(super) cluster: Option<ClusterSeen>,
 }
 
 /// One issuer's keys.
@@ -297,6 +306,10 @@ impl Observer for Metrics {
         if let Some(seconds) = self.steps.get(step as usize) {
             seconds.observe(took.as_secs_f64());
         }
+    }
+
+    fn past_warn_after(&self) {
+        self.cluster.past_warn_after();
     }
 }
 

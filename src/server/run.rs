@@ -24,14 +24,14 @@ use super::metrics::{Metrics, Place};
 use super::scrape::Scrape;
 use super::services::{CsrService, Services};
 use super::serving::{Serving, ServingError};
-use super::settings::{self, ImportFilesError};
+use super::settings::{self, ImportFilesError, Watching};
 use super::traces::Traces;
 use crate::authority::{Generation, MadeBy};
 use crate::callers::RulesError;
 use crate::clock::{Clock, Entropy, NoEntropy, random_id};
-use crate::cluster::NoCluster;
+use crate::cluster::{ApiError, Liveness, Neighbours, NoCluster};
 use crate::config::Config;
-use crate::issuance::{Admission, Authenticator, Issuer, IssuerParts, ServingNames};
+use crate::issuance::{Admission, Authenticator, Issuer, IssuerParts, Review, ServingNames};
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{CommitWatch, Ledger, LedgerError, OpenError};
 use crate::rotation::{Founding, Keeper, KeeperError, KeeperParts};
@@ -84,6 +84,9 @@ pub enum StartError {
     /// An authority to import.
     #[error(transparent)]
     Import(#[from] ImportFilesError),
+    /// The cluster's credentials.
+    #[error("cluster: {0}")]
+    Cluster(#[from] ApiError),
     /// Rules for tokens that can't be held to.
     #[error("tokens: {0}")]
     Rules(#[from] RulesError),
@@ -143,7 +146,16 @@ impl Server {
             entropy: entropy.clone(),
         };
         let keeper = Arc::new(Keeper::start(parts, Founding { made_by, import }).await?);
-        let key_sets = settings::key_sets(config, clock.clone());
+        let watching = settings::cluster(config, &clock, &entropy).await?;
+        let key_sets = settings::key_sets(config, watching.as_ref().map(|watching| watching.api.clone()), clock.clone());
+        let (liveness, neighbours, review) = knowledge(watching.as_ref());
+        if let Some(Watching { kubernetes, .. }) = &watching {
+            tasks.spawn(kubernetes.clone().run(until(stopped.clone())));
+            // Without them each first request would be a live look; with the API server away there is nothing to wait for.
+            if !kubernetes.first_lists(FIRST_LISTS).await {
+                tracing::warn!("the cluster is not known yet: its API server doesn't answer, or we may not list, or it takes long");
+            }
+        }
         key_sets.refresh().await;
 
         let admission = settings::admission(config, clock.clone());
@@ -153,10 +165,13 @@ impl Server {
             authenticator: Authenticator {
                 key_sets: key_sets.clone(),
                 rules: settings::token_rules(config)?,
-                liveness: Arc::new(NoCluster),
+                liveness,
+                review,
+                observer: metrics.clone(),
                 ledger: ledger.clone(),
                 clock: clock.clone(),
             },
+            neighbours,
             trusted_node_accounts: config.tokens.trusted_node_accounts.iter().cloned().collect(),
             profile: policy.profile.clone(),
             generation: keeper.published(),
@@ -212,6 +227,7 @@ impl Server {
         let checkup = Arc::new(Checkup::new(CheckupParts {
             keeper: keeper.clone(),
             key_sets: key_sets.clone(),
+            kubernetes: watching.as_ref().map(|watching| watching.kubernetes.clone()),
             ledger: ledger.clone(),
             store,
             admission,
@@ -235,8 +251,14 @@ impl Server {
             stopped: stopped.clone(),
             clock: clock.clone(),
         };
-        let scrape =
-            Scrape { keeper: keeper.clone(), key_sets: key_sets.clone(), ledger: ledger.clone(), metrics: metrics.clone(), clock: clock.clone() };
+        let scrape = Scrape {
+            keeper: keeper.clone(),
+            key_sets: key_sets.clone(),
+            watching,
+            ledger: ledger.clone(),
+            metrics: metrics.clone(),
+            clock: clock.clone(),
+        };
 
         tasks.spawn(listener.serve(csr_socket, stopped.clone()));
         let (drained, last) = watch::channel(false);
@@ -290,6 +312,17 @@ impl Server {
         if let Err(error) = std::fs::remove_file(&self.addresses.admin) {
             tracing::debug!(%error, "the admin socket was gone already");
         }
+    }
+}
+
+/// How long a start waits for the first lists of the cluster.
+const FIRST_LISTS: Duration = Duration::from_secs(15);
+
+/// Who knows what lives, who knows which pods are where, and who reviews tokens.
+fn knowledge(watching: Option<&Watching>) -> (Arc<dyn Liveness>, Arc<dyn Neighbours>, Review) {
+    match watching {
+        Some(Watching { kubernetes, review, .. }) => (kubernetes.clone(), kubernetes.clone(), review.clone()),
+        None => (Arc::new(NoCluster), Arc::new(NoCluster), Review::Never),
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::metrics::{KeySetSeen, Metrics, Seen};
+use super::metrics::{ClusterSeen, KeySetSeen, Metrics, Seen};
+use super::settings::Watching;
 use crate::clock::Clock;
 use crate::cluster::KeySets;
 use crate::ledger::Ledger;
@@ -13,6 +14,8 @@ use crate::rotation::Keeper;
 pub(super) struct Scrape {
     pub(super) keeper: Arc<Keeper>,
     pub(super) key_sets: Arc<KeySets>,
+    /// None: there is no cluster.
+    pub(super) watching: Option<Watching>,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Arc<dyn Clock>,
@@ -32,6 +35,7 @@ impl Scrape {
             failures: self.keeper.failures(),
             ledger: self.ledger.figures(),
             key_sets: key_sets.collect(),
+            cluster: self.watching.as_ref().map(|watching| ClusterSeen { status: watching.kubernetes.status(), reviews: watching.reviewer.counts() }),
         });
         self.metrics.render()
     }

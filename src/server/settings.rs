@@ -10,10 +10,10 @@ use super::checkup::Lifetimes;
 use super::listener::Bounds;
 use crate::authority::{AuthorityPolicy, ImportError, Imported, import};
 use crate::callers::{RulesError, TokenRules};
-use crate::clock::Clock;
-use crate::cluster::{KeySets, Timing, TrackedIssuer};
-use crate::config::{Config, TokenIssuer};
-use crate::issuance::{Admission, AdmissionLimits};
+use crate::clock::{Clock, Entropy};
+use crate::cluster::{ApiError, ApiServer, KeySets, Kubernetes, KubernetesParts, LookupLimits, Reviewer, Timing, TrackedIssuer};
+use crate::config::{Config, TokenIssuer, Verification};
+use crate::issuance::{Admission, AdmissionLimits, Review};
 use crate::pki::Profile;
 
 /// What the operator decided about authorities and leaves.
@@ -63,7 +63,7 @@ pub(super) fn token_rules(config: &Config) -> Result<TokenRules, RulesError> {
     )
 }
 
-pub(super) fn key_sets(config: &Config, clock: Arc<dyn Clock>) -> Arc<KeySets> {
+pub(super) fn key_sets(config: &Config, api: Option<Arc<ApiServer>>, clock: Arc<dyn Clock>) -> Arc<KeySets> {
     let tracked = |issuer: &TokenIssuer| TrackedIssuer {
         issuer: issuer.issuer.clone(),
         source: issuer.keys.clone(),
@@ -74,7 +74,44 @@ pub(super) fn key_sets(config: &Config, clock: Arc<dyn Clock>) -> Arc<KeySets> {
             fetch_timeout: FETCH_TIMEOUT,
         },
     };
-    KeySets::new(clock, config.tokens.issuers.iter().map(tracked))
+    KeySets::new(clock, api, config.tokens.issuers.iter().map(tracked))
+}
+
+/// Live looks for objects that a watch hasn't seen: a node's worth of new pods at once, and little enough for any API server.
+const LOOKUPS: LookupLimits = LookupLimits { at_once: 32, per_second: 200, burst: 1000, kept: Duration::from_secs(10), time: Duration::from_secs(3) };
+/// Reviews of tokens whose key nobody published: anybody can make such tokens.
+const REVIEWS_OF_UNKNOWN_KEYS: LookupLimits =
+    LookupLimits { at_once: 4, per_second: 10, burst: 50, kept: Duration::from_secs(10), time: Duration::from_secs(3) };
+/// Reviews of all tokens, where the operator wants that.
+const REVIEWS_OF_ALL: LookupLimits =
+    LookupLimits { at_once: 64, per_second: 1000, burst: 2000, kept: Duration::from_secs(10), time: Duration::from_secs(5) };
+
+/// What is known of the callers' cluster.
+#[derive(Debug)]
+pub(super) struct Watching {
+    pub(super) api: Arc<ApiServer>,
+    pub(super) kubernetes: Arc<Kubernetes>,
+    pub(super) reviewer: Arc<Reviewer>,
+    pub(super) review: Review,
+}
+
+/// The cluster, where one is configured; nothing is asked of it yet.
+pub(super) async fn cluster(config: &Config, clock: &Arc<dyn Clock>, entropy: &Arc<dyn Entropy>) -> Result<Option<Watching>, ApiError> {
+    let Some(cluster) = &config.cluster else { return Ok(None) };
+    let api = ApiServer::connect(&cluster.access, clock.clone()).await?;
+    let kubernetes = Kubernetes::new(KubernetesParts {
+        cluster: config.cluster_id.clone(),
+        api: api.clone(),
+        max_staleness: cluster.max_staleness,
+        lookups: LOOKUPS,
+        clock: clock.clone(),
+        entropy: entropy.clone(),
+    });
+    let always = config.tokens.verification == Verification::TokenReview;
+    let limits = if always { REVIEWS_OF_ALL } else { REVIEWS_OF_UNKNOWN_KEYS };
+    let reviewer = Arc::new(Reviewer::new(api.clone(), config.tokens.audiences.iter().cloned().collect(), limits, clock.clone()));
+    let review = if always { Review::Always(reviewer.clone()) } else { Review::UnknownKeys(reviewer.clone()) };
+    Ok(Some(Watching { api, kubernetes, reviewer, review }))
 }
 
 /// Unknown key ids cause at most one fetch in this time, however many tokens name them.

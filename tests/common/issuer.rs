@@ -11,8 +11,11 @@ use std::time::Duration;
 use meshmint::authority::{AuthorityPolicy, Generation, MadeBy};
 use meshmint::callers::TokenRules;
 use meshmint::clock::{Clock, Entropy, NoEntropy};
-use meshmint::cluster::{KeySets, KeySource, NoCluster, Timing, TrackedIssuer};
-use meshmint::issuance::{Admission, AdmissionLimits, Ask, Authenticator, Credential, Issuer, IssuerParts, KeyProof, Wants};
+use meshmint::cluster::{
+    Access, ApiServer, KeySets, KeySource, Kubernetes, KubernetesParts, Liveness, LookupLimits, Neighbours, NoCluster, Reviewer, Timing,
+    TrackedIssuer,
+};
+use meshmint::issuance::{Admission, AdmissionLimits, Ask, Authenticator, Credential, Issuer, IssuerParts, KeyProof, Observer, Review, Step, Wants};
 use meshmint::ledger::Ledger;
 use meshmint::ledger::sqlite::SqliteLedger;
 use meshmint::pki::{KeyAlgorithm, Profile};
@@ -23,6 +26,7 @@ use rcgen::KeyPair;
 use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::task::JoinHandle;
 
 use super::tokens::{HOUR, ISSUER, TokenIssuer, claims, with};
 
@@ -49,6 +53,27 @@ pub struct Choices {
     pub issuing_lifetime: Duration,
     /// Whether the token issuer's keys are there to be read.
     pub keys_published: bool,
+    /// The cluster that callers live in, whose tokens are then the ones that count.
+    pub cluster: Option<ClusterChoices>,
+}
+
+/// A cluster by its kubeconfig.
+#[derive(Debug, Clone)]
+pub struct ClusterChoices {
+    pub kubeconfig: PathBuf,
+    /// `iss` of its tokens.
+    pub issuer: String,
+    pub max_staleness: Duration,
+    pub lookups: LookupLimits,
+    /// Every token goes to TokenReview.
+    pub token_review: bool,
+}
+
+impl ClusterChoices {
+    pub fn new(kubeconfig: PathBuf, issuer: &str) -> Self {
+        let lookups = LookupLimits { at_once: 32, per_second: 200, burst: 1000, kept: Duration::from_secs(10), time: Duration::from_secs(3) };
+        Self { kubeconfig, issuer: issuer.to_owned(), max_staleness: Duration::from_secs(3600), lookups, token_review: false }
+    }
 }
 
 impl Default for Choices {
@@ -61,6 +86,7 @@ impl Default for Choices {
             root_lifetime: hours(10 * 365 * 24),
             issuing_lifetime: hours(30 * 24),
             keys_published: true,
+            cluster: None,
         }
     }
 }
@@ -105,7 +131,33 @@ pub struct World {
     pub tokens: TokenIssuer,
     pub profile: Profile,
     pub clock: Arc<dyn Clock>,
+    /// With [`Choices::cluster`]; it is watched until this ends.
+    pub kubernetes: Option<Arc<Kubernetes>>,
+    pub reviewer: Option<Arc<Reviewer>>,
+    /// Good tokens that were past their `warnafter`.
+    pub old_tokens: Arc<OldTokens>,
+    watching: Option<JoinHandle<()>>,
     folder: TempDir,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(watching) = &self.watching {
+            watching.abort();
+        }
+    }
+}
+
+/// Counts what it is told of old tokens.
+#[derive(Debug, Default)]
+pub struct OldTokens(pub AtomicU64);
+
+impl Observer for OldTokens {
+    fn step(&self, _: Step, _: Duration) {}
+
+    fn past_warn_after(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 impl World {
@@ -143,26 +195,47 @@ impl World {
             max_age: KEYS_MAX_AGE,
             fetch_timeout: Duration::from_secs(5),
         };
-        let source = KeySource::File(folder.path().join("jwks.json"));
-        let key_sets = KeySets::new(clock.clone(), [TrackedIssuer { issuer: ISSUER.to_owned(), source, timing }]);
+        let mut tracked = TrackedIssuer { issuer: ISSUER.to_owned(), source: KeySource::File(folder.path().join("jwks.json")), timing };
+        let audiences = BTreeSet::from(["istio-ca".to_owned()]);
+        let (mut api, mut kubernetes, mut reviewer, mut watching, mut review) = (None, None, None, None, Review::Never);
+        let (mut liveness, mut neighbours): (Arc<dyn Liveness>, Arc<dyn Neighbours>) = (Arc::new(NoCluster), Arc::new(NoCluster));
+        if let Some(chosen) = &choices.cluster {
+            let access = Access::Kubeconfig(chosen.kubeconfig.clone());
+            let server = ApiServer::connect(&access, clock.clone()).await.unwrap();
+            let watched = Kubernetes::new(KubernetesParts {
+                cluster: CLUSTER.to_owned(),
+                api: server.clone(),
+                max_staleness: chosen.max_staleness,
+                lookups: chosen.lookups,
+                clock: clock.clone(),
+                entropy: entropy.clone(),
+            });
+            let asked = Arc::new(Reviewer::new(server.clone(), audiences.clone(), chosen.lookups, clock.clone()));
+            watching = Some(tokio::spawn(watched.clone().run(std::future::pending())));
+            assert!(watched.first_lists(Duration::from_secs(60)).await, "the cluster is listed");
+            (liveness, neighbours) = (watched.clone(), watched.clone());
+            review = if chosen.token_review { Review::Always(asked.clone()) } else { Review::UnknownKeys(asked.clone()) };
+            tracked = TrackedIssuer { issuer: chosen.issuer.clone(), source: KeySource::ApiServer, timing };
+            (api, kubernetes, reviewer) = (Some(server), Some(watched), Some(asked));
+        }
+        let issuers = BTreeMap::from([(tracked.issuer.clone(), CLUSTER.to_owned())]);
+        let key_sets = KeySets::new(clock.clone(), api, [tracked]);
         key_sets.refresh().await;
-        let rules = TokenRules::new(
-            trust_domain.clone(),
-            BTreeMap::from([(ISSUER.to_owned(), CLUSTER.to_owned())]),
-            BTreeSet::from(["istio-ca".to_owned()]),
-            Duration::from_secs(30),
-            MAX_UNBOUND,
-        );
+        let old_tokens = Arc::new(OldTokens::default());
+        let rules = TokenRules::new(trust_domain.clone(), issuers, audiences, Duration::from_secs(30), MAX_UNBOUND);
         let issuer = Arc::new(Issuer::new(IssuerParts {
             trust_domain,
             authenticator: Authenticator {
                 key_sets,
                 rules: rules.unwrap(),
-                liveness: Arc::new(NoCluster),
+                liveness,
+                review,
+                observer: old_tokens.clone(),
                 ledger: ledger.clone(),
                 clock: clock.clone(),
             },
-            trusted_node_accounts: BTreeSet::new(),
+            neighbours,
+            trusted_node_accounts: BTreeSet::from(["istio-system/ztunnel".parse().unwrap()]),
             profile: choices.profile.clone(),
             generation: keeper.published(),
             ledger: ledger.clone(),
@@ -172,7 +245,8 @@ impl World {
             clock: clock.clone(),
             entropy,
         }));
-        Self { issuer, keeper, ledger, tokens, profile: choices.profile, clock, folder }
+        let profile = choices.profile;
+        Self { issuer, keeper, ledger, tokens, profile, clock, kubernetes, reviewer, old_tokens, watching, folder }
     }
 
     /// What signs now.

@@ -336,7 +336,7 @@ mod tests {
         let ledger = SqliteLedger {
             id: "id".to_owned(),
             queue: Some(queue),
-            writer: None,
+            threads: Vec::new(),
             readers: Arc::new(Readers::new(place)),
             recent: Arc::default(),
             accounts: Arc::new(Accounts::new(None, 0, 0)),

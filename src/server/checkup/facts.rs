@@ -5,7 +5,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use super::table::Check;
-use crate::cluster::IssuerStatus;
+use crate::cluster::{ClusterStatus, IssuerStatus, WatchStatus};
 use crate::ledger::Figures;
 use crate::pki::inspect::{Severity, lifetime, span};
 
@@ -174,6 +174,33 @@ pub(super) fn token_keys(index: usize, of: usize, status: &IssuerStatus) -> Fact
     Fact::new(Check::TokenKeys, severity, format!("{whose} {what}")).with_detail(format!("{}{error}", status.issuer))
 }
 
+/// A watch that is quiet for longer is no longer heard: there is a bookmark about once a minute.
+const QUIET: Duration = Duration::from_secs(150);
+
+/// How well the cluster is known, where there is one: a line for each watch.
+pub(super) fn cluster(status: Option<&ClusterStatus>) -> Vec<Fact> {
+    let Some(status) = status else {
+        return vec![Fact::ok(Check::ClusterKnown, "no cluster is configured: a token counts until it expires, and nobody speaks for others")];
+    };
+    let fact = |watch: &WatchStatus| {
+        let what = watch.resource.name();
+        let (severity, message) = match watch.age {
+            None => (Severity::Failed, format!("the cluster's {what} were never listed: each is asked for one by one")),
+            Some(age) if age > status.max_staleness => {
+                (Severity::Failed, format!("what is known of {what} is too old to be believed: {}", text(age)))
+            }
+            Some(age) if age > QUIET || watch.trouble.is_some() => {
+                let rest = text(status.max_staleness.saturating_sub(age));
+                (Severity::Warning, format!("nothing was heard of {what} for {}; what is known goes on for {rest}", text(age)))
+            }
+            Some(age) => (Severity::Ok, format!("{} {what} are known, as of {} ago", watch.objects, text(age))),
+        };
+        let error = watch.trouble.as_ref().map(ToString::to_string).unwrap_or_default();
+        Fact::new(Check::ClusterKnown, severity, message).with_detail(error)
+    };
+    status.watches.iter().map(fact).collect()
+}
+
 /// How much of a bound is taken: little room from four fifths on.
 pub(super) fn room(check: Check, what: &str, taken: usize, bound: usize) -> Fact {
     let severity = if taken >= bound {
@@ -320,6 +347,28 @@ mod tests {
         assert_eq!(fact.severity, Warning);
         assert!(fact.message.contains("token issuer 2 of 3") && !fact.message.contains("example"), "no name for strangers: {}", fact.message);
         assert!(fact.detail.contains("https://issuer.example: ") && fact.detail.contains("secret.example"), "{}", fact.detail);
+    }
+
+    #[test]
+    fn a_cluster_is_heard_quiet_or_forgotten() {
+        use crate::cluster::{ApiError, LookupCounts, Resource};
+        let watch = |age: Option<u64>, trouble: Option<ApiError>| {
+            let age = age.map(Duration::from_secs);
+            let watches = vec![WatchStatus { resource: Resource::Pods, age, objects: 3, lists: 1, failures: 0, trouble }];
+            let (objects, placements) = (LookupCounts::default(), LookupCounts::default());
+            let status = ClusterStatus { cluster: "east".to_owned(), watches, max_staleness: HOUR, objects, placements };
+            cluster(Some(&status)).remove(0)
+        };
+        let refused = || Some(ApiError::Status { code: 403, message: "pods is forbidden: User secret".to_owned() });
+        for (age, trouble, severity) in
+            [(Some(65), None, Ok), (Some(151), None, Warning), (Some(5), refused(), Warning), (Some(3601), None, Failed), (None, refused(), Failed)]
+        {
+            let fact = watch(age, trouble.clone());
+            assert_eq!(fact.severity, severity, "{fact:?}");
+            assert_eq!(fact.detail.contains("secret"), trouble.is_some());
+            assert!(!fact.message.contains("secret") && !fact.message.contains("east"), "no name for strangers: {}", fact.message);
+        }
+        assert_eq!(cluster(None).remove(0).severity, Ok);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::health::Health;
 use super::metrics::Metrics;
 use crate::authority::AuthorityState;
 use crate::clock::{Clock, Entropy, readable, within};
-use crate::cluster::KeySets;
+use crate::cluster::{KeySets, Kubernetes};
 use crate::issuance::Admission;
 use crate::ledger::{CertificateFilter, Ledger};
 use crate::rotation::Keeper;
@@ -38,6 +38,8 @@ const SAMPLE_PAUSE: Duration = Duration::from_secs(5);
 pub(super) struct CheckupParts {
     pub(super) keeper: Arc<Keeper>,
     pub(super) key_sets: Arc<KeySets>,
+    /// None: there is no cluster.
+    pub(super) kubernetes: Option<Arc<Kubernetes>>,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) store: Arc<FileStore>,
     pub(super) admission: Arc<Admission>,
@@ -123,6 +125,7 @@ impl Checkup {
         facts.push(state.err().unwrap_or_else(|| Fact::ok(Check::StatePrivate, "state and keys are ours alone")));
         let keys = self.parts.key_sets.status();
         facts.extend(keys.iter().enumerate().map(|(index, status)| facts::token_keys(index, keys.len(), status)));
+        facts.extend(facts::cluster(self.parts.kubernetes.as_ref().map(|kubernetes| kubernetes.status()).as_ref()));
         facts.sort_by_key(|fact| fact.check);
         facts
     }

@@ -26,6 +26,7 @@ pub enum Check {
     StatePrivate,
     StateSpace,
     TokenKeys,
+    ClusterKnown,
     RequestsRoom,
     ConnectionsRoom,
     NoRefusals,
@@ -70,6 +71,7 @@ impl Check {
         Self::StatePrivate,
         Self::StateSpace,
         Self::TokenKeys,
+        Self::ClusterKnown,
         Self::RequestsRoom,
         Self::ConnectionsRoom,
         Self::NoRefusals,
@@ -125,6 +127,9 @@ impl Check {
             Self::StatePrivate => state("state-private", "give the folder and its files back to the server's user: folders 0700, files 0600"),
             Self::StateSpace => state("state-space", "free space before the next renewal"),
             Self::TokenKeys => row("token-keys", "callers", "see that the key set's file or URL can be read from the server's machine"),
+            Self::ClusterKnown => {
+                row("cluster-known", "callers", "see that the API server answers and that our account may list and watch (deploy/kubernetes)")
+            }
             Self::RequestsRoom => load("requests-room", "find who asks so much, add a machine's worth of cores, or raise server.maxInFlight"),
             Self::ConnectionsRoom => load("connections-room", "find who holds them, or raise server.maxConnections with the limit of open files"),
             Self::NoRefusals => {

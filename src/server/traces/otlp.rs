@@ -136,6 +136,10 @@ impl Observer for StepSpans {
             self.tracer.build_with_context(builder, request).end_with_timestamp(end.into());
         });
     }
+
+    fn past_warn_after(&self) {
+        self.inner.past_warn_after();
+    }
 }
 
 /// The headers of a request, as the propagator reads them.

@@ -1,0 +1,234 @@
+//! The API server of a cluster, asked with our own credentials. Every question is bounded in time and bytes; no error carries a token.
+//!
+//! Everything in this folder that talks to a cluster goes through here. [`ApiServer::connect`] only reads credentials: nothing is asked yet.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{Stream, StreamExt as _};
+use http::{Request, header};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Bytes;
+use kube::client::Body;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::WatchEvent;
+use kube::core::response::Status;
+use serde::de::DeserializeOwned;
+
+use super::fetch::chain_of;
+use crate::clock::{Clock, within};
+
+/// Where the API server is and who we are there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Access {
+    /// The cluster that this runs in, as the pod's service account. Its token is read again as the kubelet renews it.
+    InCluster,
+    /// The current context of a kubeconfig file.
+    Kubeconfig(PathBuf),
+}
+
+/// Why a question had no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApiError {
+    /// The credentials or the address can't be used.
+    #[error("no access to the API server: {0}")]
+    Access(String),
+    /// No answer in time.
+    #[error("the API server did not answer within {0:?}")]
+    TimedOut(Duration),
+    /// No connection, or it broke.
+    #[error("no answer from the API server: {0}")]
+    NoAnswer(String),
+    /// An answer that is an error.
+    #[error("the API server answered {code}: {message}")]
+    Status {
+        /// The HTTP status.
+        code: u16,
+        /// Its words, cut short.
+        message: String,
+    },
+    /// More bytes than the answer to this question can have.
+    #[error("the API server's answer is longer than {0} bytes, or was cut off")]
+    Body(usize),
+    /// Bytes that aren't what was asked for.
+    #[error("the API server's answer can't be read: {0}")]
+    Unreadable(String),
+}
+
+impl ApiError {
+    /// Whether the object that was asked for isn't there.
+    pub(super) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Status { code: 404, .. })
+    }
+
+    /// Whether the version that a watch or a list wanted to go on from is no longer kept (410, RFC 9110 §15.5.11).
+    pub(super) fn is_expired(&self) -> bool {
+        matches!(self, Self::Status { code: 410, .. })
+    }
+}
+
+/// A client of one API server.
+pub struct ApiServer {
+    client: kube::Client,
+    address: String,
+    clock: Arc<dyn Clock>,
+}
+
+/// The longest error that is read.
+const MAX_ERROR_BYTES: usize = 64 << 10;
+/// How much of its message is kept.
+const MAX_MESSAGE: usize = 300;
+
+impl ApiServer {
+    /// Reads the credentials.
+    ///
+    /// # Errors
+    /// [`ApiError::Access`].
+    pub async fn connect(access: &Access, clock: Arc<dyn Clock>) -> Result<Arc<Self>, ApiError> {
+        let refused = |error: &dyn std::error::Error| ApiError::Access(chain_of(error));
+        let mut config = match access {
+            Access::InCluster => kube::Config::incluster().map_err(|error| refused(&error))?,
+            Access::Kubeconfig(path) => {
+                let kubeconfig = Kubeconfig::read_from(path).map_err(|error| refused(&error))?;
+                let options = KubeConfigOptions::default();
+                kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| refused(&error))?
+            }
+        };
+        if config.cluster_url.scheme_str() != Some("https") || config.accept_invalid_certs {
+            // Whoever stands between could say which pods live and which keys sign tokens.
+            return Err(ApiError::Access("its certificate must be verified: an https address, and no insecure-skip-tls-verify".to_owned()));
+        }
+        // Who waits here has a limit of its own, and the watches have their own pauses.
+        config.default_retry = false;
+        let address = config.cluster_url.to_string();
+        let client = kube::Client::try_from(config).map_err(|error| refused(&error))?;
+        Ok(Arc::new(Self { client, address, clock }))
+    }
+
+    /// One question; the answer as bytes, `most` at most.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub(super) async fn ask(&self, request: Request<Vec<u8>>, most: usize, limit: Duration) -> Result<Bytes, ApiError> {
+        let work = async {
+            let response = self.client.send(request.map(Body::from)).await.map_err(no_answer)?;
+            let status = response.status();
+            if !status.is_success() {
+                let said = Limited::new(response.into_body(), MAX_ERROR_BYTES).collect().await.map(http_body_util::Collected::to_bytes);
+                return Err(refusal(status.as_u16(), &said.unwrap_or_default()));
+            }
+            let body = Limited::new(response.into_body(), most).collect().await;
+            body.map(http_body_util::Collected::to_bytes).map_err(|_| ApiError::Body(most))
+        };
+        within(self.clock.as_ref(), limit, work).await.unwrap_or(Err(ApiError::TimedOut(limit)))
+    }
+
+    /// One question; the answer as JSON.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub(super) async fn read<T: DeserializeOwned>(&self, request: Request<Vec<u8>>, most: usize, limit: Duration) -> Result<T, ApiError> {
+        let body = self.ask(request, most, limit).await?;
+        // The parser's words may quote the answer; where it is, is enough.
+        serde_json::from_slice(&body).map_err(|error| ApiError::Unreadable(format!("line {} column {}", error.line(), error.column())))
+    }
+
+    /// A document at a path, such as `/openid/v1/jwks`.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub(super) async fn document(&self, path: &str, accept: &'static str, most: usize, limit: Duration) -> Result<Bytes, ApiError> {
+        let request = Request::get(path).header(header::ACCEPT, accept).body(Vec::new());
+        self.ask(request.map_err(|error| ApiError::Access(error.to_string()))?, most, limit).await
+    }
+
+    /// A stream of changes. It ends when the API server ends it; only its beginning is bounded in time here.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub(super) async fn watch<T: Clone + DeserializeOwned + Send + 'static>(
+        &self,
+        request: Request<Vec<u8>>,
+        limit: Duration,
+    ) -> Result<impl Stream<Item = Result<WatchEvent<T>, ApiError>> + Send + use<T>, ApiError> {
+        let begun = within(self.clock.as_ref(), limit, self.client.request_events::<T>(request)).await;
+        let events = begun.unwrap_or_else(|| Err(kube::Error::Service(format!("no answer within {limit:?}").into()))).map_err(no_answer)?;
+        Ok(events.map(|event| event.map_err(no_answer)))
+    }
+}
+
+impl fmt::Debug for ApiServer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "ApiServer({})", self.address)
+    }
+}
+
+/// A failure by kube's name.
+fn no_answer(error: kube::Error) -> ApiError {
+    match error {
+        kube::Error::Api(status) => ApiError::of_status(&status),
+        kube::Error::SerdeError(error) => ApiError::Unreadable(format!("column {}", error.column())),
+        error => ApiError::NoAnswer(chain_of(&error)),
+    }
+}
+
+fn refusal(code: u16, said: &[u8]) -> ApiError {
+    let message = match serde_json::from_slice::<Status>(said) {
+        Ok(status) if !status.message.is_empty() => shortened(&status.message),
+        _ => "without a reason".to_owned(),
+    };
+    ApiError::Status { code, message }
+}
+
+fn shortened(message: &str) -> String {
+    message.chars().take(MAX_MESSAGE).collect()
+}
+
+impl ApiError {
+    /// What a watch says instead of an event.
+    pub(super) fn of_status(status: &Status) -> Self {
+        Self::Status { code: status.code, message: shortened(&status.message) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+
+    async fn connect(kubeconfig: &str) -> Result<Arc<ApiServer>, ApiError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kubeconfig");
+        std::fs::write(&path, kubeconfig).unwrap();
+        ApiServer::connect(&Access::Kubeconfig(path), SystemClock::shared()).await
+    }
+
+    fn kubeconfig(cluster: &str) -> String {
+        format!(
+            "current-context: a\nclusters: [{{ name: a, cluster: {{ {cluster} }} }}]\ncontexts: [{{ name: a, context: {{ cluster: a, user: a }} }}]\n\
+             users: [{{ name: a, user: {{ token: a-secret }} }}]\n"
+        )
+    }
+
+    #[tokio::test]
+    async fn an_api_server_that_can_not_be_verified_is_not_asked() {
+        for cluster in ["server: 'http://127.0.0.1:1'", "server: 'https://127.0.0.1:1', insecure-skip-tls-verify: true"] {
+            let error = connect(&kubeconfig(cluster)).await.unwrap_err();
+            assert!(matches!(&error, ApiError::Access(_)) && error.to_string().contains("must be verified"), "{error}");
+        }
+        assert!(matches!(connect("clusters: 7").await, Err(ApiError::Access(_))));
+        let missing = ApiServer::connect(&Access::Kubeconfig("/nowhere/kubeconfig".into()), SystemClock::shared()).await;
+        assert!(matches!(missing, Err(ApiError::Access(_))));
+    }
+
+    #[test]
+    fn errors_are_short_and_say_what_was_said() {
+        let long = format!(r#"{{"kind":"Status","code":403,"message":"{}"}}"#, "x".repeat(1000));
+        let ApiError::Status { code: 403, message } = refusal(403, long.as_bytes()) else { panic!("a status") };
+        assert_eq!(message.len(), MAX_MESSAGE);
+        assert_eq!(refusal(503, b"<html>"), ApiError::Status { code: 503, message: "without a reason".to_owned() });
+        assert!(refusal(404, b"").is_not_found() && refusal(410, b"").is_expired() && !refusal(404, b"").is_expired());
+    }
+}

@@ -1,0 +1,149 @@
+//! TokenReview: the cluster that a token comes from says whether it is good. It costs a request to the API server, so it is asked only where the
+//! operator wants that (`tokens.verification: tokenReview`), or for a token whose key nobody published.
+//!
+//! Few at once and few in a second, one for everybody who shows the same token, and each verdict good for a moment, as the API server itself
+//! keeps them. A token is never in an error or a log line; verdicts are kept under its SHA-256.
+
+use std::collections::BTreeSet;
+use std::fmt::{self, Debug};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kube::core::Request;
+use kube::core::params::PostParams;
+use ring::digest::{SHA256, digest};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::api_server::{ApiError, ApiServer};
+use super::lookups::{LookupCounts, LookupLimits, Lookups};
+use crate::clock::Clock;
+
+/// What a cluster says of a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reviewed {
+    /// It is good, and stands for this user.
+    Good {
+        /// `system:serviceaccount:NAMESPACE:NAME`.
+        username: String,
+        /// The service account's UID.
+        uid: String,
+    },
+    /// It is not.
+    Bad,
+    /// Nobody can tell at the moment: our trouble.
+    Unknown,
+}
+
+/// Reviews tokens.
+#[async_trait]
+pub trait TokenReviewer: Send + Sync + Debug {
+    /// What the cluster says of this token.
+    async fn review(&self, token: &str) -> Reviewed;
+}
+
+/// Reviews tokens by the API server of a cluster.
+pub struct Reviewer {
+    api: Arc<ApiServer>,
+    audiences: BTreeSet<String>,
+    verdicts: Lookups<[u8; 32], Reviewed>,
+}
+
+const PATH: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
+/// The answer repeats the token.
+const MAX_ANSWER_BYTES: usize = 256 << 10;
+
+impl Reviewer {
+    /// Tokens must be meant for one of `audiences`.
+    pub fn new(api: Arc<ApiServer>, audiences: BTreeSet<String>, limits: LookupLimits, clock: Arc<dyn Clock>) -> Self {
+        Self { api, audiences, verdicts: Lookups::new(clock, limits) }
+    }
+
+    /// How often the API server was asked.
+    pub fn counts(&self) -> LookupCounts {
+        self.verdicts.counts()
+    }
+}
+
+#[async_trait]
+impl TokenReviewer for Reviewer {
+    async fn review(&self, token: &str) -> Reviewed {
+        let mut key = [0; 32];
+        key.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
+        let body = json!({
+            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": { "token": token, "audiences": self.audiences },
+        });
+        let (api, audiences) = (self.api.clone(), self.audiences.clone());
+        let look = |limit: Duration| async move {
+            let request = Request::new(PATH).create(&PostParams::default(), body.to_string().into_bytes());
+            let request = request.map_err(|error| ApiError::Access(error.to_string()))?;
+            let answer: Answer = api.read(request, MAX_ANSWER_BYTES, limit).await?;
+            Ok(answer.verdict(&audiences))
+        };
+        self.verdicts.find(key, look).await.unwrap_or(Reviewed::Unknown)
+    }
+}
+
+impl Debug for Reviewer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Reviewer({:?})", self.api)
+    }
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    status: Status,
+}
+
+#[derive(Deserialize)]
+struct Status {
+    #[serde(default)]
+    authenticated: bool,
+    #[serde(default)]
+    audiences: Vec<String>,
+    #[serde(default)]
+    user: User,
+}
+
+#[derive(Default, Deserialize)]
+struct User {
+    #[serde(default)]
+    username: String,
+    #[serde(default)]
+    uid: String,
+}
+
+impl Answer {
+    /// An API server that knows nothing of audiences would accept tokens that are meant for somebody else, so it must name one of ours.
+    fn verdict(self, audiences: &BTreeSet<String>) -> Reviewed {
+        let Status { authenticated, audiences: met, user } = self.status;
+        if authenticated && met.iter().any(|audience| audiences.contains(audience)) {
+            Reviewed::Good { username: user.username, uid: user.uid }
+        } else {
+            Reviewed::Bad
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_is_good_only_with_an_audience_of_ours() {
+        let verdict = |answer: &str| serde_json::from_str::<Answer>(answer).unwrap().verdict(&["istio-ca".to_owned()].into());
+        let user = r#""user":{"username":"system:serviceaccount:shop:cart","uid":"u","groups":[]}"#;
+        let good = format!(r#"{{"status":{{"authenticated":true,"audiences":["istio-ca"],{user}}}}}"#);
+        assert_eq!(verdict(&good), Reviewed::Good { username: "system:serviceaccount:shop:cart".into(), uid: "u".into() });
+        for bad in [
+            format!(r#"{{"status":{{"authenticated":true,{user}}}}}"#),
+            format!(r#"{{"status":{{"authenticated":true,"audiences":["https://kubernetes.default.svc"],{user}}}}}"#),
+            format!(r#"{{"status":{{"audiences":["istio-ca"],{user}}}}}"#),
+            r#"{"status":{"error":"invalid bearer token"}}"#.to_owned(),
+            r#"{"status":{}}"#.to_owned(),
+        ] {
+            assert_eq!(verdict(&bad), Reviewed::Bad, "{bad}");
+        }
+    }
+}

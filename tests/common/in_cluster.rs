@@ -1,0 +1,122 @@
+//! What the suites with a real API server share (`tests/cluster_*.rs`): the server, a CA in process that watches it, and questions to both.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "every suite uses its own part")]
+
+pub(crate) mod api_server;
+pub(crate) mod clock;
+pub(crate) mod cluster;
+pub(crate) mod csrs;
+pub(crate) mod issuer;
+pub(crate) mod load;
+pub(crate) mod process;
+pub(crate) mod slow_link;
+pub(crate) mod tokens;
+pub(crate) mod tools;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use meshmint::clock::Clock;
+use meshmint::issuance::{Ask, Issued, Refusal};
+use time::OffsetDateTime;
+use tokio::sync::OnceCell;
+
+use self::api_server::{ApiServer, CLUSTER_ISSUER};
+use self::clock::ManualClock;
+use self::cluster::Client;
+use self::issuer::{Choices, ClusterChoices, SeededEntropy, World, ask, plain_csr};
+use self::process::PATIENCE;
+
+/// An API server for all tests of one suite, with meshmint's rules of access. It ends with the process.
+pub async fn shared() -> &'static Shared {
+    static SHARED: OnceCell<Shared> = OnceCell::const_new();
+    SHARED.get_or_init(|| async { Shared::over(ApiServer::start().await).await }).await
+}
+
+/// An API server, and the token of meshmint's account.
+pub struct Shared {
+    pub server: ApiServer,
+    token: String,
+}
+
+impl Shared {
+    pub async fn over(server: ApiServer) -> Self {
+        let token = server.admin().await.install_rbac().await;
+        Self { server, token }
+    }
+
+    /// meshmint's kubeconfig, through this port.
+    pub fn kubeconfig(&self, port: u16) -> PathBuf {
+        self.server.kubeconfig("meshmint", &self.token, port)
+    }
+
+    pub fn choices(&self) -> ClusterChoices {
+        ClusterChoices::new(self.kubeconfig(self.server.port()), CLUSTER_ISSUER)
+    }
+
+    /// A CA that knows this cluster, on a clock that only the test moves.
+    pub async fn world(&self) -> (World, ManualClock) {
+        world(self.choices()).await
+    }
+
+    pub async fn admin(&self) -> Client {
+        self.server.admin().await
+    }
+}
+
+/// A CA that knows a cluster, on a clock that begins now.
+pub async fn world(cluster: ClusterChoices) -> (World, ManualClock) {
+    let clock = ManualClock::at(OffsetDateTime::now_utc());
+    (world_on(cluster, Arc::new(clock.clone())).await, clock)
+}
+
+/// A CA that knows a cluster.
+pub async fn world_on(cluster: ClusterChoices, clock: Arc<dyn Clock>) -> World {
+    let choices = Choices { cluster: Some(cluster), ..Choices::default() };
+    World::found(choices, clock, SeededEntropy::new(1)).await
+}
+
+/// A request with this token.
+pub async fn issue(world: &World, token: &str) -> Result<Issued, Refusal> {
+    world.issuer.issue(ask(token, &plain_csr(), 0)).await
+}
+
+/// The same for the identity of somebody else.
+pub async fn speak_for(world: &World, token: &str, identity: &str) -> Result<Issued, Refusal> {
+    let mut ask: Ask = ask(token, &plain_csr(), 0);
+    ask.wants.impersonate = Some(identity.to_owned());
+    world.issuer.issue(ask).await
+}
+
+/// "issued", or the reason of the refusal.
+pub fn outcome(answer: Result<Issued, Refusal>) -> &'static str {
+    match answer {
+        Ok(_) => "issued",
+        Err(refusal) => refusal.reason(),
+    }
+}
+
+/// Waits until a request with this token comes out so: a watch takes a moment.
+pub async fn until(world: &World, token: &str, wanted: &str) {
+    let mut last = "";
+    let reached = async {
+        loop {
+            last = outcome(issue(world, token).await);
+            if last == wanted {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, reached).await.is_ok(), "{last} instead of {wanted}");
+}
+
+/// Waits until this is so.
+pub async fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
+    let reached = async {
+        while !so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, reached).await.is_ok(), "timed out waiting for {what}");
+}
