@@ -92,12 +92,16 @@ fn ask(metadata: &MetadataMap, connection: Option<&Connection>, message: IstioCe
 /// RFC 6750 §2.1: `authorization: Bearer TOKEN`, once. Something else in its place is never "no token": that would fall back to weaker proof.
 fn credential(metadata: &MetadataMap, connection: Option<&Connection>) -> Credential {
     let certificate = connection.and_then(|connection| connection.certificate.clone());
+    // Only a hint for choosing whom to ask; what isn't text names no cluster that there is.
+    let cluster = metadata.get("clusterid").map(|value| value.to_str().unwrap_or("?").to_owned()).filter(|cluster| !cluster.is_empty());
     let mut values = metadata.get_all("authorization").iter();
     match (values.next(), values.next()) {
-        (None, _) => Credential::Workload { token: None, certificate },
+        (None, _) => Credential::Workload { cluster, token: None, certificate },
         (Some(_), Some(_)) => Credential::Unusable { reason: "several_authorization_headers" },
         (Some(value), None) => match value.to_str().ok().and_then(|text| text.split_once(' ')) {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Credential::Workload { token: Some(token.to_owned()), certificate },
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => {
+                Credential::Workload { cluster, token: Some(token.to_owned()), certificate }
+            }
             _ => Credential::Unusable { reason: "not_a_bearer_token" },
         },
     }
