@@ -243,7 +243,7 @@ async fn a_certificate_is_not_renewed_once_its_pod_is_gone() {
     let issued = issue(&world, &admin.workload_token("renewing").await).await.unwrap();
     let certificate = Arc::new(PresentedCertificate::new(issued.der));
     let renew = async || {
-        let credential = Credential::Workload { token: None, certificate: Some(certificate.clone()) };
+        let credential = Credential::Workload { cluster: None, token: None, certificate: Some(certificate.clone()) };
         let ask = Ask { credential, key_proof: KeyProof::Csr(plain_csr()), wants: Wants::default() };
         outcome(world.issuer.issue(ask).await)
     };

@@ -114,7 +114,15 @@ fn key_sources() {
 fn a_cluster_is_there_or_not() {
     assert_eq!(load(GOOD).unwrap().cluster, None);
     let cluster = load(&format!("{GOOD}cluster: {{ inCluster: true, maxStaleness: 10m }}\n")).unwrap().cluster;
-    assert_eq!(cluster, Some(Cluster { access: Access::InCluster, max_staleness: Duration::from_secs(600) }));
+    assert_eq!(
+        cluster,
+        Some(Cluster {
+            access: Access::InCluster,
+            aliases: vec!["Kubernetes".to_owned()],
+            remote_secrets_namespace: None,
+            max_staleness: Duration::from_secs(600),
+        })
+    );
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::token::ObjectRef;
 use crate::spiffe::{SpiffeId, TrustDomain};
 
 /// What is known of the caller's cluster.
-pub trait NodeFacts {
+pub trait NodeFacts: Send + Sync {
     /// The pod of that name and UID, where it exists now.
     fn pod(&self, namespace: &str, pod: &ObjectRef) -> Option<PodFact>;
 

@@ -84,6 +84,9 @@ pub enum TokenError {
     /// Bound to a Secret: such tokens lie about in the API and live for ever.
     #[error("the token is bound to a Secret")]
     SecretBound,
+    /// From a cluster that isn't known here (`clusterid`).
+    #[error("the caller's cluster is not one of ours")]
+    UnknownCluster,
     /// Bound to an object of a kind that isn't known here (a webhook's configuration, for example), so nobody could say whether it lives.
     #[error("the token is bound to an object that is neither a pod nor a node")]
     UnknownBinding,
@@ -123,6 +126,7 @@ impl TokenError {
             Self::SubjectMismatch => "subject_mismatch",
             Self::BadName(_) => "bad_name",
             Self::SecretBound => "secret_bound",
+            Self::UnknownCluster => "unknown_cluster",
             Self::UnknownBinding => "unknown_binding",
             Self::ReviewRefused => "review_refused",
             Self::ReviewUnavailable => "review_unavailable",

@@ -64,6 +64,12 @@ impl TokenRules {
         Ok(Self { trust_domain, issuers, audiences, clock_skew, max_lifetime_unbound })
     }
 
+    /// The same rules for tokens of this issuer alone, who stands for another cluster.
+    #[must_use]
+    pub fn for_cluster(&self, issuer: &str, cluster: &str) -> Self {
+        Self { issuers: [(issuer.to_owned(), cluster.to_owned())].into(), ..self.clone() }
+    }
+
     /// Whom a verified token speaks for.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ mod admin_client;
 mod bundle;
 mod certs;
 mod check;
+mod cluster;
 mod completions;
 mod csr_client;
 mod dev;
@@ -66,6 +67,8 @@ enum Command {
     Bundle(bundle::Args),
     /// Load any Istio CA and measure what it does
     Bench(bench::Args),
+    /// Let a running server know another cluster
+    Cluster(cluster::Args),
     /// Ask a running server whether it is well, and what to do where it isn't
     Check(check::Args),
     /// Print what a shell needs to complete these commands
@@ -101,6 +104,7 @@ impl Cli {
                 Command::Certs(args) => certs::run(args).await,
                 Command::Bundle(args) => bundle::run(args).await,
                 Command::Bench(args) => bench::run(args).await,
+                Command::Cluster(args) => cluster::run(args).await,
                 Command::Check(args) => check::run(args).await,
                 Command::Completions(args) => completions::run(&args),
                 Command::Man(args) => man::run(&args),

@@ -21,12 +21,14 @@ use super::fetch::chain_of;
 use crate::clock::{Clock, within};
 
 /// Where the API server is and who we are there.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Access {
     /// The cluster that this runs in, as the pod's service account. Its token is read again as the kubelet renews it.
     InCluster,
     /// The current context of a kubeconfig file.
     Kubeconfig(PathBuf),
+    /// The contents of a kubeconfig that somebody handed in: with credentials, and with nothing that reads files or starts programs.
+    Contents(String),
 }
 
 /// Why a question had no answer.
@@ -92,6 +94,13 @@ impl ApiServer {
             Access::InCluster => kube::Config::incluster().map_err(|error| refused(&error))?,
             Access::Kubeconfig(path) => {
                 let kubeconfig = Kubeconfig::read_from(path).map_err(|error| refused(&error))?;
+                let options = KubeConfigOptions::default();
+                kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| refused(&error))?
+            }
+            Access::Contents(text) => {
+                // The parser's words may quote what it read.
+                let kubeconfig = Kubeconfig::from_yaml(text).map_err(|_| ApiError::Access("not a kubeconfig".to_owned()))?;
+                reads_nothing(&kubeconfig)?;
                 let options = KubeConfigOptions::default();
                 kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| refused(&error))?
             }
@@ -162,6 +171,30 @@ impl ApiServer {
 impl fmt::Debug for ApiServer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "ApiServer({})", self.address)
+    }
+}
+
+/// Whoever wrote this kubeconfig gets nothing of our machine: no file is read for it and no program started.
+fn reads_nothing(kubeconfig: &Kubeconfig) -> Result<(), ApiError> {
+    let users = kubeconfig.auth_infos.iter().filter_map(|named| named.auth_info.as_ref());
+    let clusters = kubeconfig.clusters.iter().filter_map(|named| named.cluster.as_ref());
+    let reaching = |user: &kube::config::AuthInfo| {
+        let files = [&user.token_file, &user.client_certificate, &user.client_key];
+        files.iter().any(|file| file.is_some()) || user.exec.is_some() || user.auth_provider.is_some()
+    };
+    if users.into_iter().any(reaching) || clusters.into_iter().any(|cluster| cluster.certificate_authority.is_some()) {
+        return Err(ApiError::Access("a kubeconfig in a Secret may name no file and no program (exec, authProvider)".to_owned()));
+    }
+    Ok(())
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InCluster => write!(formatter, "InCluster"),
+            Self::Kubeconfig(path) => write!(formatter, "Kubeconfig({})", path.display()),
+            Self::Contents(text) => write!(formatter, "Contents({} bytes)", text.len()),
+        }
     }
 }
 

@@ -22,10 +22,12 @@ pub enum Resource {
     ServiceAccounts,
     /// Nodes.
     Nodes,
+    /// Secrets that name other clusters, in one namespace.
+    Secrets,
 }
 
 impl Resource {
-    /// All of them.
+    /// Those that are watched in each cluster.
     pub const ALL: [Self; 3] = [Self::Pods, Self::ServiceAccounts, Self::Nodes];
 
     /// As it is called in paths, rules of access and labels.
@@ -34,6 +36,7 @@ impl Resource {
             Self::Pods => "pods",
             Self::ServiceAccounts => "serviceaccounts",
             Self::Nodes => "nodes",
+            Self::Secrets => "secrets",
         }
     }
 
@@ -45,7 +48,7 @@ impl Resource {
 
     /// Whether the API server is to send metadata only.
     pub(super) fn metadata_only(self) -> bool {
-        !matches!(self, Self::Pods)
+        matches!(self, Self::ServiceAccounts | Self::Nodes)
     }
 }
 

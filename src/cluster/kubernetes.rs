@@ -1,6 +1,6 @@
 //! One Kubernetes cluster: what lives in it and where, by its watches, with a live look for what they haven't seen.
 //!
-//! Issuance asks [`Liveness`] for each token and [`Neighbours`] for each impersonation. On the usual path both are lookups in memory. The verdict
+//! [`super::Clusters`] asks [`Liveness`] for each token, and [`NodeFacts`] for each impersonation. On the usual path both are lookups in memory. The verdict
 //! is TokenReview's: name *and* UID must fit, and a deleted object counts for 60 s after its deletionTimestamp. What a watch hasn't seen, or has
 //! under another UID, is looked at live; so is everything while the watches are older than [`KubernetesParts::max_staleness`]. Where the API
 //! server then doesn't answer, nobody can tell, which is our trouble and not the caller's.
@@ -18,7 +18,6 @@ use super::api_server::{ApiError, ApiServer};
 use super::index::{Existing, Index, KnownPod, Nodes, Pods, Resource, ServiceAccounts};
 use super::liveness::{Bound, Life, Liveness, WhyGone};
 use super::lookups::{LookupCounts, LookupLimits, Lookups};
-use super::neighbours::Neighbours;
 use super::objects::{Named, Page, Pod};
 use super::watched::{WatchStatus, Watched};
 use crate::callers::{Caller, NodeFacts, ObjectRef, PodFact};
@@ -190,9 +189,6 @@ impl Kubernetes {
 #[async_trait]
 impl Liveness for Kubernetes {
     async fn check(&self, bound: &Bound<'_>) -> Life {
-        if bound.cluster != self.parts.cluster {
-            return Life::Unknown;
-        }
         match self.account_counts(bound.namespace, bound.service_account, bound.service_account_uid).await {
             Some(true) => {}
             Some(false) => return Life::Gone(WhyGone::ServiceAccount),
@@ -236,13 +232,10 @@ impl NodeFacts for Kubernetes {
     }
 }
 
-#[async_trait]
-impl Neighbours for Kubernetes {
-    fn facts(&self, cluster: &str) -> Option<&dyn NodeFacts> {
-        (cluster == self.parts.cluster).then_some(self as &dyn NodeFacts)
-    }
-
-    async fn look(&self, caller: &Caller, namespace: &str, service_account: &str) -> bool {
+impl Kubernetes {
+    /// Asks the API server where the caller's pod is, and whether a pod of this account is on its node; afterwards [`NodeFacts`] tells what was found.
+    /// False says that nobody can tell at the moment.
+    pub(super) async fn look(&self, caller: &Caller, namespace: &str, service_account: &str) -> bool {
         let Some(pod) = &caller.pod else { return true };
         let node = match self.pod(&caller.namespace, pod).and_then(|fact| fact.node) {
             Some(node) => node,

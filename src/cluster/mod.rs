@@ -2,24 +2,28 @@
 //! which pods are on which node.
 
 mod api_server;
+mod clusters;
 mod fetch;
 mod index;
 pub mod key_sets;
 mod kubernetes;
 pub mod liveness;
 mod lookups;
-mod neighbours;
 mod objects;
+mod remote;
+mod remote_secret;
 mod token_review;
 mod watched;
 
 pub use api_server::{Access, ApiError, ApiServer};
+pub use clusters::{Clusters, Member, Review};
 pub use fetch::{FetchError, KeySource};
 pub use index::Resource;
 pub use key_sets::{IssuerStatus, KeySets, KeyTrouble, Timing, TrackedIssuer};
 pub use kubernetes::{ClusterStatus, Kubernetes, KubernetesParts};
 pub use liveness::{Bound, Life, Liveness, NoCluster, WhyGone};
 pub use lookups::{LookupCounts, LookupLimits};
-pub use neighbours::Neighbours;
+pub use remote::{RemoteParts, RemoteStatus, Remotes};
+pub use remote_secret::{MadeSecret, RemoteSecret};
 pub use token_review::{Reviewed, Reviewer, TokenReviewer};
 pub use watched::WatchStatus;

@@ -38,6 +38,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from
 /// What is known of one kind of object, and how well.
 #[derive(Debug)]
 pub(super) struct Watched<I> {
+    scope: Scope,
     index: RwLock<I>,
     /// Milliseconds on the monotonic clock, plus one; 0 before the first list.
     heard: AtomicU64,
@@ -46,7 +47,18 @@ pub(super) struct Watched<I> {
     trouble: Mutex<Option<ApiError>>,
     /// Whether there was a first list, or a first failure.
     attempted: watch::Sender<bool>,
+    /// Grows with each change of the index.
+    changes: watch::Sender<u64>,
     clock: Arc<dyn Clock>,
+}
+
+/// Which objects of the kind are watched.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Scope {
+    /// Empty: all.
+    pub(super) namespace: String,
+    /// A label selector.
+    pub(super) labels: Option<&'static str>,
 }
 
 /// What metrics and the checkup show of a watch.
@@ -80,8 +92,16 @@ enum Ended {
 }
 
 impl<I: Index> Watched<I> {
+    /// All objects of the kind.
     pub(super) fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
+        Self::scoped(Scope::default(), clock)
+    }
+
+    /// Some of them.
+    pub(super) fn scoped(scope: Scope, clock: Arc<dyn Clock>) -> Arc<Self> {
         Arc::new(Self {
+            scope,
+            changes: watch::Sender::new(0),
             index: RwLock::default(),
             heard: AtomicU64::new(0),
             lists: AtomicU64::new(0),
@@ -113,6 +133,16 @@ impl<I: Index> Watched<I> {
             failures: self.failures.load(Ordering::Relaxed),
             trouble: self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
+    }
+
+    /// Tells of each change.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut I)) {
+        change(&mut self.index.write().unwrap_or_else(PoisonError::into_inner));
+        self.changes.send_modify(|changes| *changes += 1);
     }
 
     /// Ends once everything was listed, or could not be.
@@ -171,8 +201,9 @@ impl<I: Index> Watched<I> {
     async fn list(&self, api: &ApiServer) -> Result<String, ApiError> {
         // The facts are as old as the question, not as the answer.
         let began = self.clock.monotonic();
-        let request = Request::new(I::RESOURCE.path(""));
-        let (mut index, mut version, mut params) = (I::default(), None, ListParams::default().limit(PAGE));
+        let request = Request::new(I::RESOURCE.path(&self.scope.namespace));
+        let (mut index, mut version) = (I::default(), None);
+        let mut params = ListParams { label_selector: self.scope.labels.map(str::to_owned), ..ListParams::default().limit(PAGE) };
         loop {
             let page = if I::RESOURCE.metadata_only() { request.list_metadata(&params) } else { request.list(&params) };
             let page: Page<I::Object> = api.read(page.map_err(unaskable)?, MAX_PAGE_BYTES, PAGE_TIME).await?;
@@ -182,7 +213,7 @@ impl<I: Index> Watched<I> {
                 Some(next) => params.continue_token = Some(next),
                 None => {
                     let version = version.clone();
-                    *self.index.write().unwrap_or_else(PoisonError::into_inner) = index;
+                    self.change(|known| *known = index);
                     self.lists.fetch_add(1, Ordering::Relaxed);
                     self.hear(began);
                     self.recovered();
@@ -198,8 +229,9 @@ impl<I: Index> Watched<I> {
         // Without random bytes all replicas come back at the same time, and that is all.
         let share = fraction(entropy).unwrap_or(0.5);
         let seconds = WATCH_SECONDS.0 + (WATCH_SECONDS.1 - WATCH_SECONDS.0) * share;
-        let params = WatchParams { timeout: Some(seconds as u32), bookmarks: true, ..WatchParams::default() };
-        let request = Request::new(I::RESOURCE.path(""));
+        let labels = self.scope.labels.map(str::to_owned);
+        let params = WatchParams { timeout: Some(seconds as u32), bookmarks: true, label_selector: labels, ..WatchParams::default() };
+        let request = Request::new(I::RESOURCE.path(&self.scope.namespace));
         let request = if I::RESOURCE.metadata_only() { request.watch_metadata(&params, version) } else { request.watch(&params, version) };
         let events = match request.map_err(unaskable) {
             Ok(request) => api.watch::<I::Object>(request, PAGE_TIME).await,
@@ -218,12 +250,12 @@ impl<I: Index> Watched<I> {
                 Some(Ok(WatchEvent::Bookmark(bookmark))) => *version = bookmark.metadata.resource_version,
                 Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
                     version.clone_from(&I::metadata(&object).resource_version);
-                    self.index.write().unwrap_or_else(PoisonError::into_inner).put(object);
+                    self.change(|index| index.put(object));
                 }
                 Some(Ok(WatchEvent::Deleted(object))) => {
                     let metadata = I::metadata(&object);
                     version.clone_from(&metadata.resource_version);
-                    self.index.write().unwrap_or_else(PoisonError::into_inner).remove(&metadata.namespace, &metadata.name);
+                    self.change(|index| index.remove(&metadata.namespace, &metadata.name));
                 }
                 Some(Ok(WatchEvent::Error(status))) => return Ended::ListAgain(ApiError::of_status(&status)),
                 Some(Err(error @ (ApiError::Unreadable(_) | ApiError::Status { .. }))) => return Ended::ListAgain(error),

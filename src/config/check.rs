@@ -157,14 +157,19 @@ impl Checking<'_> {
 
     fn cluster(&mut self) -> Option<Option<Cluster>> {
         let (in_cluster, kubeconfig) = (self.optional("cluster.inCluster"), self.optional("cluster.kubeconfig"));
+        let aliases = self.list("cluster.aliases", |item| (!item.is_empty()).then(|| item.to_owned()));
+        let remote_secrets_namespace = self.optional("cluster.remoteSecretsNamespace");
         let max_staleness = self.duration("cluster.maxStaleness");
         let access = match (in_cluster?, kubeconfig?) {
-            (None, None) => return max_staleness.map(|_| None),
+            (None, None) if remote_secrets_namespace.as_ref()?.is_none() => return max_staleness.map(|_| None),
+            (None, None) => {
+                return self.refuse("cluster.remoteSecretsNamespace", "needs a cluster to read them from: expected inCluster or kubeconfig too");
+            }
             (Some(_), None) => Access::InCluster,
             (None, Some(path)) => Access::Kubeconfig(path.into()),
             (Some(_), Some(_)) => return self.refuse("cluster", "names two API servers: expected inCluster or kubeconfig, not both"),
         };
-        Some(Some(Cluster { access, max_staleness: max_staleness? }))
+        Some(Some(Cluster { access, aliases: aliases?, remote_secrets_namespace: remote_secrets_namespace?, max_staleness: max_staleness? }))
     }
 
     fn certificates(&mut self) -> Option<Certificates> {

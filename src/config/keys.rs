@@ -134,6 +134,8 @@ pub(super) const KEYS: &[Key] = &[
 
     key("cluster.inCluster", Flag, Optional("true"), "Ask the API server of the cluster that this runs in, as the pod's service account. This or kubeconfig makes tokens count only while pod and account live, and lets ztunnel ask for others."),
     key("cluster.kubeconfig", Path, Optional("/etc/meshmint/kubeconfig"), "Ask the API server of this kubeconfig's current context instead."),
+    key("cluster.aliases", Texts, Items("Kubernetes"), "Other names that agents have for this cluster (`clusterid`; istiod: CLUSTER_ALIASES). Read only with remoteSecretsNamespace: without it all agents are in this cluster, whatever they call it."),
+    key("cluster.remoteSecretsNamespace", Text, Optional("meshmint-system"), "Where the Secrets are that name other clusters (label istio/multiCluster=true, as `meshmint cluster secret` makes them). A token then counts only in the cluster that its agent names."),
     key("cluster.maxStaleness", Duration(5 * M, 30 * D), Is("1h"), "How long the last known pods, accounts and nodes are believed while the API server is away; then UNAVAILABLE."),
 
     key("certificates.defaultLifetime", Duration(S, 90 * D), Is("24h"), "Lifetime where a request asks for none."),

@@ -59,6 +59,10 @@ pub enum Verification {
 pub struct Cluster {
     /// Its API server.
     pub access: Access,
+    /// Other names that agents have for it.
+    pub aliases: Vec<String>,
+    /// Where Secrets name other clusters; `None`: there are none.
+    pub remote_secrets_namespace: Option<String>,
     /// How long what is known of it is believed while it is away.
     pub max_staleness: Duration,
 }

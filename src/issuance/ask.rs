@@ -26,6 +26,8 @@ pub struct Ask {
 pub enum Credential {
     /// A workload of the mesh: a service-account token, a client certificate, or both.
     Workload {
+        /// The cluster that it says it is in (`clusterid`); `None` where it says nothing.
+        cluster: Option<String>,
         /// The bearer token as it was sent; `None` where there was none.
         token: Option<String>,
         /// What the TLS connection presented.
@@ -41,7 +43,7 @@ pub enum Credential {
 impl fmt::Debug for Credential {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Workload { token, certificate } => {
+            Self::Workload { token, certificate, .. } => {
                 write!(formatter, "Workload {{ token: {}, certificate: {} }}", token.is_some(), certificate.is_some())
             }
             Self::Unusable { reason } => write!(formatter, "Unusable({reason})"),

@@ -11,20 +11,14 @@ use crate::callers::{
     TokenStanding, UnverifiedToken, decide,
 };
 use crate::clock::Clock;
-use crate::cluster::{Bound, KeySets, KeyTrouble, Life, Liveness, Reviewed, TokenReviewer};
+use crate::cluster::{Bound, Clusters, KeyTrouble, Life, Member, Review, Reviewed, TokenReviewer};
 use crate::ledger::{Kind, Ledger, LedgerError, StoredCertificate};
 
 /// Finds out who asks. It calls nobody for a token whose key is at hand, and looks a client certificate up once for each connection.
 #[derive(Debug)]
 pub struct Authenticator {
-    /// Keys of token issuers.
-    pub key_sets: Arc<KeySets>,
-    /// What a good token says.
-    pub rules: TokenRules,
-    /// Whether the pod and the account behind a token still exist.
-    pub liveness: Arc<dyn Liveness>,
-    /// When the cluster itself is asked about a token.
-    pub review: Review,
+    /// The clusters that callers may be in: how tokens are verified, and whether what is behind them still exists.
+    pub clusters: Arc<Clusters>,
     /// Told of tokens that are good and old.
     pub observer: Arc<dyn Observer>,
     /// Which certificates are ours.
@@ -33,31 +27,21 @@ pub struct Authenticator {
     pub clock: Arc<dyn Clock>,
 }
 
-/// Who says whether a token is good.
-#[derive(Debug, Clone)]
-pub enum Review {
-    /// We do, by its issuer's published keys and by what lives; there is nobody else to ask.
-    Never,
-    /// We do, but a key that nobody published is for the cluster to know.
-    UnknownKeys(Arc<dyn TokenReviewer>),
-    /// The cluster.
-    Always(Arc<dyn TokenReviewer>),
-}
-
 impl Authenticator {
-    /// The caller behind a token, a client certificate, or both.
+    /// The caller behind a token, a client certificate, or both; a token is checked only against `cluster`, the one that the caller says it is in.
     ///
     /// # Errors
     /// [`Refusal::Unauthenticated`]; [`Refusal::Unavailable`] where we couldn't tell, because agents give up on the first and retry the second;
     /// [`Refusal::Overloaded`] where `admission` would turn the caller away anyhow.
     pub async fn authenticate(
         &self,
+        cluster: Option<&str>,
         token: Option<&str>,
         certificate: Option<&PresentedCertificate>,
         accepted: &AcceptedIssuers,
         admission: &Admission,
     ) -> Result<Caller, Refusal> {
-        let token = self.token_standing(token, admission).await?;
+        let token = self.token_standing(cluster, token, admission).await?;
         let certificate = match (&token, certificate) {
             // A valid token decides, a bad one refuses: the certificate isn't worth a lookup.
             (TokenStanding::Valid(_) | TokenStanding::Bad(_), _) | (_, None) => CertificateStanding::Absent,
@@ -75,7 +59,7 @@ impl Authenticator {
         Ok(caller)
     }
 
-    async fn token_standing(&self, token: Option<&str>, admission: &Admission) -> Result<TokenStanding, Refusal> {
+    async fn token_standing(&self, cluster: Option<&str>, token: Option<&str>, admission: &Admission) -> Result<TokenStanding, Refusal> {
         let Some(text) = token else { return Ok(TokenStanding::Absent) };
         let token = match UnverifiedToken::parse(text) {
             Ok(token) => token,
@@ -85,23 +69,25 @@ impl Authenticator {
             admission.foresee(&hint)?;
         }
         let Some(issuer) = token.issuer() else { return Ok(TokenStanding::Bad(TokenError::BadClaims("iss"))) };
-        if !self.rules.knows(issuer) {
+        let Some(member) = self.clusters.find(cluster) else { return Ok(TokenStanding::Bad(TokenError::UnknownCluster)) };
+        let Member { key_sets, rules, review, .. } = member.as_ref();
+        if !rules.knows(issuer) {
             return Ok(TokenStanding::Bad(TokenError::WrongIssuer));
         }
-        if let Review::Always(reviewer) = &self.review {
-            return self.reviewed_standing(text, token, reviewer.as_ref(), TokenError::ReviewUnavailable).await;
+        if let Review::Always(reviewer) = review {
+            return self.reviewed_standing(rules, text, token, reviewer.as_ref(), TokenError::ReviewUnavailable).await;
         }
-        let key = match (self.key_sets.key(issuer, token.kid()).await, &self.review) {
+        let key = match (key_sets.key(issuer, token.kid()).await, review) {
             (Ok(key), _) => key,
             // Servers behind one address may publish a new key at different moments, and an external signer may leave one out.
             (Err(trouble @ (KeyTrouble::UnknownKey | KeyTrouble::RefetchFailed)), Review::UnknownKeys(reviewer)) => {
-                return self.reviewed_standing(text, token, reviewer.as_ref(), trouble.into()).await;
+                return self.reviewed_standing(rules, text, token, reviewer.as_ref(), trouble.into()).await;
             }
             (Err(trouble), _) => {
-                return Ok(TokenStanding::without_key(token.expires(), trouble.into(), &self.rules, self.clock.now()));
+                return Ok(TokenStanding::without_key(token.expires(), trouble.into(), rules, self.clock.now()));
             }
         };
-        match token.verify(&key).and_then(|verified| self.rules.check(verified, self.clock.now())) {
+        match token.verify(&key).and_then(|verified| rules.check(verified, self.clock.now())) {
             Ok(identity) => {
                 self.look_at_age(&identity);
                 let TokenIdentity { cluster, namespace, service_account, pod, node, .. } = &identity;
@@ -125,6 +111,7 @@ impl Authenticator {
     /// and liveness was the review's business.
     async fn reviewed_standing(
         &self,
+        rules: &TokenRules,
         text: &str,
         token: UnverifiedToken<'_>,
         reviewer: &dyn TokenReviewer,
@@ -132,7 +119,7 @@ impl Authenticator {
     ) -> Result<TokenStanding, Refusal> {
         let now = self.clock.now();
         // One that says itself that it has expired isn't worth a question.
-        if token.expires().is_some_and(|expires_at| self.rules.is_past(expires_at, now)) {
+        if token.expires().is_some_and(|expires_at| rules.is_past(expires_at, now)) {
             return Ok(TokenStanding::ExpiredUnknownKey);
         }
         let (username, uid) = match reviewer.review(text).await {
@@ -143,7 +130,7 @@ impl Authenticator {
         let checked = token.reviewed().and_then(|verified| {
             // The review was of the same bytes; a cluster that read another account in them isn't one that we understand.
             let same_account = verified.claims().subject == username;
-            let identity = self.rules.check(verified, now)?;
+            let identity = rules.check(verified, now)?;
             if same_account && identity.service_account.uid == uid { Ok(identity) } else { Err(TokenError::ReviewRefused) }
         });
         if let Ok(identity) = &checked {
@@ -160,7 +147,7 @@ impl Authenticator {
 
     /// The meaning of TokenReview: whoever's pod or account is gone has no proof, however well it is signed.
     async fn alive(&self, bound: Bound<'_>) -> Result<(), Refusal> {
-        match self.liveness.check(&bound).await {
+        match self.clusters.check(&bound).await {
             Life::Alive => Ok(()),
             Life::Gone(what) => Err(Refusal::Gone(what.reason())),
             Life::Unknown => Err(Trouble::Liveness.into()),

@@ -17,7 +17,7 @@ use super::{Admission, Ask, Authenticator, Credential, Issued, KeyProof, Refusal
 use crate::authority::Generation;
 use crate::callers::{self, Caller, ServiceAccountName, UnverifiedToken, may_speak_for};
 use crate::clock::{Clock, Entropy, fraction};
-use crate::cluster::Neighbours;
+use crate::cluster::Clusters;
 use crate::ledger::{CertificateRecord, CredentialKind, HolderId, Kind, Ledger, LedgerError};
 use crate::pki::{CheckedKey, IssuedBy, PrepareError, Profile, Serial, Subject, TooLittleLeft, Validity, certificate_to_pem, check_csr, prepare};
 use crate::spiffe::{SpiffeId, TrustDomain};
@@ -38,7 +38,7 @@ pub struct IssuerParts {
     /// Finds out who asks.
     pub authenticator: Authenticator,
     /// Which pods are on which node.
-    pub neighbours: Arc<dyn Neighbours>,
+    pub clusters: Arc<Clusters>,
     /// Service accounts that may speak for the pods of their node.
     pub trusted_node_accounts: BTreeSet<ServiceAccountName>,
     /// Lifetimes.
@@ -111,10 +111,11 @@ impl Issuer {
 
         // 2. Authenticate the caller.
         let caller = match &ask.credential {
-            Credential::Workload { token, certificate } => {
+            Credential::Workload { cluster, token, certificate } => {
                 let generation = self.parts.generation.load_full();
                 let (accepted, admission) = (&generation.accepted, self.parts.admission.as_ref());
-                let caller = self.parts.authenticator.authenticate(token.as_deref(), certificate.as_deref(), accepted, admission).await;
+                let caller =
+                    self.parts.authenticator.authenticate(cluster.as_deref(), token.as_deref(), certificate.as_deref(), accepted, admission).await;
                 watch.over(Step::Authenticate, caller)?
             }
             Credential::Unusable { reason } => return Err(Refusal::UnusableCredential(reason)),
@@ -168,12 +169,13 @@ impl Issuer {
 
     /// Decided by what the watches know; before a refusal that a lagging watch could be the reason of, by what the cluster says now.
     async fn authorise_impersonation(&self, caller: &Caller, requested: &str) -> Result<SpiffeId, Refusal> {
-        let IssuerParts { neighbours, trust_domain, trusted_node_accounts, .. } = &self.parts;
-        let decide = || may_speak_for(caller, requested, trust_domain, trusted_node_accounts, neighbours.facts(&caller.cluster));
+        let IssuerParts { clusters, trust_domain, trusted_node_accounts, .. } = &self.parts;
+        let facts = clusters.facts(&caller.cluster);
+        let decide = || may_speak_for(caller, requested, trust_domain, trusted_node_accounts, facts.as_deref());
         match (decide(), requested.parse::<SpiffeId>()) {
             (Err(denial), Ok(asked)) if denial.may_be_lag() => {
                 let (namespace, account) = asked.namespace_and_service_account().map_err(|_| denial)?;
-                if !neighbours.look(caller, namespace, account).await {
+                if !clusters.look(caller, namespace, account).await {
                     return Err(Trouble::Liveness.into());
                 }
                 Ok(decide()?)

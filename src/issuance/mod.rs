@@ -10,7 +10,7 @@ mod refusal;
 
 pub use admission::{Admission, AdmissionLimits};
 pub use ask::{Ask, Credential, Issued, KeyProof, PresentedCertificate, Wants};
-pub use authenticate::{Authenticator, Review};
+pub use authenticate::Authenticator;
 pub use issuer::{Issuer, IssuerParts, ServingNames};
 pub use observer::{Observer, Step};
 pub use refusal::{Refusal, RequestError, Trouble};

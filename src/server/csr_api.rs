@@ -116,10 +116,14 @@ fn ask(headers: &HeaderMap, connection: Option<&Connection>, message: IstioCerti
 }
 
 fn credential(headers: &HeaderMap, connection: Option<&Connection>) -> Credential {
+    // Only a hint for choosing whom to ask; what isn't text names no cluster that there is.
+    let cluster = headers.get("clusterid").map(|value| value.to_str().unwrap_or("?").to_owned()).filter(|cluster| !cluster.is_empty());
     match bearer(headers) {
-        Ok(token) => {
-            Credential::Workload { token: token.map(str::to_owned), certificate: connection.and_then(|connection| connection.certificate.clone()) }
-        }
+        Ok(token) => Credential::Workload {
+            cluster,
+            token: token.map(str::to_owned),
+            certificate: connection.and_then(|connection| connection.certificate.clone()),
+        },
         Err(reason) => Credential::Unusable { reason },
     }
 }

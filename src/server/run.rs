@@ -29,9 +29,9 @@ use super::traces::Traces;
 use crate::authority::{Generation, MadeBy};
 use crate::callers::RulesError;
 use crate::clock::{Clock, Entropy, NoEntropy, random_id};
-use crate::cluster::{ApiError, Liveness, Neighbours, NoCluster};
+use crate::cluster::{ApiError, Member, Review};
 use crate::config::Config;
-use crate::issuance::{Admission, Authenticator, Issuer, IssuerParts, Review, ServingNames};
+use crate::issuance::{Admission, Authenticator, Issuer, IssuerParts, ServingNames};
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{CommitWatch, Ledger, LedgerError, OpenError};
 use crate::rotation::{Founding, Keeper, KeeperError, KeeperParts};
@@ -148,7 +148,6 @@ impl Server {
         let keeper = Arc::new(Keeper::start(parts, Founding { made_by, import }).await?);
         let watching = settings::cluster(config, &clock, &entropy).await?;
         let key_sets = settings::key_sets(config, watching.as_ref().map(|watching| watching.api.clone()), clock.clone());
-        let (liveness, neighbours, review) = knowledge(watching.as_ref());
         if let Some(Watching { kubernetes, .. }) = &watching {
             tasks.spawn(kubernetes.clone().run(until(stopped.clone())));
             // Without them each first request would be a live look; with the API server away there is nothing to wait for.
@@ -157,21 +156,23 @@ impl Server {
             }
         }
         key_sets.refresh().await;
+        let own = Member {
+            key_sets: key_sets.clone(),
+            rules: settings::token_rules(config)?,
+            review: watching.as_ref().map_or(Review::Never, |watching| watching.review.clone()),
+            kubernetes: watching.as_ref().map(|watching| watching.kubernetes.clone()),
+        };
+        let (clusters, remotes) = settings::clusters(config, own, watching.as_ref(), &clock, &entropy);
+        if let Some(remotes) = &remotes {
+            tasks.spawn(remotes.clone().run(until(stopped.clone())));
+        }
 
         let admission = settings::admission(config, clock.clone());
         watch_requests(&metrics, &admission, &ledger);
         let issuer = Arc::new(Issuer::new(IssuerParts {
             trust_domain: config.trust_domain.clone(),
-            authenticator: Authenticator {
-                key_sets: key_sets.clone(),
-                rules: settings::token_rules(config)?,
-                liveness,
-                review,
-                observer: metrics.clone(),
-                ledger: ledger.clone(),
-                clock: clock.clone(),
-            },
-            neighbours,
+            authenticator: Authenticator { clusters: clusters.clone(), observer: metrics.clone(), ledger: ledger.clone(), clock: clock.clone() },
+            clusters,
             trusted_node_accounts: config.tokens.trusted_node_accounts.iter().cloned().collect(),
             profile: policy.profile.clone(),
             generation: keeper.published(),
@@ -228,6 +229,7 @@ impl Server {
             keeper: keeper.clone(),
             key_sets: key_sets.clone(),
             kubernetes: watching.as_ref().map(|watching| watching.kubernetes.clone()),
+            remotes: remotes.clone(),
             ledger: ledger.clone(),
             store,
             admission,
@@ -255,6 +257,7 @@ impl Server {
             keeper: keeper.clone(),
             key_sets: key_sets.clone(),
             watching,
+            remotes,
             ledger: ledger.clone(),
             metrics: metrics.clone(),
             clock: clock.clone(),
@@ -317,14 +320,6 @@ impl Server {
 
 /// How long a start waits for the first lists of the cluster.
 const FIRST_LISTS: Duration = Duration::from_secs(15);
-
-/// Who knows what lives, who knows which pods are where, and who reviews tokens.
-fn knowledge(watching: Option<&Watching>) -> (Arc<dyn Liveness>, Arc<dyn Neighbours>, Review) {
-    match watching {
-        Some(Watching { kubernetes, review, .. }) => (kubernetes.clone(), kubernetes.clone(), review.clone()),
-        None => (Arc::new(NoCluster), Arc::new(NoCluster), Review::Never),
-    }
-}
 
 fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
     listener::listen(address).map_err(|error| StartError::Listen { key, address: address.to_string(), error })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::metrics::{ClusterSeen, KeySetSeen, Metrics, Seen};
 use super::settings::Watching;
 use crate::clock::Clock;
-use crate::cluster::KeySets;
+use crate::cluster::{KeySets, Remotes};
 use crate::ledger::Ledger;
 use crate::rotation::Keeper;
 
@@ -16,6 +16,8 @@ pub(super) struct Scrape {
     pub(super) key_sets: Arc<KeySets>,
     /// None: there is no cluster.
     pub(super) watching: Option<Watching>,
+    /// None: there may be no other clusters.
+    pub(super) remotes: Option<Arc<Remotes>>,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Arc<dyn Clock>,
@@ -35,7 +37,11 @@ impl Scrape {
             failures: self.keeper.failures(),
             ledger: self.ledger.figures(),
             key_sets: key_sets.collect(),
-            cluster: self.watching.as_ref().map(|watching| ClusterSeen { status: watching.kubernetes.status(), reviews: watching.reviewer.counts() }),
+            cluster: self.watching.as_ref().map(|watching| ClusterSeen {
+                status: watching.kubernetes.status(),
+                reviews: watching.reviewer.counts(),
+                remotes: self.remotes.as_ref().map(|remotes| remotes.status()).unwrap_or_default(),
+            }),
         });
         self.metrics.render()
     }

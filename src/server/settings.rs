@@ -1,5 +1,6 @@
 //! From the checked configuration to what each part of the service takes. No decision is made here.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -11,9 +12,12 @@ use super::listener::Bounds;
 use crate::authority::{AuthorityPolicy, ImportError, Imported, import};
 use crate::callers::{RulesError, TokenRules};
 use crate::clock::{Clock, Entropy};
-use crate::cluster::{ApiError, ApiServer, KeySets, Kubernetes, KubernetesParts, LookupLimits, Reviewer, Timing, TrackedIssuer};
+use crate::cluster::{
+    ApiError, ApiServer, Clusters, KeySets, Kubernetes, KubernetesParts, LookupLimits, Member, RemoteParts, Remotes, Review, Reviewer, Timing,
+    TrackedIssuer,
+};
 use crate::config::{Config, TokenIssuer, Verification};
-use crate::issuance::{Admission, AdmissionLimits, Review};
+use crate::issuance::{Admission, AdmissionLimits};
 use crate::pki::Profile;
 
 /// What the operator decided about authorities and leaves.
@@ -85,6 +89,38 @@ const REVIEWS_OF_UNKNOWN_KEYS: LookupLimits =
 /// Reviews of all tokens, where the operator wants that.
 const REVIEWS_OF_ALL: LookupLimits =
     LookupLimits { at_once: 64, per_second: 1000, burst: 2000, kept: Duration::from_secs(10), time: Duration::from_secs(5) };
+
+const REFRESH_INTERVAL: Duration = Duration::from_secs(300);
+const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// The clusters that callers may be in, and what keeps up the others where there may be others.
+pub(super) fn clusters(config: &Config, own: Member, watching: Option<&Watching>, clock: &Arc<dyn Clock>, entropy: &Arc<dyn Entropy>) -> Known {
+    let others =
+        config.cluster.as_ref().zip(watching).and_then(|(cluster, watching)| Some((cluster, cluster.remote_secrets_namespace.clone()?, watching)));
+    let Some((cluster, namespace, watching)) = others else { return (Arc::new(Clusters::alone(own)), None) };
+    let own_names: BTreeSet<String> = cluster.aliases.iter().cloned().chain([config.cluster_id.clone()]).collect();
+    let always = config.tokens.verification == Verification::TokenReview;
+    let parts = RemoteParts {
+        api: watching.api.clone(),
+        namespace,
+        own_names: own_names.clone(),
+        rules: own.rules.clone(),
+        timing: Timing { refresh_interval: REFRESH_INTERVAL, max_age: MAX_AGE, refetch_interval: REFETCH_INTERVAL, fetch_timeout: FETCH_TIMEOUT },
+        audiences: config.tokens.audiences.iter().cloned().collect(),
+        max_staleness: cluster.max_staleness,
+        lookups: LOOKUPS,
+        reviews: if always { REVIEWS_OF_ALL } else { REVIEWS_OF_UNKNOWN_KEYS },
+        always_review: always,
+        clock: clock.clone(),
+        entropy: entropy.clone(),
+    };
+    let clusters = Arc::new(Clusters::several(own_names, own));
+    let remotes = Remotes::new(parts, clusters.clone());
+    (clusters, Some(remotes))
+}
+
+/// The clusters, and what keeps up the others.
+pub(super) type Known = (Arc<Clusters>, Option<Arc<Remotes>>);
 
 /// What is known of the callers' cluster.
 #[derive(Debug)]

@@ -199,7 +199,12 @@ impl ApiServer {
 
     /// A client that may do everything.
     pub async fn admin(&self) -> Client {
-        Client::new(&self.kubeconfig("admin", ADMIN_TOKEN, self.port)).await
+        Client::new(&self.admin_kubeconfig()).await
+    }
+
+    /// The kubeconfig of somebody who may do everything.
+    pub fn admin_kubeconfig(&self) -> PathBuf {
+        self.kubeconfig("admin", ADMIN_TOKEN, self.port)
     }
 
     /// A kubeconfig with this token; `port` may be a proxy's.

@@ -133,10 +133,15 @@ impl Client {
     pub async fn install_rbac(&self) -> String {
         self.namespace("meshmint-system").await;
         self.account("meshmint-system", "meshmint").await;
-        for object in rbac() {
+        self.apply_rules("deploy/kubernetes/rbac.yaml").await;
+        self.own_token().await
+    }
+
+    /// Creates the roles and bindings of a file.
+    pub async fn apply_rules(&self, file: &str) {
+        for object in objects(file) {
             self.create(&rbac_path(&object), &object).await;
         }
-        self.own_token().await
     }
 
     /// A token of meshmint's own account, for the API server.
@@ -162,13 +167,20 @@ impl Client {
 
 /// The objects of deploy/kubernetes/rbac.yaml: the ClusterRole first.
 pub fn rbac() -> Vec<Value> {
-    let text = std::fs::read_to_string(repository("deploy/kubernetes/rbac.yaml")).unwrap();
+    objects("deploy/kubernetes/rbac.yaml")
+}
+
+fn objects(file: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(repository(file)).unwrap();
     text.split("\n---\n").map(|document| serde_saphyr::from_str(document).unwrap()).collect()
 }
 
 fn rbac_path(object: &Value) -> String {
     let kind = object["kind"].as_str().unwrap().to_lowercase();
-    format!("/apis/rbac.authorization.k8s.io/v1/{kind}s")
+    match object["metadata"]["namespace"].as_str() {
+        Some(namespace) => format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/{kind}s"),
+        None => format!("/apis/rbac.authorization.k8s.io/v1/{kind}s"),
+    }
 }
 
 fn uid(object: &Value) -> String {

@@ -5,6 +5,7 @@ pub(crate) mod api_server;
 pub(crate) mod clock;
 pub(crate) mod cluster;
 pub(crate) mod csrs;
+pub(crate) mod grpc;
 pub(crate) mod issuer;
 pub(crate) mod load;
 pub(crate) mod process;

@@ -12,10 +12,9 @@ use meshmint::authority::{AuthorityPolicy, Generation, MadeBy};
 use meshmint::callers::TokenRules;
 use meshmint::clock::{Clock, Entropy, NoEntropy};
 use meshmint::cluster::{
-    Access, ApiServer, KeySets, KeySource, Kubernetes, KubernetesParts, Liveness, LookupLimits, Neighbours, NoCluster, Reviewer, Timing,
-    TrackedIssuer,
+    Access, ApiServer, Clusters, KeySets, KeySource, Kubernetes, KubernetesParts, LookupLimits, Member, Review, Reviewer, Timing, TrackedIssuer,
 };
-use meshmint::issuance::{Admission, AdmissionLimits, Ask, Authenticator, Credential, Issuer, IssuerParts, KeyProof, Observer, Review, Step, Wants};
+use meshmint::issuance::{Admission, AdmissionLimits, Ask, Authenticator, Credential, Issuer, IssuerParts, KeyProof, Observer, Step, Wants};
 use meshmint::ledger::Ledger;
 use meshmint::ledger::sqlite::SqliteLedger;
 use meshmint::pki::{KeyAlgorithm, Profile};
@@ -198,7 +197,6 @@ impl World {
         let mut tracked = TrackedIssuer { issuer: ISSUER.to_owned(), source: KeySource::File(folder.path().join("jwks.json")), timing };
         let audiences = BTreeSet::from(["istio-ca".to_owned()]);
         let (mut api, mut kubernetes, mut reviewer, mut watching, mut review) = (None, None, None, None, Review::Never);
-        let (mut liveness, mut neighbours): (Arc<dyn Liveness>, Arc<dyn Neighbours>) = (Arc::new(NoCluster), Arc::new(NoCluster));
         if let Some(chosen) = &choices.cluster {
             let access = Access::Kubeconfig(chosen.kubeconfig.clone());
             let server = ApiServer::connect(&access, clock.clone()).await.unwrap();
@@ -213,7 +211,6 @@ impl World {
             let asked = Arc::new(Reviewer::new(server.clone(), audiences.clone(), chosen.lookups, clock.clone()));
             watching = Some(tokio::spawn(watched.clone().run(std::future::pending())));
             assert!(watched.first_lists(Duration::from_secs(60)).await, "the cluster is listed");
-            (liveness, neighbours) = (watched.clone(), watched.clone());
             review = if chosen.token_review { Review::Always(asked.clone()) } else { Review::UnknownKeys(asked.clone()) };
             tracked = TrackedIssuer { issuer: chosen.issuer.clone(), source: KeySource::ApiServer, timing };
             (api, kubernetes, reviewer) = (Some(server), Some(watched), Some(asked));
@@ -223,18 +220,11 @@ impl World {
         key_sets.refresh().await;
         let old_tokens = Arc::new(OldTokens::default());
         let rules = TokenRules::new(trust_domain.clone(), issuers, audiences, Duration::from_secs(30), MAX_UNBOUND);
+        let clusters = Arc::new(Clusters::alone(Member { key_sets, rules: rules.unwrap(), review, kubernetes: kubernetes.clone() }));
         let issuer = Arc::new(Issuer::new(IssuerParts {
             trust_domain,
-            authenticator: Authenticator {
-                key_sets,
-                rules: rules.unwrap(),
-                liveness,
-                review,
-                observer: old_tokens.clone(),
-                ledger: ledger.clone(),
-                clock: clock.clone(),
-            },
-            neighbours,
+            authenticator: Authenticator { clusters: clusters.clone(), observer: old_tokens.clone(), ledger: ledger.clone(), clock: clock.clone() },
+            clusters,
             trusted_node_accounts: BTreeSet::from(["istio-system/ztunnel".parse().unwrap()]),
             profile: choices.profile.clone(),
             generation: keeper.published(),
@@ -275,7 +265,7 @@ impl World {
 /// A request with a token.
 pub fn ask(token: &str, csr: &str, lifetime_seconds: i64) -> Ask {
     Ask {
-        credential: Credential::Workload { token: Some(token.to_owned()), certificate: None },
+        credential: Credential::Workload { cluster: None, token: Some(token.to_owned()), certificate: None },
         key_proof: KeyProof::Csr(csr.to_owned()),
         wants: Wants { lifetime_seconds, impersonate: None, cert_signer: None },
     }

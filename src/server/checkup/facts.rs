@@ -5,7 +5,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use super::table::Check;
-use crate::cluster::{ClusterStatus, IssuerStatus, WatchStatus};
+use crate::cluster::{ClusterStatus, IssuerStatus, RemoteStatus, WatchStatus};
 use crate::ledger::Figures;
 use crate::pki::inspect::{Severity, lifetime, span};
 
@@ -199,6 +199,32 @@ pub(super) fn cluster(status: Option<&ClusterStatus>) -> Vec<Fact> {
         Fact::new(Check::ClusterKnown, severity, message).with_detail(error)
     };
     status.watches.iter().map(fact).collect()
+}
+
+/// The other clusters: the watch of the Secrets that name them, and a line for each that could not be joined.
+pub(super) fn remotes(known: Option<(WatchStatus, Vec<RemoteStatus>)>) -> Vec<Fact> {
+    let Some((watch, remotes)) = known else { return vec![Fact::ok(Check::RemoteClusters, "other clusters are not looked for")] };
+    let secrets = match (watch.age, &watch.trouble) {
+        (None, trouble) => Fact::failed(Check::RemoteClusters, "the Secrets that name other clusters were never listed")
+            .with_detail(trouble.as_ref().map(ToString::to_string).unwrap_or_default()),
+        (Some(age), Some(trouble)) => {
+            Fact::warning(Check::RemoteClusters, format!("nothing was heard of the Secrets that name other clusters for {}", text(age)))
+                .with_detail(trouble.to_string())
+        }
+        (Some(_), None) => {
+            let joined = remotes.iter().filter(|remote| remote.joined).count();
+            Fact::ok(Check::RemoteClusters, format!("{joined} of {} other clusters are joined", remotes.len()))
+        }
+    };
+    let troubled = remotes.iter().filter_map(|remote| Some((remote, remote.trouble.as_ref()?)));
+    let troubled = troubled.map(|(remote, trouble)| {
+        let (severity, what) = match remote.joined {
+            true => (Severity::Warning, "another cluster's Secret has changed and can't be used: the old one goes on"),
+            false => (Severity::Failed, "another cluster could not be joined: its callers are refused"),
+        };
+        Fact::new(Check::RemoteClusters, severity, what).with_detail(format!("{}: {trouble}", remote.cluster))
+    });
+    [secrets].into_iter().chain(troubled).collect()
 }
 
 /// How much of a bound is taken: little room from four fifths on.

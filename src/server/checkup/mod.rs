@@ -19,7 +19,7 @@ use super::health::Health;
 use super::metrics::Metrics;
 use crate::authority::AuthorityState;
 use crate::clock::{Clock, Entropy, readable, within};
-use crate::cluster::{KeySets, Kubernetes};
+use crate::cluster::{KeySets, Kubernetes, Remotes};
 use crate::issuance::Admission;
 use crate::ledger::{CertificateFilter, Ledger};
 use crate::rotation::Keeper;
@@ -40,6 +40,8 @@ pub(super) struct CheckupParts {
     pub(super) key_sets: Arc<KeySets>,
     /// None: there is no cluster.
     pub(super) kubernetes: Option<Arc<Kubernetes>>,
+    /// None: there may be no others.
+    pub(super) remotes: Option<Arc<Remotes>>,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) store: Arc<FileStore>,
     pub(super) admission: Arc<Admission>,
@@ -126,6 +128,8 @@ impl Checkup {
         let keys = self.parts.key_sets.status();
         facts.extend(keys.iter().enumerate().map(|(index, status)| facts::token_keys(index, keys.len(), status)));
         facts.extend(facts::cluster(self.parts.kubernetes.as_ref().map(|kubernetes| kubernetes.status()).as_ref()));
+        let remotes = self.parts.remotes.as_ref();
+        facts.extend(facts::remotes(remotes.map(|remotes| (remotes.watch(), remotes.status()))));
         facts.sort_by_key(|fact| fact.check);
         facts
     }

@@ -27,6 +27,7 @@ pub enum Check {
     StateSpace,
     TokenKeys,
     ClusterKnown,
+    RemoteClusters,
     RequestsRoom,
     ConnectionsRoom,
     NoRefusals,
@@ -72,6 +73,7 @@ impl Check {
         Self::StateSpace,
         Self::TokenKeys,
         Self::ClusterKnown,
+        Self::RemoteClusters,
         Self::RequestsRoom,
         Self::ConnectionsRoom,
         Self::NoRefusals,
@@ -130,6 +132,11 @@ impl Check {
             Self::ClusterKnown => {
                 row("cluster-known", "callers", "see that the API server answers and that our account may list and watch (deploy/kubernetes)")
             }
+            Self::RemoteClusters => row(
+                "remote-clusters",
+                "callers",
+                "make its Secret anew with `meshmint cluster secret`; see that its API server can be reached from here",
+            ),
             Self::RequestsRoom => load("requests-room", "find who asks so much, add a machine's worth of cores, or raise server.maxInFlight"),
             Self::ConnectionsRoom => load("connections-room", "find who holds them, or raise server.maxConnections with the limit of open files"),
             Self::NoRefusals => {

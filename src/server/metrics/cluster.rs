@@ -3,13 +3,14 @@
 use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 use super::{catch_up, register, whole};
-use crate::cluster::{ClusterStatus, LookupCounts, Resource};
+use crate::cluster::{ClusterStatus, LookupCounts, RemoteStatus, Resource};
 
 /// What a scrape sees of a cluster.
 #[derive(Debug)]
 pub(in crate::server) struct ClusterSeen {
     pub(in crate::server) status: ClusterStatus,
     pub(in crate::server) reviews: LookupCounts,
+    pub(in crate::server) remotes: Vec<RemoteStatus>,
 }
 
 /// All of them.
@@ -21,6 +22,7 @@ pub(super) struct ClusterMetrics {
     failures: IntCounterVec,
     asked: IntCounterVec,
     past_warn_after: IntCounter,
+    remotes: IntGaugeVec,
 }
 
 /// What is asked of the API server beside watches: kinds of questions, and what became of them.
@@ -42,6 +44,13 @@ impl ClusterMetrics {
                 "meshmint_cluster_questions_total",
                 "Live questions to the API server beside watches, by what was asked and what became of it.",
                 &["question", "result"],
+            )?,
+            remotes: register(
+                registry,
+                IntGaugeVec::new(
+                    Opts::new("meshmint_remote_clusters", "Other clusters that Secrets name, by whether their tokens count."),
+                    &["state"],
+                )?,
             )?,
             past_warn_after: register(
                 registry,
@@ -65,6 +74,10 @@ impl ClusterMetrics {
             catch_up(&self.lists.with_label_values(&label), watch.map_or(0, |watch| watch.lists));
             catch_up(&self.failures.with_label_values(&label), watch.map_or(0, |watch| watch.failures));
         }
+        let remotes = seen.map(|seen| seen.remotes.as_slice()).unwrap_or_default();
+        let joined = remotes.iter().filter(|remote| remote.joined).count();
+        self.remotes.with_label_values(&["joined"]).set(whole(joined));
+        self.remotes.with_label_values(&["waiting"]).set(whole(remotes.len() - joined));
         let counts = seen.map(|seen| [seen.status.objects, seen.status.placements, seen.reviews]).unwrap_or_default();
         for (question, LookupCounts { answered, failed, limited }) in QUESTIONS.into_iter().zip(counts) {
             for (result, count) in [("answered", answered), ("failed", failed), ("limited", limited)] {

@@ -1,0 +1,352 @@
+//! Other clusters, by the Secrets that name them: what istiod calls remote secrets (label `istio/multiCluster=true`, one kubeconfig for each key,
+//! which is the cluster's name). They are added, changed and removed while we run.
+//!
+//! A kubeconfig here comes from whoever may write Secrets in that namespace, so it may hold credentials and nothing that reads files or starts
+//! programs. A cluster counts once its issuer and keys were read and everything was listed; one whose Secret changes goes on as it was until then.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Debug};
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ring::digest::{SHA256, digest};
+use serde::Deserialize;
+use tokio::task::JoinHandle;
+
+use super::api_server::{Access, ApiError, ApiServer};
+use super::clusters::{Clusters, Member, Review};
+use super::fetch::KeySource;
+use super::index::{Index, Resource};
+use super::key_sets::{KeySets, Timing, TrackedIssuer};
+use super::kubernetes::{Kubernetes, KubernetesParts};
+use super::lookups::LookupLimits;
+use super::objects::Metadata;
+use super::token_review::Reviewer;
+use super::watched::{Scope, WatchStatus, Watched};
+use crate::callers::{TokenRules, strict_object};
+use crate::clock::{Clock, Entropy};
+
+/// The label of a Secret that names clusters.
+const LABEL: &str = "istio/multiCluster=true";
+/// Pause before a cluster that could not be joined is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+/// The longest discovery document.
+const MAX_DISCOVERY_BYTES: usize = 64 << 10;
+/// How long joining one may take before it counts without its lists; then what isn't listed is looked at live.
+const FIRST_LISTS: Duration = Duration::from_secs(10);
+
+/// What a [`Remotes`] is made of.
+#[derive(Debug, Clone)]
+pub struct RemoteParts {
+    /// Where the Secrets are.
+    pub api: Arc<ApiServer>,
+    /// Their namespace.
+    pub namespace: String,
+    /// Names of our own cluster, which no Secret may take.
+    pub own_names: BTreeSet<String>,
+    /// The rules for tokens, as our own cluster has them.
+    pub rules: TokenRules,
+    /// When keys are fetched.
+    pub timing: Timing,
+    /// Audiences that a reviewed token must be meant for.
+    pub audiences: BTreeSet<String>,
+    /// As for our own cluster.
+    pub max_staleness: Duration,
+    /// As for our own cluster.
+    pub lookups: LookupLimits,
+    /// Reviews of tokens whose key nobody published.
+    pub reviews: LookupLimits,
+    /// Each token is reviewed.
+    pub always_review: bool,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Chance in pauses.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+/// Keeps the other clusters of a [`Clusters`] as the Secrets have them.
+#[derive(Debug)]
+pub struct Remotes {
+    parts: RemoteParts,
+    secrets: Arc<Watched<Kubeconfigs>>,
+    clusters: Arc<Clusters>,
+    joined: Mutex<BTreeMap<String, Joined>>,
+}
+
+/// What is there of one other cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteStatus {
+    /// Its name.
+    pub cluster: String,
+    /// Whether its tokens count.
+    pub joined: bool,
+    /// Why the latest attempt to join it failed.
+    pub trouble: Option<ApiError>,
+}
+
+/// One cluster that a Secret names.
+#[derive(Debug)]
+struct Joined {
+    /// Of the kubeconfig, so that no change is missed and nothing secret is kept.
+    digest: [u8; 32],
+    member: Option<Arc<Member>>,
+    /// What keeps it up to date.
+    work: Option<Work>,
+    trouble: Option<ApiError>,
+}
+
+/// Tasks that end with this value.
+#[derive(Debug)]
+struct Work(Vec<JoinHandle<()>>);
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.0.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Remotes {
+    /// Nothing is asked yet: [`Remotes::run`] begins.
+    pub fn new(parts: RemoteParts, clusters: Arc<Clusters>) -> Arc<Self> {
+        let scope = Scope { namespace: parts.namespace.clone(), labels: Some(LABEL) };
+        let secrets = Watched::scoped(scope, parts.clock.clone());
+        Arc::new(Self { secrets, clusters, joined: Mutex::default(), parts })
+    }
+
+    /// The other clusters, by name.
+    pub fn status(&self) -> Vec<RemoteStatus> {
+        let joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+        let status = |(cluster, joined): (&String, &Joined)| RemoteStatus {
+            cluster: cluster.clone(),
+            joined: joined.member.is_some(),
+            trouble: joined.trouble.clone(),
+        };
+        joined.iter().map(status).collect()
+    }
+
+    /// The watch of the Secrets.
+    pub fn watch(&self) -> WatchStatus {
+        self.secrets.status()
+    }
+
+    /// Follows the Secrets until `shutdown` ends.
+    pub async fn run(self: Arc<Self>, shutdown: impl Future<Output = ()>) {
+        let RemoteParts { api, entropy, .. } = &self.parts;
+        let watching = self.secrets.clone().run(api.clone(), entropy.clone(), std::future::pending());
+        let work = futures_util::future::join(watching, self.follow());
+        futures_util::future::select(std::pin::pin!(work), std::pin::pin!(shutdown)).await;
+        self.clusters.set_others(BTreeMap::new());
+        self.joined.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    async fn follow(&self) {
+        let mut changes = self.secrets.changes();
+        loop {
+            let waiting = self.keep_up().await;
+            let clock = &self.parts.clock;
+            let retry = async {
+                match waiting {
+                    true => clock.sleep_until(clock.monotonic().saturating_add(RETRY)).await,
+                    false => std::future::pending().await,
+                }
+            };
+            // An error means that the watch is gone, which lives as long as this.
+            futures_util::future::select(std::pin::pin!(changes.changed()), std::pin::pin!(retry)).await;
+        }
+    }
+
+    /// Joins what is new or changed and leaves what is gone; says whether something could not be joined.
+    async fn keep_up(&self) -> bool {
+        let wanted = self.secrets.look(Kubeconfigs::wanted);
+        self.change(|joined| joined.retain(|name, _| wanted.contains_key(name)));
+        let due: Vec<_> = {
+            let joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_due = |name: &str, kubeconfig: &Kubeconfig| {
+                joined.get(name).is_none_or(|known| known.digest != kubeconfig.digest() || known.trouble.is_some())
+            };
+            wanted.into_iter().filter(|(name, kubeconfig)| is_due(name, kubeconfig)).collect()
+        };
+        let attempts = due.into_iter().map(|(name, kubeconfig)| async move {
+            let digest = kubeconfig.digest();
+            let outcome = self.join(&name, kubeconfig).await;
+            (name, digest, outcome)
+        });
+        let mut waiting = false;
+        for (name, digest, outcome) in futures_util::future::join_all(attempts).await {
+            waiting |= outcome.is_err();
+            self.change(|joined| {
+                let old = joined.remove(&name);
+                let now = match outcome {
+                    Ok((member, work)) => {
+                        tracing::info!(cluster = name, "another cluster was joined");
+                        Joined { digest, member: Some(member), work: Some(work), trouble: None }
+                    }
+                    Err(error) => {
+                        if old.as_ref().and_then(|old| old.trouble.as_ref()) != Some(&error) {
+                            tracing::warn!(cluster = name, %error, "another cluster could not be joined");
+                        }
+                        // One that changed goes on as it was: its old credentials may still be good.
+                        let (member, work) = old.map_or((None, None), |old| (old.member, old.work));
+                        Joined { digest, member, work, trouble: Some(error) }
+                    }
+                };
+                joined.insert(name, now);
+            });
+        }
+        waiting
+    }
+
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<String, Joined>)) {
+        let mut joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut joined);
+        let members = joined.iter().filter_map(|(name, joined)| Some((name.clone(), joined.member.clone()?)));
+        self.clusters.set_others(members.collect());
+    }
+
+    async fn join(&self, cluster: &str, kubeconfig: Kubeconfig) -> Result<(Arc<Member>, Work), ApiError> {
+        if self.parts.own_names.contains(cluster) {
+            return Err(ApiError::Access("this is a name of our own cluster, which no Secret may take".to_owned()));
+        }
+        let RemoteParts { rules, timing, audiences, max_staleness, lookups, reviews, clock, entropy, .. } = &self.parts;
+        let text = String::from_utf8(kubeconfig.0).map_err(|_| ApiError::Access("the kubeconfig is no text".to_owned()))?;
+        let api = ApiServer::connect(&Access::Contents(text), clock.clone()).await?;
+        let issuer = issuer_of(&api, lookups.time).await?;
+        let tracked = TrackedIssuer { issuer: issuer.clone(), source: KeySource::ApiServer, timing: *timing };
+        let key_sets = KeySets::new(clock.clone(), Some(api.clone()), [tracked]);
+        key_sets.refresh().await;
+        let kubernetes = Kubernetes::new(KubernetesParts {
+            cluster: cluster.to_owned(),
+            api: api.clone(),
+            max_staleness: *max_staleness,
+            lookups: *lookups,
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+        });
+        let reviewer = Arc::new(Reviewer::new(api, audiences.clone(), *reviews, clock.clone()));
+        let review = if self.parts.always_review { Review::Always(reviewer) } else { Review::UnknownKeys(reviewer) };
+        let forever = std::future::pending::<()>;
+        let work = Work(vec![tokio::spawn(kubernetes.clone().run(forever())), tokio::spawn(key_sets.clone().run(forever()))]);
+        kubernetes.first_lists(FIRST_LISTS).await;
+        let member = Member { key_sets, rules: rules.for_cluster(&issuer, cluster), review, kubernetes: Some(kubernetes) };
+        Ok((Arc::new(member), work))
+    }
+}
+
+/// The name of the cluster's token issuer, from its own discovery document.
+async fn issuer_of(api: &ApiServer, limit: Duration) -> Result<String, ApiError> {
+    let document = api.document("/.well-known/openid-configuration", "application/json", MAX_DISCOVERY_BYTES, limit).await?;
+    let issuer = strict_object(&document).ok().and_then(|document| document.get("issuer")?.as_str().map(str::to_owned));
+    issuer.filter(|issuer| !issuer.is_empty()).ok_or_else(|| ApiError::Unreadable("an OpenID configuration without issuer".to_owned()))
+}
+
+/// The contents of a kubeconfig. It never shows itself.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Kubeconfig(Vec<u8>);
+
+impl Kubeconfig {
+    fn digest(&self) -> [u8; 32] {
+        let mut out = [0; 32];
+        out.copy_from_slice(digest(&SHA256, &self.0).as_ref());
+        out
+    }
+}
+
+impl Debug for Kubeconfig {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Kubeconfig({} bytes)", self.0.len())
+    }
+}
+
+/// A Secret with kubeconfigs.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct KubeconfigSecret {
+    metadata: Metadata,
+    #[serde(default)]
+    data: BTreeMap<String, Encoded>,
+}
+
+/// Base64, as the API has it. It never shows itself.
+#[derive(Clone, Deserialize)]
+pub(super) struct Encoded(String);
+
+impl Debug for Encoded {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Encoded({} bytes)", self.0.len())
+    }
+}
+
+/// The Secrets that name clusters.
+#[derive(Debug, Default)]
+pub(super) struct Kubeconfigs {
+    /// By the Secret's name.
+    secrets: BTreeMap<String, BTreeMap<String, Kubeconfig>>,
+}
+
+impl Kubeconfigs {
+    /// Every cluster with its kubeconfig. Of two Secrets that name the same one the first by name counts.
+    fn wanted(&self) -> BTreeMap<String, Kubeconfig> {
+        let all = self.secrets.values().rev().flatten();
+        all.map(|(cluster, kubeconfig)| (cluster.clone(), kubeconfig.clone())).collect()
+    }
+}
+
+impl Index for Kubeconfigs {
+    type Object = KubeconfigSecret;
+    const RESOURCE: Resource = Resource::Secrets;
+
+    fn metadata(object: &KubeconfigSecret) -> &Metadata {
+        &object.metadata
+    }
+
+    fn put(&mut self, secret: KubeconfigSecret) {
+        let decode = |(cluster, encoded): (String, Encoded)| Some((cluster, Kubeconfig(STANDARD.decode(encoded.0).ok()?)));
+        self.secrets.insert(secret.metadata.name, secret.data.into_iter().filter_map(decode).collect());
+    }
+
+    fn remove(&mut self, _namespace: &str, name: &str) {
+        self.secrets.remove(name);
+    }
+
+    fn len(&self) -> usize {
+        self.secrets.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret(name: &str, clusters: &[(&str, &str)]) -> KubeconfigSecret {
+        let data: BTreeMap<_, _> = clusters.iter().map(|(cluster, text)| (*cluster, STANDARD.encode(text))).collect();
+        let metadata = serde_json::json!({"name": name, "namespace": "n", "uid": "u", "resourceVersion": "1"});
+        serde_json::from_value(serde_json::json!({"metadata": metadata, "data": data})).unwrap()
+    }
+
+    #[test]
+    fn the_first_secret_that_names_a_cluster_counts() {
+        let mut index = Kubeconfigs::default();
+        index.put(secret("b", &[("west", "of b"), ("south", "of b")]));
+        index.put(secret("a", &[("west", "of a")]));
+        let wanted = |index: &Kubeconfigs| -> Vec<_> {
+            index.wanted().into_iter().map(|(cluster, kubeconfig)| (cluster, String::from_utf8(kubeconfig.0).unwrap())).collect()
+        };
+        let pair = |cluster: &str, text: &str| (cluster.to_owned(), text.to_owned());
+        assert_eq!(wanted(&index), [pair("south", "of b"), pair("west", "of a")]);
+        index.remove("n", "a");
+        assert_eq!(wanted(&index), [pair("south", "of b"), pair("west", "of b")]);
+        index.put(secret("b", &[]));
+        assert_eq!((wanted(&index), index.len()), (vec![], 1));
+    }
+
+    #[test]
+    fn nothing_secret_shows_itself() {
+        let shown = format!("{:?}", secret("a", &[("west", "hunter2")]));
+        assert!(!shown.contains(&STANDARD.encode("hunter2")) && shown.contains("bytes"), "{shown}");
+        let mut index = Kubeconfigs::default();
+        index.put(secret("a", &[("west", "hunter2")]));
+        assert!(!format!("{index:?}").contains("hunter2"));
+    }
+}

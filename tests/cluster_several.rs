@@ -1,0 +1,200 @@
+//! Two clusters whose token issuers have one name: a token counts only in the cluster that its agent names. The other one comes, changes and goes
+//! with a Secret that `meshmint cluster secret` made, while the server runs.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "common/in_cluster.rs"]
+mod common;
+
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use common::Shared;
+use common::api_server::{ApiServer, CLUSTER_ISSUER, Settings, SigningKey};
+use common::cluster::{BoundTo, Client};
+use common::csrs::{request, spiffe_id};
+use common::grpc::{Wire, bearer, tls};
+use common::process::{PATIENCE, Serve, meshmint};
+use meshmint::server::proto::istio::IstioCertificateRequest;
+use prost_types::value::Kind;
+use serde_json::{Value, json};
+use tonic::Code;
+
+const SECRETS: &str = "/api/v1/namespaces/meshmint-system/secrets";
+
+fn yaml(dir: &Path, kubeconfig: &Path) -> String {
+    let (dir, kubeconfig) = (dir.display(), kubeconfig.display());
+    format!(
+        "clusterID: east\n\
+         server: {{ listen: 127.0.0.1:0, servingDNSNames: [localhost], servingIPAddresses: [127.0.0.1] }}\n\
+         cluster: {{ kubeconfig: {kubeconfig}, remoteSecretsNamespace: meshmint-system }}\n\
+         tokens: {{ issuers: [{{ issuer: '{CLUSTER_ISSUER}', keys: {{ apiServer: true }} }}] }}\n\
+         state: {{ file: {{ dir: {dir}/state }} }}\n\
+         ledger: {{ sqlite: {{ path: {dir}/ledger.db }} }}\n\
+         admin: {{ socket: {dir}/admin.sock }}\n\
+         health: {{ listen: 127.0.0.1:0 }}\n\
+         metrics: {{ listen: 127.0.0.1:0 }}\n\
+         log: {{ format: json, level: debug }}\n"
+    )
+}
+
+struct World {
+    serve: Serve,
+    wire: Wire,
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    async fn start(kubeconfig: &Path) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let serve = Serve::start(folder.path(), &yaml(folder.path(), kubeconfig));
+        let bundle = meshmint(&["bundle", "--admin", folder.path().join("admin.sock").to_str().unwrap()]);
+        let wire = Wire::open(serve.csr, tls(&String::from_utf8(bundle.stdout).unwrap(), None, &[b"h2"])).await;
+        Self { serve, wire, folder }
+    }
+
+    /// What an agent that names this cluster gets: its identity, or the code.
+    async fn ask(&self, cluster: &str, token: &str) -> Result<String, Code> {
+        self.ask_for(cluster, token, &request()).await
+    }
+
+    async fn ask_for(&self, cluster: &str, token: &str, request: &IstioCertificateRequest) -> Result<String, Code> {
+        let token = bearer(token);
+        let answer = self.wire.ask(&[("authorization", &token), ("clusterid", cluster.as_bytes())], request).await;
+        if answer.status.code() == Code::Ok { Ok(spiffe_id(&answer.chain()[0])) } else { Err(answer.status.code()) }
+    }
+
+    async fn until(&self, cluster: &str, token: &str, issued: bool) {
+        let reached = async {
+            while self.ask(cluster, token).await.is_ok() != issued {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, reached).await.is_ok(), "{cluster} is not {issued}");
+    }
+
+    /// Lines of `remote-clusters`: severity, and detail.
+    fn remotes(&self) -> Vec<(String, String)> {
+        let output = meshmint(&["check", "-o", "json", "--admin", self.folder.path().join("admin.sock").to_str().unwrap()]);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let lines = report["checks"].as_array().unwrap().iter().filter(|line| line["check"] == "remote-clusters");
+        lines.map(|line| (line["severity"].as_str().unwrap().to_owned(), line["detail"].as_str().unwrap_or_default().to_owned())).collect()
+    }
+
+    async fn until_remotes(&self, what: &str, so: impl Fn(&[(String, String)]) -> bool) {
+        common::wait_until(what, || so(&self.remotes())).await;
+    }
+
+    fn refused_as_unknown(&self) -> f64 {
+        self.serve.metric("meshmint_refusals_total{code=\"Unauthenticated\",reason=\"unknown_cluster\"}")
+    }
+}
+
+/// The manifest of `meshmint cluster secret`.
+fn secret(kubeconfig: &Path) -> Value {
+    let output = meshmint(&["cluster", "secret", "--cluster", "west", "--kubeconfig", kubeconfig.to_str().unwrap(), "--lifetime", "2h"]);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && told.contains("expires 20"), "{told}");
+    serde_saphyr::from_str(&String::from_utf8(output.stdout).unwrap()).unwrap()
+}
+
+async fn replace(admin: &Client, secret: &Value) {
+    let path = format!("{SECRETS}/{}", secret["metadata"]["name"].as_str().unwrap());
+    admin.ask("PUT", &path, "application/json", secret).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_counts_in_its_own_cluster_which_comes_changes_and_goes() {
+    let other_key = Settings { signing: SigningKey::Second, known: vec![SigningKey::Second], ..Settings::default() };
+    let (east, mut west) = (Shared::over(ApiServer::start().await).await, Shared::over(ApiServer::start_with(&other_key).await).await);
+    let (here, there) = (east.admin().await, west.admin().await);
+    here.apply_rules("deploy/kubernetes/remote-clusters.yaml").await;
+    here.workload("shop").await;
+    there.workload("shop").await;
+    let (east_token, west_token) = (here.workload_token("shop").await, there.workload_token("shop").await);
+    let world = World::start(&east.kubeconfig(east.server.port())).await;
+    let cart = Ok("spiffe://cluster.local/ns/shop/sa/shop".to_owned());
+
+    // Every name of our own, and no other.
+    for name in ["", "east", "Kubernetes"] {
+        assert_eq!(world.ask(name, &east_token).await, cart, "{name:?}");
+        assert_eq!(world.ask(name, &west_token).await, Err(Code::Unauthenticated), "{name:?}");
+    }
+    let before = world.refused_as_unknown();
+    for token in [&east_token, &west_token] {
+        assert_eq!(world.ask("west", token).await, Err(Code::Unauthenticated));
+    }
+    assert_eq!(world.refused_as_unknown(), before + 2.0);
+
+    // It comes.
+    let admin_of_west = west.server.admin_kubeconfig();
+    let made = secret(&admin_of_west);
+    assert_eq!(made["metadata"]["labels"]["istio/multiCluster"], "true");
+    here.create(SECRETS, &made).await;
+    world.until("west", &west_token, true).await;
+    assert_eq!(world.ask("west", &west_token).await, cart);
+    for (name, token) in [("west", &east_token), ("east", &west_token), ("", &west_token), ("south", &west_token), ("West", &west_token)] {
+        assert_eq!(world.ask(name, token).await, Err(Code::Unauthenticated), "{name}");
+    }
+    assert_eq!(world.serve.metric("meshmint_remote_clusters{state=\"joined\"}"), 1.0);
+
+    // What lives there counts, and who speaks for whom: a node of the same name here is another node.
+    there.namespace("istio-system").await;
+    there.account("istio-system", "ztunnel").await;
+    there.pod("istio-system", "ztunnel", "ztunnel", "shop").await;
+    there.account("shop", "short").await;
+    there.pod("shop", "short", "short", "shop").await;
+    let proxy = there.token("istio-system", "ztunnel", BoundTo::Pod("ztunnel"), "istio-ca", 3600).await;
+    let identity = Kind::StringValue("spiffe://cluster.local/ns/shop/sa/short".to_owned());
+    let fields = [("ImpersonatedIdentity".to_owned(), prost_types::Value { kind: Some(identity) })].into();
+    let impersonating = IstioCertificateRequest { metadata: Some(prost_types::Struct { fields }), ..request() };
+    assert_eq!(world.ask_for("west", &proxy, &impersonating).await, Ok("spiffe://cluster.local/ns/shop/sa/short".to_owned()));
+    let short = there.token("shop", "short", BoundTo::Pod("short"), "istio-ca", 3600).await;
+    world.until("west", &short, true).await;
+    there.delete("/api/v1/namespaces/shop/pods/short", 0).await;
+    world.until("west", &short, false).await;
+
+    // A kubeconfig that starts a program or takes our name isn't joined; it doesn't disturb the others.
+    let encode = |text: &str| STANDARD.encode(text);
+    let proof = world.folder.path().join("a-program-ran");
+    let program = "current-context: a\nclusters: [{ name: a, cluster: { server: 'https://127.0.0.1:1' } }]\n\
+                   contexts: [{ name: a, context: { cluster: a, user: a } }]\n\
+                   users: [{ name: a, user: { exec: { command: touch, args: [PROOF], apiVersion: client.authentication.k8s.io/v1 } } }]\n";
+    let evil = json!({"metadata": {"name": "evil", "labels": {"istio/multiCluster": "true"}}, "data": {
+        "south": encode(&program.replace("PROOF", proof.to_str().unwrap())), "north": encode("not a kubeconfig"), "east": made["data"]["west"], "Kubernetes": made["data"]["west"],
+    }});
+    here.create(SECRETS, &evil).await;
+    world
+        .until_remotes("four that can't be joined", |lines| {
+            let failed = |what: &str| lines.iter().any(|(severity, detail)| severity == "failed" && detail.contains(what));
+            let ours = failed("east: ") && failed("Kubernetes: ") && failed("a name of our own cluster");
+            failed("south: ") && failed("no file and no program") && failed("north: ") && ours && lines.len() == 5
+        })
+        .await;
+    assert_eq!((world.ask("east", &east_token).await, world.ask("west", &west_token).await), (cart.clone(), cart.clone()));
+    assert!(!proof.exists());
+    here.delete(&format!("{SECRETS}/evil"), 0).await;
+
+    // It changes: new credentials, then ones that can't be used, with which the old ones go on.
+    replace(&here, &secret(&admin_of_west)).await;
+    world.until_remotes("the change", |lines| lines.len() == 1 && lines[0].0 == "ok").await;
+    world.until("west", &west_token, true).await;
+    let mut broken = made.clone();
+    broken["data"]["west"] = json!(encode("nothing"));
+    replace(&here, &broken).await;
+    world.until_remotes("a warning", |lines| lines.iter().any(|(severity, detail)| severity == "warning" && detail.starts_with("west: "))).await;
+    assert_eq!(world.ask("west", &west_token).await, cart);
+
+    // It is away, and what is known goes on; then it goes.
+    west.server.kill();
+    assert_eq!(world.ask("west", &west_token).await, cart);
+    here.delete(&format!("{SECRETS}/{}", made["metadata"]["name"].as_str().unwrap()), 0).await;
+    world.until("west", &west_token, false).await;
+    assert_eq!(world.ask("west", &west_token).await, Err(Code::Unauthenticated));
+    assert_eq!(world.ask("", &east_token).await, cart);
+    let log: Vec<Value> = world.serve.terminate().1;
+    let log = log.iter().map(Value::to_string).collect::<String>();
+    for secret in [&west_token, &east_token, made["data"]["west"].as_str().unwrap()] {
+        assert!(!log.contains(secret), "no secret in the log");
+    }
+}
