@@ -124,19 +124,24 @@ fn credential(headers: &HeaderMap, connection: Option<&Connection>) -> Credentia
             token: token.map(str::to_owned),
             certificate: connection.and_then(|connection| connection.certificate.clone()),
         },
-        Err(reason) => Credential::Unusable { reason },
+        Err(Unusable { reason }) => Credential::Unusable { reason },
     }
 }
 
+/// There is something in the place of a token that can't be one.
+struct Unusable {
+    reason: &'static str,
+}
+
 /// RFC 6750 §2.1: `authorization: Bearer TOKEN`, once. Something else in its place is never "no token": that would fall back to weaker proof.
-fn bearer(headers: &HeaderMap) -> Result<Option<&str>, &'static str> {
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Unusable> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
-        (Some(_), Some(_)) => Err("several_authorization_headers"),
+        (Some(_), Some(_)) => Err(Unusable { reason: "several_authorization_headers" }),
         (Some(value), None) => match value.to_str().ok().and_then(|text| text.split_once(' ')) {
             Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Some(token)),
-            _ => Err("not_a_bearer_token"),
+            _ => Err(Unusable { reason: "not_a_bearer_token" }),
         },
     }
 }
