@@ -8,7 +8,7 @@ use meshmint_fuzz::trust_domain;
 struct Everything;
 
 impl NodeFacts for Everything {
-    fn pod(&self, _: &str, _: &str) -> Option<PodFact> {
+    fn pod(&self, _: &str, _: &ObjectRef) -> Option<PodFact> {
         Some(PodFact { uid: "u".to_owned(), service_account: "ztunnel".to_owned(), node: Some("n".to_owned()) })
     }
 
