@@ -7,30 +7,14 @@ mod common;
 
 use std::path::Path;
 
-use common::api_server::{ApiServer, CLUSTER_ISSUER};
+use common::api_server::ApiServer;
 use common::cluster::{BoundTo, Client, rbac};
 use common::load::{self, Answer, Key, ask_once};
 use common::process::{Serve, get, meshmint};
-use common::{Shared, wait_until};
+use common::{Shared, serve_yaml, wait_until};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tonic::Code;
-
-fn yaml(dir: &Path, kubeconfig: &Path, verification: &str) -> String {
-    let (dir, kubeconfig) = (dir.display(), kubeconfig.display());
-    format!(
-        "trustDomain: cluster.local\n\
-         server: {{ listen: 127.0.0.1:0, servingDNSNames: [localhost], servingIPAddresses: [127.0.0.1] }}\n\
-         cluster: {{ kubeconfig: {kubeconfig} }}\n\
-         tokens: {{ verification: {verification}, issuers: [{{ issuer: '{CLUSTER_ISSUER}', keys: {{ apiServer: true }} }}] }}\n\
-         state: {{ file: {{ dir: {dir}/state }} }}\n\
-         ledger: {{ sqlite: {{ path: {dir}/ledger.db }} }}\n\
-         admin: {{ socket: {dir}/admin.sock }}\n\
-         health: {{ listen: 127.0.0.1:0 }}\n\
-         metrics: {{ listen: 127.0.0.1:0 }}\n\
-         log: {{ format: json, level: debug }}\n"
-    )
-}
 
 /// A server in a folder of its own.
 struct World {
@@ -42,7 +26,7 @@ struct World {
 impl World {
     fn start(kubeconfig: &Path, verification: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let serve = Serve::start(folder.path(), &yaml(folder.path(), kubeconfig, verification));
+        let serve = Serve::start(folder.path(), &serve_yaml(folder.path(), "Kubernetes", kubeconfig, "", &format!(", verification: {verification}")));
         let socket = folder.path().join("admin.sock");
         let bundle = meshmint(&["bundle", "--admin", socket.to_str().unwrap()]);
         Self { serve, roots: String::from_utf8(bundle.stdout).unwrap(), folder }

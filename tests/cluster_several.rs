@@ -9,34 +9,18 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use common::Shared;
-use common::api_server::{ApiServer, CLUSTER_ISSUER, Settings, SigningKey};
+use common::api_server::{ApiServer, Settings, SigningKey};
 use common::cluster::{BoundTo, Client};
 use common::csrs::{request, spiffe_id};
 use common::grpc::{Wire, bearer, tls};
 use common::process::{PATIENCE, Serve, meshmint};
+use common::{Shared, serve_yaml};
 use meshmint::server::proto::istio::IstioCertificateRequest;
 use prost_types::value::Kind;
 use serde_json::{Value, json};
 use tonic::Code;
 
 const SECRETS: &str = "/api/v1/namespaces/meshmint-system/secrets";
-
-fn yaml(dir: &Path, kubeconfig: &Path) -> String {
-    let (dir, kubeconfig) = (dir.display(), kubeconfig.display());
-    format!(
-        "clusterID: east\n\
-         server: {{ listen: 127.0.0.1:0, servingDNSNames: [localhost], servingIPAddresses: [127.0.0.1] }}\n\
-         cluster: {{ kubeconfig: {kubeconfig}, remoteSecretsNamespace: meshmint-system }}\n\
-         tokens: {{ issuers: [{{ issuer: '{CLUSTER_ISSUER}', keys: {{ apiServer: true }} }}] }}\n\
-         state: {{ file: {{ dir: {dir}/state }} }}\n\
-         ledger: {{ sqlite: {{ path: {dir}/ledger.db }} }}\n\
-         admin: {{ socket: {dir}/admin.sock }}\n\
-         health: {{ listen: 127.0.0.1:0 }}\n\
-         metrics: {{ listen: 127.0.0.1:0 }}\n\
-         log: {{ format: json, level: debug }}\n"
-    )
-}
 
 struct World {
     serve: Serve,
@@ -47,7 +31,7 @@ struct World {
 impl World {
     async fn start(kubeconfig: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let serve = Serve::start(folder.path(), &yaml(folder.path(), kubeconfig));
+        let serve = Serve::start(folder.path(), &serve_yaml(folder.path(), "east", kubeconfig, ", remoteSecretsNamespace: meshmint-system", ""));
         let bundle = meshmint(&["bundle", "--admin", folder.path().join("admin.sock").to_str().unwrap()]);
         let wire = Wire::open(serve.csr, tls(&String::from_utf8(bundle.stdout).unwrap(), None, &[b"h2"])).await;
         Self { serve, wire, folder }
@@ -188,6 +172,12 @@ async fn a_token_counts_in_its_own_cluster_which_comes_changes_and_goes() {
     // It is away, and what is known goes on; then it goes.
     west.server.kill();
     assert_eq!(world.ask("west", &west_token).await, cart);
+    // A server that starts now can't join it: our trouble, and no reason for its agents to give up. A name that nobody has is still none.
+    let later = World::start(&east.kubeconfig(east.server.port())).await;
+    assert_eq!(later.ask("west", &west_token).await, Err(Code::Unavailable));
+    assert_eq!(later.serve.metric("meshmint_refusals_total{code=\"Unavailable\",reason=\"cluster_not_joined\"}"), 1.0);
+    assert_eq!((later.ask("south", &west_token).await, later.ask("", &east_token).await), (Err(Code::Unauthenticated), cart.clone()));
+    drop(later);
     here.delete(&format!("{SECRETS}/{}", made["metadata"]["name"].as_str().unwrap()), 0).await;
     world.until("west", &west_token, false).await;
     assert_eq!(world.ask("west", &west_token).await, Err(Code::Unauthenticated));

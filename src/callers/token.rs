@@ -87,6 +87,9 @@ pub enum TokenError {
     /// From a cluster that isn't known here (`clusterid`).
     #[error("the caller's cluster is not one of ours")]
     UnknownCluster,
+    /// From a cluster that isn't joined yet, or of which nobody can tell yet whether it is one of ours. Our trouble.
+    #[error("the caller's cluster is not joined yet")]
+    ClusterNotJoined,
     /// Bound to an object of a kind that isn't known here (a webhook's configuration, for example), so nobody could say whether it lives.
     #[error("the token is bound to an object that is neither a pod nor a node")]
     UnknownBinding,
@@ -127,6 +130,7 @@ impl TokenError {
             Self::BadName(_) => "bad_name",
             Self::SecretBound => "secret_bound",
             Self::UnknownCluster => "unknown_cluster",
+            Self::ClusterNotJoined => "cluster_not_joined",
             Self::UnknownBinding => "unknown_binding",
             Self::ReviewRefused => "review_refused",
             Self::ReviewUnavailable => "review_unavailable",
@@ -138,6 +142,6 @@ impl TokenError {
 
     /// Whether this says nothing about the token but that we couldn't tell: to be answered as our trouble, so that clients try again.
     pub fn is_our_trouble(&self) -> bool {
-        matches!(self, Self::UnknownKid | Self::KeysUnavailable | Self::ReviewUnavailable)
+        matches!(self, Self::UnknownKid | Self::KeysUnavailable | Self::ReviewUnavailable | Self::ClusterNotJoined)
     }
 }

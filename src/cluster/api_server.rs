@@ -65,9 +65,10 @@ impl ApiError {
         matches!(self, Self::Status { code: 404, .. })
     }
 
-    /// Whether the version that a watch or a list wanted to go on from is no longer kept (410, RFC 9110 §15.5.11).
-    pub(super) fn is_expired(&self) -> bool {
-        matches!(self, Self::Status { code: 410, .. })
+    /// Whether a watch was refused for what it wanted to go on from, so that only a list helps: a version that is no longer kept (410,
+    /// RFC 9110 §15.5.11), that can't be read (400), or that a restored etcd hasn't reached (504, "too large resource version").
+    pub(super) fn is_of_version(&self) -> bool {
+        matches!(self, Self::Status { code: 400 | 410 | 504, .. })
     }
 }
 
@@ -262,6 +263,8 @@ mod tests {
         let ApiError::Status { code: 403, message } = refusal(403, long.as_bytes()) else { panic!("a status") };
         assert_eq!(message.len(), MAX_MESSAGE);
         assert_eq!(refusal(503, b"<html>"), ApiError::Status { code: 503, message: "without a reason".to_owned() });
-        assert!(refusal(404, b"").is_not_found() && refusal(410, b"").is_expired() && !refusal(404, b"").is_expired());
+        assert!(refusal(404, b"").is_not_found() && !refusal(404, b"").is_of_version());
+        assert!([400, 410, 504].into_iter().all(|code| refusal(code, b"").is_of_version()));
+        assert!(![401, 403, 429, 500, 503].into_iter().any(|code| refusal(code, b"").is_of_version()));
     }
 }

@@ -43,7 +43,27 @@ pub struct Clusters {
     own_names: BTreeSet<String>,
     own: Arc<Member>,
     /// None: there is only our own, whatever a caller calls it.
-    others: Option<ArcSwap<BTreeMap<String, Arc<Member>>>>,
+    others: Option<ArcSwap<Others>>,
+}
+
+/// The clusters that are not ours.
+#[derive(Debug, Default)]
+struct Others {
+    /// Whether every name that there is is known; not so before the first list.
+    complete: bool,
+    /// None: named, and not joined yet.
+    named: BTreeMap<String, Option<Arc<Member>>>,
+}
+
+/// What there is under the name that a caller gives.
+#[derive(Debug, Clone)]
+pub enum Named {
+    /// A cluster whose tokens count.
+    Known(Arc<Member>),
+    /// A cluster that isn't joined yet, or a name of which nobody can tell yet whether there is one: our trouble.
+    NotYet,
+    /// No cluster of ours.
+    Unknown,
 }
 
 impl Clusters {
@@ -58,12 +78,22 @@ impl Clusters {
     }
 
     /// The cluster of this name; a caller that names none is in our own.
-    pub fn find(&self, name: Option<&str>) -> Option<Arc<Member>> {
-        match (name, &self.others) {
-            (None, _) | (_, None) => Some(self.own.clone()),
-            (Some(name), Some(_)) if self.own_names.contains(name) => Some(self.own.clone()),
-            (Some(name), Some(others)) => others.load().get(name).cloned(),
+    pub fn find(&self, name: Option<&str>) -> Named {
+        let (Some(name), Some(others)) = (name, &self.others) else { return Named::Known(self.own.clone()) };
+        if self.own_names.contains(name) {
+            return Named::Known(self.own.clone());
         }
+        let others = others.load();
+        match others.named.get(name) {
+            Some(Some(member)) => Named::Known(member.clone()),
+            Some(None) => Named::NotYet,
+            None if others.complete => Named::Unknown,
+            None => Named::NotYet,
+        }
+    }
+
+    fn member(&self, name: &str) -> Option<Arc<Member>> {
+        if let Named::Known(member) = self.find(Some(name)) { Some(member) } else { None }
     }
 
     /// Our own.
@@ -71,16 +101,16 @@ impl Clusters {
         &self.own
     }
 
-    /// From now on these are the others.
-    pub fn set_others(&self, members: BTreeMap<String, Arc<Member>>) {
+    /// From now on these, and no more, are the others; `None` for one that isn't joined yet.
+    pub fn set_others(&self, named: BTreeMap<String, Option<Arc<Member>>>) {
         if let Some(others) = &self.others {
-            others.store(Arc::new(members));
+            others.store(Arc::new(Others { complete: true, named }));
         }
     }
 
     /// Whether everything that `bound` names lives, with the same UIDs.
     pub async fn check(&self, bound: &Bound<'_>) -> Life {
-        match self.find(Some(bound.cluster)) {
+        match self.member(bound.cluster) {
             // A certificate of a cluster that went away: it may come back.
             None => Life::Unknown,
             Some(member) => match &member.kubernetes {
@@ -92,13 +122,13 @@ impl Clusters {
 
     /// What is known of the pods of this cluster; `None` where nobody looks.
     pub fn facts(&self, cluster: &str) -> Option<Arc<dyn NodeFacts>> {
-        Some(self.find(Some(cluster))?.kubernetes.clone()? as Arc<dyn NodeFacts>)
+        Some(self.member(cluster)?.kubernetes.clone()? as Arc<dyn NodeFacts>)
     }
 
     /// Asks the caller's cluster where its pod is, and whether a pod of this account is on its node; afterwards [`Clusters::facts`] tells what was
     /// found. False says that nobody can tell at the moment.
     pub async fn look(&self, caller: &Caller, namespace: &str, service_account: &str) -> bool {
-        match self.find(Some(&caller.cluster)).and_then(|member| member.kubernetes.clone()) {
+        match self.member(&caller.cluster).and_then(|member| member.kubernetes.clone()) {
             Some(kubernetes) => kubernetes.look(caller, namespace, service_account).await,
             None => false,
         }

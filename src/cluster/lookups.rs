@@ -24,7 +24,7 @@ pub struct LookupLimits {
     pub per_second: u32,
     /// Together after a pause.
     pub burst: u32,
-    /// How long an answer is good.
+    /// How long an answer is good, from when it came: whoever waited for it must find it.
     pub kept: Duration,
     /// How long one may take, and wait for its place before that.
     pub time: Duration,
@@ -106,19 +106,20 @@ where
                         self.counts.limited.fetch_add(1, Ordering::Relaxed);
                         return None;
                     }
-                    let (until, look) = (now.saturating_add(self.limits.kept), look(self.limits.time));
+                    let look = look(self.limits.time);
                     let (kept_as, kept_in, counts) = (key.clone(), self.progress.clone(), self.counts.clone());
-                    let (places, clock, patience) = (self.places.clone(), self.clock.clone(), self.limits.time);
+                    let (places, clock, limits) = (self.places.clone(), self.clock.clone(), self.limits);
                     let work = async move {
                         let landing = Landing { key: kept_as, progress: kept_in };
-                        let Some(Ok(_place)) = within(clock.as_ref(), patience, places.acquire()).await else {
+                        let Some(Ok(_place)) = within(clock.as_ref(), limits.time, places.acquire()).await else {
                             counts.limited.fetch_add(1, Ordering::Relaxed);
                             return None;
                         };
                         match look.await {
                             Ok(found) => {
                                 counts.answered.fetch_add(1, Ordering::Relaxed);
-                                landing.keep(now, until, &found);
+                                let now = clock.monotonic();
+                                landing.keep(now, now.saturating_add(limits.kept), &found);
                                 Some(found)
                             }
                             Err(error) => {
@@ -246,6 +247,18 @@ mod tests {
         assert_eq!(ask(1).await, Some(10), "good for a moment");
         assert_eq!(third.await, None, "nobody lets the third one go on: its time is up, and then it would be asked again");
         assert_eq!(lookups.counts(), LookupCounts { answered: 2, failed: 1, limited: 0 });
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_took_long_is_good_all_the_same() {
+        let lookups = lookups(LookupLimits { kept: Duration::from_millis(250), ..LIMITS });
+        let slow = |_| async {
+            let clock = SystemClock::shared();
+            clock.sleep_until(clock.monotonic() + Duration::from_millis(280)).await;
+            Ok(7)
+        };
+        assert_eq!(lookups.find(1, slow).await, Some(7));
+        assert_eq!(lookups.known(&1), Some(7));
     }
 
     #[tokio::test]

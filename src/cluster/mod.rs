@@ -16,7 +16,7 @@ mod token_review;
 mod watched;
 
 pub use api_server::{Access, ApiError, ApiServer};
-pub use clusters::{Clusters, Member, Review};
+pub use clusters::{Clusters, Member, Named, Review};
 pub use fetch::{FetchError, KeySource};
 pub use index::Resource;
 pub use key_sets::{IssuerStatus, KeySets, KeyTrouble, Timing, TrackedIssuer};

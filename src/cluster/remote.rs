@@ -14,6 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::digest::{SHA256, digest};
 use serde::Deserialize;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::api_server::{Access, ApiError, ApiServer};
@@ -27,7 +28,7 @@ use super::objects::Metadata;
 use super::token_review::Reviewer;
 use super::watched::{Scope, WatchStatus, Watched};
 use crate::callers::{TokenRules, strict_object};
-use crate::clock::{Clock, Entropy};
+use crate::clock::{Clock, Entropy, within};
 
 /// The label of a Secret that names clusters.
 const LABEL: &str = "istio/multiCluster=true";
@@ -74,6 +75,8 @@ pub struct Remotes {
     secrets: Arc<Watched<Kubeconfigs>>,
     clusters: Arc<Clusters>,
     joined: Mutex<BTreeMap<String, Joined>>,
+    /// Whether everything that the first list named was tried.
+    tried: watch::Sender<bool>,
 }
 
 /// What is there of one other cluster.
@@ -88,10 +91,10 @@ pub struct RemoteStatus {
 }
 
 /// One cluster that a Secret names.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Joined {
-    /// Of the kubeconfig, so that no change is missed and nothing secret is kept.
-    digest: [u8; 32],
+    /// Of the kubeconfig that was tried last, so that no change is missed and nothing secret is kept.
+    digest: Option<[u8; 32]>,
     member: Option<Arc<Member>>,
     /// What keeps it up to date.
     work: Option<Work>,
@@ -113,7 +116,7 @@ impl Remotes {
     pub fn new(parts: RemoteParts, clusters: Arc<Clusters>) -> Arc<Self> {
         let scope = Scope { namespace: parts.namespace.clone(), labels: Some(LABEL) };
         let secrets = Watched::scoped(scope, parts.clock.clone());
-        Arc::new(Self { secrets, clusters, joined: Mutex::default(), parts })
+        Arc::new(Self { secrets, clusters, joined: Mutex::default(), tried: watch::Sender::new(false), parts })
     }
 
     /// The other clusters, by name.
@@ -132,20 +135,35 @@ impl Remotes {
         self.secrets.status()
     }
 
-    /// Follows the Secrets until `shutdown` ends.
+    /// Waits until everything that the Secrets name was joined or could not be, for at most `limit`; says whether it was so. Secrets that can't be
+    /// listed are not waited for.
+    pub async fn first_attempts(&self, limit: Duration) -> bool {
+        let mut tried = self.tried.subscribe();
+        let all = async {
+            self.secrets.attempted().await;
+            // An error means that the sender is gone, and it lives in here.
+            self.secrets.age().is_some() && tried.wait_for(|tried| *tried).await.is_ok()
+        };
+        within(self.parts.clock.as_ref(), limit, all).await.unwrap_or(false)
+    }
+
+    /// Follows the Secrets until `shutdown` ends. What was known then goes on, for requests that are still under way.
     pub async fn run(self: Arc<Self>, shutdown: impl Future<Output = ()>) {
         let RemoteParts { api, entropy, .. } = &self.parts;
         let watching = self.secrets.clone().run(api.clone(), entropy.clone(), std::future::pending());
         let work = futures_util::future::join(watching, self.follow());
         futures_util::future::select(std::pin::pin!(work), std::pin::pin!(shutdown)).await;
-        self.clusters.set_others(BTreeMap::new());
-        self.joined.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     async fn follow(&self) {
         let mut changes = self.secrets.changes();
         loop {
-            let waiting = self.keep_up().await;
+            // Before the first list no name is known, and none is known not to be there.
+            let listed = *changes.borrow_and_update() > 0;
+            let waiting = listed && self.keep_up().await;
+            if listed {
+                self.tried.send_replace(true);
+            }
             let clock = &self.parts.clock;
             let retry = async {
                 match waiting {
@@ -161,16 +179,21 @@ impl Remotes {
     /// Joins what is new or changed and leaves what is gone; says whether something could not be joined.
     async fn keep_up(&self) -> bool {
         let wanted = self.secrets.look(Kubeconfigs::wanted);
-        self.change(|joined| joined.retain(|name, _| wanted.contains_key(name)));
+        self.change(|joined| {
+            joined.retain(|name, _| wanted.contains_key(name));
+            for name in wanted.keys() {
+                joined.entry(name.clone()).or_default();
+            }
+        });
         let due: Vec<_> = {
             let joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
             let is_due = |name: &str, kubeconfig: &Kubeconfig| {
-                joined.get(name).is_none_or(|known| known.digest != kubeconfig.digest() || known.trouble.is_some())
+                joined.get(name).is_none_or(|known| known.digest != Some(kubeconfig.digest()) || known.trouble.is_some())
             };
             wanted.into_iter().filter(|(name, kubeconfig)| is_due(name, kubeconfig)).collect()
         };
         let attempts = due.into_iter().map(|(name, kubeconfig)| async move {
-            let digest = kubeconfig.digest();
+            let digest = Some(kubeconfig.digest());
             let outcome = self.join(&name, kubeconfig).await;
             (name, digest, outcome)
         });
@@ -202,8 +225,8 @@ impl Remotes {
     fn change(&self, change: impl FnOnce(&mut BTreeMap<String, Joined>)) {
         let mut joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut joined);
-        let members = joined.iter().filter_map(|(name, joined)| Some((name.clone(), joined.member.clone()?)));
-        self.clusters.set_others(members.collect());
+        let named = joined.iter().map(|(name, joined)| (name.clone(), joined.member.clone()));
+        self.clusters.set_others(named.collect());
     }
 
     async fn join(&self, cluster: &str, kubeconfig: Kubeconfig) -> Result<(Arc<Member>, Work), ApiError> {

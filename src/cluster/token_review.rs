@@ -15,6 +15,7 @@ use kube::core::params::PostParams;
 use ring::digest::{SHA256, digest};
 use serde::Deserialize;
 use serde_json::json;
+use tokio::sync::Semaphore;
 
 use super::api_server::{ApiError, ApiServer};
 use super::lookups::{LookupCounts, LookupLimits, Lookups};
@@ -48,16 +49,21 @@ pub struct Reviewer {
     api: Arc<ApiServer>,
     audiences: BTreeSet<String>,
     verdicts: Lookups<[u8; 32], Reviewed>,
+    /// Callers that may wait for a verdict at once.
+    waiting: Semaphore,
 }
 
 const PATH: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
+/// For each review at once, callers that may wait for a verdict: everybody can show a token that must be reviewed, the same one a thousand times, and
+/// while the API server is slow nobody else would have room.
+const WAITING: usize = 16;
 /// The answer repeats the token.
 const MAX_ANSWER_BYTES: usize = 256 << 10;
 
 impl Reviewer {
     /// Tokens must be meant for one of `audiences`.
     pub fn new(api: Arc<ApiServer>, audiences: BTreeSet<String>, limits: LookupLimits, clock: Arc<dyn Clock>) -> Self {
-        Self { api, audiences, verdicts: Lookups::new(clock, limits) }
+        Self { api, audiences, verdicts: Lookups::new(clock, limits), waiting: Semaphore::new(limits.at_once.saturating_mul(WAITING)) }
     }
 
     /// How often the API server was asked.
@@ -71,6 +77,10 @@ impl TokenReviewer for Reviewer {
     async fn review(&self, token: &str) -> Reviewed {
         let mut key = [0; 32];
         key.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
+        if let Some(verdict) = self.verdicts.known(&key) {
+            return verdict;
+        }
+        let Ok(_waiting) = self.waiting.try_acquire() else { return Reviewed::Unknown };
         let body = json!({
             "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": { "token": token, "audiences": self.audiences },
         });

@@ -239,7 +239,7 @@ impl<I: Index> Watched<I> {
         };
         let mut events = match events {
             Ok(events) => pin!(events),
-            Err(error) if error.is_expired() => return Ended::ListAgain(error),
+            Err(error) if error.is_of_version() => return Ended::ListAgain(error),
             Err(error) => return Ended::Broken(error),
         };
         self.recovered();

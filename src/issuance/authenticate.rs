@@ -11,7 +11,7 @@ use crate::callers::{
     TokenStanding, UnverifiedToken, decide,
 };
 use crate::clock::Clock;
-use crate::cluster::{Bound, Clusters, KeyTrouble, Life, Member, Review, Reviewed, TokenReviewer};
+use crate::cluster::{Bound, Clusters, KeyTrouble, Life, Member, Named, Review, Reviewed, TokenReviewer};
 use crate::ledger::{Kind, Ledger, LedgerError, StoredCertificate};
 
 /// Finds out who asks. It calls nobody for a token whose key is at hand, and looks a client certificate up once for each connection.
@@ -69,7 +69,11 @@ impl Authenticator {
             admission.foresee(&hint)?;
         }
         let Some(issuer) = token.issuer() else { return Ok(TokenStanding::Bad(TokenError::BadClaims("iss"))) };
-        let Some(member) = self.clusters.find(cluster) else { return Ok(TokenStanding::Bad(TokenError::UnknownCluster)) };
+        let member = match self.clusters.find(cluster) {
+            Named::Known(member) => member,
+            Named::NotYet => return Ok(TokenStanding::Bad(TokenError::ClusterNotJoined)),
+            Named::Unknown => return Ok(TokenStanding::Bad(TokenError::UnknownCluster)),
+        };
         let Member { key_sets, rules, review, .. } = member.as_ref();
         if !rules.knows(issuer) {
             return Ok(TokenStanding::Bad(TokenError::WrongIssuer));

@@ -75,6 +75,7 @@ const WATCHED_REFUSALS: &[[&str; 2]] = &[
     ["Unavailable", "unknown_kid"],
     ["Unavailable", "liveness_unavailable"],
     ["Unavailable", "review_unavailable"],
+    ["Unavailable", "cluster_not_joined"],
     ["Unavailable", "no_entropy"],
     ["DeadlineExceeded", "deadline"],
     ["Internal", "panic"],

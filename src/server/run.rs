@@ -165,6 +165,11 @@ impl Server {
         let (clusters, remotes) = settings::clusters(config, own, watching.as_ref(), &clock, &entropy);
         if let Some(remotes) = &remotes {
             tasks.spawn(remotes.clone().run(until(stopped.clone())));
+            if !remotes.first_attempts(FIRST_LISTS).await {
+                tracing::warn!(
+                    "the Secrets that name other clusters were not listed yet, or joining takes long: callers of those are told to try again"
+                );
+            }
         }
 
         let admission = settings::admission(config, clock.clone());

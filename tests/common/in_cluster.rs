@@ -13,7 +13,7 @@ pub(crate) mod slow_link;
 pub(crate) mod tokens;
 pub(crate) mod tools;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +32,23 @@ use self::process::PATIENCE;
 pub async fn shared() -> &'static Shared {
     static SHARED: OnceCell<Shared> = OnceCell::const_new();
     SHARED.get_or_init(|| async { Shared::over(ApiServer::start().await).await }).await
+}
+
+/// A configuration of `serve` in `dir`, over the cluster of a kubeconfig; with more keys of `cluster` and of `tokens`, each behind a comma.
+pub fn serve_yaml(dir: &Path, cluster_id: &str, kubeconfig: &Path, cluster: &str, tokens: &str) -> String {
+    let (dir, kubeconfig) = (dir.display(), kubeconfig.display());
+    format!(
+        "clusterID: {cluster_id}\n\
+         server: {{ listen: 127.0.0.1:0, servingDNSNames: [localhost], servingIPAddresses: [127.0.0.1] }}\n\
+         cluster: {{ kubeconfig: {kubeconfig}{cluster} }}\n\
+         tokens: {{ issuers: [{{ issuer: '{CLUSTER_ISSUER}', keys: {{ apiServer: true }} }}]{tokens} }}\n\
+         state: {{ file: {{ dir: {dir}/state }} }}\n\
+         ledger: {{ sqlite: {{ path: {dir}/ledger.db }} }}\n\
+         admin: {{ socket: {dir}/admin.sock }}\n\
+         health: {{ listen: 127.0.0.1:0 }}\n\
+         metrics: {{ listen: 127.0.0.1:0 }}\n\
+         log: {{ format: json, level: debug }}\n"
+    )
 }
 
 /// An API server, and the token of meshmint's account.
