@@ -52,6 +52,44 @@ async fn more_requests_than_allowed_are_told_when_to_come_back() {
 }
 
 #[tokio::test]
+async fn a_closed_line_refuses_from_the_headers_and_counts_each_request_once() {
+    let world = World::start(", queueTime: 1s, maxConcurrentStreams: 1000", "");
+    let (one, other) = (world.wire(None).await, world.wire(None).await);
+    let token = bearer(&world.token());
+    let headers: &[(&str, &[u8])] = &[("authorization", &token)];
+    let (received, refused) = ("citadel_server_csr_count", r#"meshmint_refusals_total{code="ResourceExhausted",reason="overloaded"}"#);
+    let before = world.metric(received);
+    let request = request();
+    let locked = lock(&world);
+    // As many as wait for the ledger and hold a turn; whoever comes after them stands in line, until the first has stood there too long.
+    let threads = std::thread::available_parallelism().unwrap().get();
+    let mut asked: FuturesUnordered<_> = (0..66 * threads).map(|_| one.ask(headers, &request)).collect();
+    let closed = async {
+        loop {
+            asked.push(one.ask(headers, &request));
+            if let Ok(Some(Answer { status, .. })) = tokio::time::timeout(Duration::from_millis(50), asked.next()).await {
+                break status.code();
+            }
+        }
+    };
+    assert_eq!(soon("a refusal", closed).await, Code::ResourceExhausted);
+    // Nothing of the message is sent, and the answer is there.
+    let (response, body) = other.begin(CREATE, headers).await.unwrap();
+    let Answer { status, .. } = soon("the refusal of headers", answer(response)).await.unwrap();
+    assert_eq!((status.code(), status.message()), (Code::ResourceExhausted, "too many requests are in progress; try again"));
+    assert_eq!(status.get_details_retry_info().unwrap().retry_delay.unwrap(), Duration::from_secs(1));
+    drop((body, locked));
+    let sent = asked.len() + 2;
+    let mut turned_away = 2;
+    while let Some(answer) = soon("an answer", asked.next()).await {
+        turned_away += u32::from(answer.status.code() == Code::ResourceExhausted);
+    }
+    assert_eq!(world.metric(received) - before, sent as f64);
+    assert_eq!(world.metric(refused), f64::from(turned_away));
+    world.goes_on().await;
+}
+
+#[tokio::test]
 async fn a_ledger_that_can_not_be_written_is_our_trouble() {
     let world = World::start("", "");
     let wire = world.wire(None).await;

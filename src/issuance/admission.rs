@@ -81,6 +81,11 @@ impl Admission {
         if self.queue.would_refuse(payer) { Err(Refusal::Overloaded) } else { Ok(()) }
     }
 
+    /// Whether anybody was turned away by [`Admission::foresee`] a moment ago.
+    pub(super) fn is_turning_away(&self) -> bool {
+        self.queue.is_refusing()
+    }
+
     /// Waits for the caller's turn.
     ///
     /// # Errors

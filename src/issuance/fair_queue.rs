@@ -66,6 +66,8 @@ struct State<K: Key> {
     /// The keys that have somebody waiting and may hold one slot more, in turn.
     turns: VecDeque<K>,
     window: Window,
+    /// When somebody was refused last.
+    refused_at: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -97,7 +99,7 @@ impl<K: Key> FairQueue<K> {
     /// An empty queue.
     pub fn new(limits: Limits, clock: Arc<dyn Clock>) -> Arc<Self> {
         let window = Window { began: clock.monotonic(), shortest: Duration::ZERO, crowded: false };
-        let state = State { free: limits.slots, waiting: 0, lines: HashMap::new(), turns: VecDeque::new(), window };
+        let state = State { free: limits.slots, waiting: 0, lines: HashMap::new(), turns: VecDeque::new(), window, refused_at: None };
         Arc::new(Self { limits, clock, state: Mutex::new(state) })
     }
 
@@ -123,7 +125,17 @@ impl<K: Key> FairQueue<K> {
         }
         let now = self.clock.monotonic();
         state.expire(key, now, self.limits.patience);
-        state.lines.get(&key).is_some_and(|line| self.is_closed(line, now))
+        let closed = state.lines.get(&key).is_some_and(|line| self.is_closed(line, now));
+        if closed {
+            state.refused_at = Some(now);
+        }
+        closed
+    }
+
+    /// Whether anybody was refused a moment ago, so that asking [`FairQueue::would_refuse`] early is worth what it costs.
+    pub fn is_refusing(&self) -> bool {
+        let refused_at = self.lock().refused_at;
+        refused_at.is_some_and(|at| self.clock.monotonic().saturating_sub(at) <= self.limits.patience)
     }
 
     /// Whether many keys wait, and even the shortest wait is long, so that no new work should be let in.
@@ -414,14 +426,18 @@ mod tests {
         let held = served(stand(&queue, 1));
         let mut first = waiting(stand(&queue, 1));
         clock.advance(PATIENCE * 9 / 10);
+        assert!(!queue.is_refusing());
         assert!(queue.would_refuse(1) && stand(&queue, 1).is_err());
+        assert!(queue.is_refusing());
         assert!(!queue.would_refuse(2), "another's line is another's");
         let mut other = waiting(stand(&queue, 2));
         clock.advance(PATIENCE / 5);
         drop(held);
         assert!(matches!(first.try_recv(), Err(oneshot::error::TryRecvError::Closed)), "refused after the time that anybody waits");
         assert!(other.try_recv().is_ok());
-        assert!(!queue.would_refuse(1));
+        assert!(!queue.would_refuse(1) && queue.is_refusing(), "it was a moment ago");
+        clock.advance(PATIENCE);
+        assert!(!queue.is_refusing());
     }
 
     #[test]

@@ -82,9 +82,9 @@ impl Issuer {
         Self { profile_digest: parts.profile.digest(), sequence: AtomicU64::new(1), parts }
     }
 
-    /// Whether anybody waits for a turn, so that asking [`Issuer::foresee`] may be worth it.
-    pub fn is_busy(&self) -> bool {
-        self.parts.admission.waiting() > 0
+    /// Whether anybody was turned away a moment ago. Only then is it worth asking [`Issuer::foresee`], which reads the token once more.
+    pub fn is_turning_away(&self) -> bool {
+        self.parts.admission.is_turning_away()
     }
 
     /// Refuses a token whose turn wouldn't come in time, before anything else is known of the request. Whatever is wrong with a token is

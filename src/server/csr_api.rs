@@ -35,7 +35,7 @@ impl CsrApi {
     /// The refusal of a request whose turn wouldn't come in time, from its headers alone: what is refused this early costs the least. It
     /// is a matter of cost only; whoever gets past it meets the same question once more.
     pub(super) fn turn_away<B>(&self, request: &http::Request<B>) -> Option<http::Response<Body>> {
-        if !self.issuer.is_busy() {
+        if !self.issuer.is_turning_away() {
             return None;
         }
         let connection = request.extensions().get::<Connection>();

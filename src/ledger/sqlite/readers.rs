@@ -1,5 +1,5 @@
-//! The connections beside the writer's: those that only read, and the one that moves the log into the ledger. None of them ever holds
-//! the writer up.
+//! The connections beside the writer's: those that only read, and the one that moves the log into the ledger. None of them holds
+//! the writer up, but when it closes the ledger to open it anew: then it waits for what they are at.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
