@@ -143,10 +143,10 @@ impl Index {
         self.waiting.len() >= FAR_BEHIND * usize::from(BATCH)
     }
 
-    /// The earliest notAfter of what is not indexed.
+    /// The earliest time of issue of what is not indexed.
     pub(super) fn earliest(&self) -> Option<i64> {
         let planned = self.plan.iter().flat_map(|plan| &plan.entries);
-        self.waiting.iter().chain(planned).map(|entry| entry.not_after).min()
+        self.waiting.iter().chain(planned).map(|entry| entry.issued_at).min()
     }
 
     /// Does a part of what is to do; returns whether more is. After an error, what this value knows is no longer true.

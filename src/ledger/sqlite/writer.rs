@@ -270,7 +270,8 @@ impl Writer {
         }
         let opened = self.make_ready()?;
         let Some(index) = &mut opened.index else { return Err("it is not open".to_owned()) };
-        // The oldest goes first: what is due and not indexed yet is indexed before anything is pruned.
+        // What was issued before anything that is due may end is indexed first: it may be due, too, and whether it is its holder's latest can be
+        // told only as long as that holder's other certificates are on record.
         let prunable = wanted.filter(|(before, _)| index.earliest().is_none_or(|earliest| earliest >= micros(*before)));
         let connection = &mut opened.connection;
         let outcome = schema::unflushed(connection, |connection| match prunable {
