@@ -4,6 +4,8 @@
 
 #[path = "common/ledger.rs"]
 mod common;
+#[path = "common/postgres.rs"]
+mod postgres_server;
 
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use std::task::Poll;
 use async_trait::async_trait;
 use common::{FIRST, START, bare, digest, issuer, leaf, other_issuer, serial, walk};
 use meshmint::authority::GenerationNumber;
+use meshmint::ledger::postgres::{PostgresLedger, PostgresSettings};
 use meshmint::ledger::{
     AuditEntry, CertificateFilter, CertificateRecord, CredentialKind, Cursor, HolderId, Kind, Ledger, LedgerError, NotACursor, State, Stats,
 };
@@ -42,9 +45,15 @@ macro_rules! suite {
     };
 }
 
-suite!(
-    sqlite,
-    Sqlite::new(),
+/// The tests, for each backend.
+macro_rules! suites {
+    ({$($backend:ident: $make:expr),+ $(,)?}, $tests:tt) => {
+        $(suite!($backend, $make, $tests);)+
+    };
+}
+
+suites!(
+    { sqlite: Sqlite::new(), postgres: Postgres::new() },
     [
         a_record_comes_back_whole,
         a_record_needs_its_generation_open,
@@ -88,6 +97,33 @@ impl Backend for Sqlite {
     async fn open(&self) -> Arc<dyn Ledger> {
         let entropy = meshmint::clock::SystemEntropy::shared();
         Arc::new(meshmint::ledger::sqlite::SqliteLedger::open(&self.0.path().join("ledger.db"), entropy.as_ref()).unwrap())
+    }
+}
+
+/// A database of a server that all tests share.
+struct Postgres(postgres_server::Database, AtomicU64);
+
+impl Postgres {
+    fn new() -> Self {
+        Self(postgres_server::Postgres::shared().database(), AtomicU64::new(0))
+    }
+}
+
+#[async_trait]
+impl Backend for Postgres {
+    async fn open(&self) -> Arc<dyn Ledger> {
+        let settings = PostgresSettings {
+            url: self.0.url(),
+            ca_file: Some(self.0.ca_file.clone()),
+            password_file: Some(self.0.password_file.clone()),
+            pool_size: 3,
+            retention: std::time::Duration::from_secs(30 * 86_400),
+            start_patience: std::time::Duration::ZERO,
+        };
+        let replica = format!("process-{}", self.1.fetch_add(1, Ordering::SeqCst));
+        let entropy = meshmint::clock::SystemEntropy::shared();
+        let clock = meshmint::clock::SystemClock::shared();
+        Arc::new(PostgresLedger::open(&settings, &replica, clock, entropy.as_ref(), None).await.unwrap())
     }
 }
 

@@ -2,17 +2,23 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::document::Values;
-use super::keys::Kind;
+use super::keys::{Kind, Preset};
 use super::problem::{ConfigError, Problem};
 use super::reading::{Checking, is_https};
 use super::units::duration_text;
 use super::values::{Authorities, Certificates, Cluster, Config, Import, LogFormat, Server, TokenIssuer, Tokens, Tracing, Verification};
 use crate::callers::ServiceAccountName;
 use crate::cluster::{Access, KeySource};
+use crate::ledger::postgres::PostgresSettings;
+use crate::ledger::spool::SpoolSettings;
 use crate::pki::KeyAlgorithm;
 use crate::spiffe::{SpiffeId, TrustDomain};
+
+/// How long a replica that starts waits for a database that can't be reached; then it ends, and whoever keeps it starts it again.
+const START_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Checks all values; `problems` are those of reading.
 pub(super) fn check(values: Values, problems: Vec<Problem>) -> Result<Config, ConfigError> {
@@ -39,6 +45,7 @@ impl Checking<'_> {
         let state_dir = self.path("state.file.dir");
         let ledger_path = self.path("ledger.sqlite.path");
         let ledger_retention = self.duration("ledger.retention");
+        let (ledger_postgres, ledger_spool) = (self.postgres(ledger_retention), self.spool());
         let admin_socket = self.path("admin.socket");
         let (health_listen, metrics_listen) = (self.listen("health.listen"), self.listen("metrics.listen"));
         let log_format = self.text("log.format");
@@ -54,6 +61,8 @@ impl Checking<'_> {
             authority: authority?,
             state_dir: state_dir?,
             ledger_path: ledger_path?,
+            ledger_postgres: ledger_postgres?,
+            ledger_spool: ledger_spool?,
             ledger_retention: ledger_retention?,
             admin_socket: admin_socket?,
             health_listen: health_listen?,
@@ -205,6 +214,37 @@ impl Checking<'_> {
 }
 
 impl Checking<'_> {
+    fn postgres(&mut self, retention: Option<Duration>) -> Option<Option<PostgresSettings>> {
+        let [url, ca_file, password_file] = ["url", "caFile", "passwordFile"].map(|name| self.optional(&format!("ledger.postgres.{name}")));
+        let pool_size = self.number("ledger.postgres.poolSize");
+        let path = |text: Option<String>| text.map(PathBuf::from);
+        let (ca_file, password_file) = (path(ca_file?), path(password_file?));
+        let Some(url) = url? else {
+            if ca_file.is_some() || password_file.is_some() {
+                return self.refuse("ledger.postgres", &format!("names no url: expected {}", Kind::Database.expected()));
+            }
+            return Some(None);
+        };
+        // The default may stand there: it is printed with everything else.
+        if self.one("ledger.sqlite.path").ok()?.is_some_and(|(path, key)| !matches!(key.default, Preset::Is(default) if default == path)) {
+            return self.refuse("ledger.sqlite.path", "is there beside ledger.postgres.url: expected one of the two, a ledger is in one place");
+        }
+        let (pool_size, retention) = (pool_size?, retention?);
+        Some(Some(PostgresSettings { url, ca_file, password_file, pool_size, retention, start_patience: START_PATIENCE }))
+    }
+
+    fn spool(&mut self) -> Option<Option<SpoolSettings>> {
+        let on_outage = self.text("ledger.onOutage");
+        let (path, max_outage) = (self.path("ledger.spool.path"), self.duration("ledger.spool.maxOutage"));
+        if on_outage? == "refuse" {
+            return Some(None);
+        }
+        if !self.values.contains_key("ledger.postgres.url") {
+            return self.refuse("ledger.onOutage", "is for a ledger in a database: expected refuse, or a ledger.postgres.url beside it");
+        }
+        Some(Some(SpoolSettings { path: path?, max_outage: max_outage? }))
+    }
+
     fn tracing(&mut self) -> Option<Option<Tracing>> {
         const ENDPOINT: &str = "tracing.otlp.endpoint";
         let share = self.number("tracing.otlp.sampleShare");

@@ -42,6 +42,8 @@ pub(super) enum Kind {
     Path,
     Socket,
     Url,
+    /// A PostgreSQL database.
+    Database,
     Duration(u64, u64),
     Size(u64, u64),
     Count(u64, u64),
@@ -65,6 +67,7 @@ impl Kind {
             Self::Path => "a path".to_owned(),
             Self::Socket => format!("a path of at most {MAX_SOCKET_BYTES} bytes (the system's limit for sockets)"),
             Self::Url => "an https URL with a host and without user, password or fragment".to_owned(),
+            Self::Database => "a URL postgresql://USER@HOST:PORT/DATABASE without a password (several hosts with commas; sslmode=verify-full, the default, or disable)".to_owned(),
             Self::Duration(least, most) => format!("a duration from {} to {}, like 30s, 2m, 1h30m or 30d", millis(least), millis(most)),
             Self::Size(least, most) => format!("a size from {} to {}, like 64KiB", units::size_text(least), units::size_text(most)),
             Self::Count(least, most) => format!("a whole number from {least} to {most}"),
@@ -87,7 +90,7 @@ const M: u64 = 60 * S;
 const H: u64 = 60 * M;
 const D: u64 = 24 * H;
 
-use Kind::{Accounts, Addresses, Choice, Count, DnsNames, Duration, Flag, Listen, Path, Percent, Size, Socket, Text, Texts, Url};
+use Kind::{Accounts, Addresses, Choice, Count, Database, DnsNames, Duration, Flag, Listen, Path, Percent, Size, Socket, Text, Texts, Url};
 use Preset::{Is, Items, Optional, Required};
 
 const fn key(path: &'static str, kind: Kind, default: Preset, meaning: &'static str) -> Key {
@@ -153,7 +156,14 @@ pub(super) const KEYS: &[Key] = &[
 
     key("state.file.dir", Path, Is("/var/lib/meshmint"), "Folder of the authority state and the keys; made 0700. A folder that lets others in gets one of our own inside, called state."),
 
-    key("ledger.sqlite.path", Path, Is("/var/lib/meshmint/ledger.db"), "The ledger: every certificate ever issued."),
+    key("ledger.sqlite.path", Path, Is("/var/lib/meshmint/ledger.db"), "The ledger: every certificate ever issued. For one replica; several share a database (ledger.postgres)."),
+    key("ledger.postgres.url", Database, Optional("postgresql://meshmint@db.example/meshmint"), "A PostgreSQL database that keeps the ledger instead, for any number of replicas. With several hosts, the one that may be written."),
+    key("ledger.postgres.caFile", Path, Optional("/etc/ssl/database-ca.pem"), "The roots (PEM) that the database's server must chain to, instead of the system's."),
+    key("ledger.postgres.passwordFile", Path, Optional("/etc/meshmint/database-password"), "A file with the password; read at each connect."),
+    key("ledger.postgres.poolSize", Count(1, 100), Is("4"), "Connections of a replica for questions; three more are for writing."),
+    key("ledger.onOutage", Choice(&["refuse", "spool"]), Is("refuse"), "What happens while the database can't be written: no certificate leaves, or it leaves and is kept on the replica's own volume until then."),
+    key("ledger.spool.path", Path, Is("/var/lib/meshmint/spool.db"), "Where they are kept; on a volume that outlives the process."),
+    key("ledger.spool.maxOutage", Duration(S, 7 * D), Is("1h"), "How long after the database was written last a replica goes on like that."),
     key("ledger.retention", Duration(0, 3_653 * D), Is("30d"), "How long a certificate stays on record after its notAfter."),
 
     key("admin.socket", Socket, Is("/run/meshmint/admin.sock"), "The Unix socket (0600) of the admin API."),

@@ -112,6 +112,7 @@ These must fit together:
   `keys.apiServer`, and `refreshInterval` is at most `maxAge`. `keys.caFile` goes with `url` or `discovery`.
 - `cluster` has `inCluster` or `kubeconfig`, or neither; `keys.apiServer` and `tokens.verification: tokenReview` need one of them.
 - `server` has at least one serving name or address; `maxInFlight` is at least `maxConcurrentStreams`; `maxHandshakes` is at most `maxConnections`.
+- The ledger is a file (`ledger.sqlite`) or a database (`ledger.postgres`), not both; `ledger.onOutage: spool` is for a database.
 - No two listeners have the same port (0 takes a free one).
 
 `state.file.dir` must belong to the user that meshmint runs as, or to root, and never be writable for everybody. Where group or others may enter it, or where it belongs

@@ -8,6 +8,7 @@ use super::document::{Values, Written};
 use super::keys::{self, KEYS, Key, Kind, Preset};
 use super::problem::{Problem, Source};
 use super::units;
+use crate::ledger::postgres::PostgresSettings;
 
 /// The values being checked and the problems found so far.
 pub(super) struct Checking<'a> {
@@ -44,7 +45,7 @@ impl Checking<'_> {
 
     pub(super) fn wrong<T>(&mut self, path: &str, text: &str, key: &Key) -> Option<T> {
         // A URL may carry a password by mistake.
-        let shown: String = if key.secret || (matches!(key.kind, Kind::Url) && text.contains('@')) {
+        let shown: String = if key.secret || (matches!(key.kind, Kind::Url | Kind::Database) && text.contains('@')) {
             "the value".to_owned()
         } else {
             format!("{:?}", text.chars().take(200).collect::<String>())
@@ -125,6 +126,7 @@ fn plain(text: &str, kind: Kind) -> Option<String> {
         Kind::Choice(words) => words.contains(&text),
         Kind::Flag => text == "true",
         Kind::Url => is_https(text),
+        Kind::Database => PostgresSettings::check_url(text).is_ok(),
         Kind::Socket => (1..=keys::MAX_SOCKET_BYTES).contains(&text.len()) && !text.contains('\0'),
         _ => !text.is_empty() && !text.contains(char::is_control),
     };

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use crate::callers::ServiceAccountName;
 use crate::cluster::{Access, KeySource};
+use crate::ledger::postgres::PostgresSettings;
+use crate::ledger::spool::SpoolSettings;
 use crate::pki::KeyAlgorithm;
 use crate::spiffe::TrustDomain;
 
@@ -155,6 +157,10 @@ pub struct Config {
     pub authority: Authorities,
     pub state_dir: PathBuf,
     pub ledger_path: PathBuf,
+    /// Where the ledger is, if it isn't the file at `ledger_path`.
+    pub ledger_postgres: Option<PostgresSettings>,
+    /// What takes certificates while the database is away, if anything does.
+    pub ledger_spool: Option<SpoolSettings>,
     pub ledger_retention: Duration,
     pub admin_socket: PathBuf,
     pub health_listen: SocketAddr,

@@ -19,6 +19,28 @@ pub struct Figures {
     pub unindexed: u64,
     /// Certificates that were pruned since the ledger was opened.
     pub pruned: u64,
+    /// Certificates that were on record, and are no longer: a standby took over that didn't have them. Counted since the ledger was opened.
+    pub lost: u64,
+    /// What commits wait for beside the disk.
+    pub standby: Standby,
+    /// Certificates that left while the ledger was away and are not on record yet: the replica's own volume has them.
+    pub undrained: u64,
+    /// Whether certificates leave at the moment without being on record.
+    pub away: bool,
+}
+
+/// Whether a second copy of the ledger is kept, and whether it can lack the latest records.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Standby {
+    /// The ledger has no such thing, or it isn't known yet.
+    #[default]
+    Unknown,
+    /// There is none.
+    Absent,
+    /// There is one that no commit waits for: where it takes over, the latest records may be lost.
+    Asynchronous,
+    /// Each commit waits for one.
+    Synchronous,
 }
 
 /// Looks on. It is called by the thread that writes, so it must be quick and never wait.

@@ -4,7 +4,7 @@ use super::parts::{KeeperError, KeeperParts};
 use crate::authority::{AuthorityState, Imported, LedgerMark, MadeBy, Phase, Role, TrustEntry, first_state, make_root};
 use crate::clock::random_id;
 use crate::pki::IssuerKey;
-use crate::stores::Version;
+use crate::stores::{StoreError, Version};
 
 /// What to begin with where there is no state yet.
 #[derive(Debug)]
@@ -103,6 +103,21 @@ async fn bind_ledger(held: (AuthorityState, Version), parts: &KeeperParts) -> Re
     state.ledger = Some(LedgerMark { id, since: now, high_water, incomplete_before: incomplete.map(|_| now) });
     let version = parts.store.swap(Some(&version), &state).await?;
     Ok((state, version))
+}
+
+/// Notes that the ledger has lost records while this process was running (a standby took over that didn't have them), and brings it to where
+/// the state says it is.
+pub(super) async fn note_loss(parts: &KeeperParts, held: &mut (AuthorityState, Version)) -> Result<(), KeeperError> {
+    let now = parts.clock.now();
+    let (current, version) = parts.store.load().await?.ok_or(StoreError::Conflict)?;
+    let mut state = current.remember(now, "the ledger lost its latest records; earlier records are missing".to_owned());
+    if let Some(mark) = &mut state.ledger {
+        mark.incomplete_before = Some(now);
+        mark.high_water = parts.ledger.high_water().await?;
+    }
+    let version = parts.store.swap(Some(&version), &state).await?;
+    *held = (state, version);
+    tidy(parts, &held.0).await
 }
 
 /// Brings ledger and store to where the state says they are: an older copy of the ledger may have generations open that were closed

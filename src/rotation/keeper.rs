@@ -27,6 +27,8 @@ use crate::stores::{StoreError, Version};
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// The pause between two warnings that the chain ends.
 const WARN_PAUSE: Duration = Duration::from_secs(3600);
+/// The pause between two looks at whether the ledger lost records.
+const LOOK_PAUSE: Duration = Duration::from_secs(2);
 /// The pause after a failure.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -47,6 +49,8 @@ pub struct Keeper {
     outlook: ArcSwap<Outlook>,
     changes: watch::Sender<GenerationNumber>,
     failures: AtomicU64,
+    /// How many records the ledger had lost when that was written into the state.
+    lost: AtomicU64,
     /// When the end of the chain was warned of last.
     warned: std::sync::Mutex<Option<Duration>>,
 }
@@ -70,6 +74,7 @@ impl Keeper {
             outlook: ArcSwap::from_pointee(outlook),
             changes,
             failures: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
             warned: std::sync::Mutex::default(),
         })
     }
@@ -98,6 +103,7 @@ impl Keeper {
     pub async fn run(&self, shutdown: impl Future<Output = ()>) {
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
+            let lost = self.parts.ledger.figures().lost;
             let pause = match self.tick().await {
                 Ok(next) => {
                     Duration::try_from(next - self.parts.clock.now()).unwrap_or(Duration::ZERO).clamp(Duration::from_millis(20), LONGEST_PAUSE)
@@ -109,9 +115,22 @@ impl Keeper {
                 }
             };
             tokio::select! {
-                () = self.parts.clock.sleep_until(self.parts.clock.monotonic() + pause) => {}
+                () = self.rest(pause, lost) => {}
                 () = &mut shutdown => return,
             }
+        }
+    }
+
+    /// Ends after `pause`, or when the ledger has lost more records than `lost`.
+    async fn rest(&self, pause: Duration, lost: u64) {
+        let clock = &self.parts.clock;
+        let end = clock.monotonic() + pause;
+        loop {
+            let now = clock.monotonic();
+            if now >= end || self.parts.ledger.figures().lost > lost {
+                return;
+            }
+            clock.sleep_until(end.min(now + LOOK_PAUSE)).await;
         }
     }
 
@@ -121,6 +140,12 @@ impl Keeper {
     /// [`KeeperError`].
     pub async fn tick(&self) -> Result<OffsetDateTime, KeeperError> {
         let mut held = self.held.lock().await;
+        let lost = self.parts.ledger.figures().lost;
+        if lost > self.lost.load(Ordering::Relaxed) {
+            // The state is another one then, so it is published anew below: what was opened and recorded last may be lost too.
+            founding::note_loss(&self.parts, &mut held.stored).await?;
+            self.lost.store(lost, Ordering::Relaxed);
+        }
         let next = match advance(&self.parts, &mut held.stored).await {
             Err(KeeperError::Store(StoreError::Conflict)) => {
                 held.stored = self.parts.store.load().await?.ok_or(StoreError::Conflict)?;

@@ -23,12 +23,19 @@ const PROBE_TIME: Duration = Duration::from_secs(5);
 pub(super) struct Health {
     /// Why the latest probe of the ledger failed; nothing where it went well.
     ledger_trouble: ArcSwapOption<String>,
+    /// Whether other replicas have the same ledger, and so the same trouble with it: it is no reason to send a request to another one.
+    shared_ledger: bool,
     draining: AtomicBool,
     /// Our own serving certificate, once there is one.
     serving: ArcSwapOption<ServingTimes>,
 }
 
 impl Health {
+    /// Of a replica that shares its ledger with others, or has one of its own.
+    pub(super) fn of(shared_ledger: bool) -> Self {
+        Self { shared_ledger, ..Self::default() }
+    }
+
     /// From now on this replica is not ready: it is going down.
     pub(super) fn drain(&self) {
         self.draining.store(true, Ordering::Release);
@@ -63,7 +70,7 @@ impl Health {
         if self.is_draining() {
             troubles.push("draining: the process is shutting down");
         }
-        if self.ledger_trouble.load().is_some() {
+        if !self.shared_ledger && self.ledger_trouble.load().is_some() {
             troubles.push("the ledger can't be written: no certificate leaves until it can (disk full, file lost?)");
         }
         troubles
@@ -111,5 +118,13 @@ mod tests {
         health.ledger_trouble.store(Some(Arc::new("no space".to_owned())));
         health.drain();
         assert_eq!(health.troubles(NOW).len(), 2);
+    }
+
+    #[test]
+    fn a_ledger_that_all_replicas_share_is_nobodys_own_trouble() {
+        let health = Health::of(true);
+        health.serves(ServingTimes { issued_at: NOW, renew_at: NOW, not_after: NOW });
+        health.ledger_trouble.store(Some(Arc::new("no answer".to_owned())));
+        assert!(health.troubles(NOW).is_empty() && health.ledger_trouble().is_some());
     }
 }

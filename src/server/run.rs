@@ -32,6 +32,8 @@ use crate::clock::{Clock, Entropy, NoEntropy, random_id};
 use crate::cluster::{ApiError, Member, Review};
 use crate::config::Config;
 use crate::issuance::{Admission, Authenticator, Issuer, IssuerParts, ServingNames};
+use crate::ledger::postgres::PostgresLedger;
+use crate::ledger::spool::Spooling;
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{CommitWatch, Ledger, LedgerError, OpenError};
 use crate::rotation::{Founding, Keeper, KeeperError, KeeperParts};
@@ -124,14 +126,14 @@ impl Server {
         let metrics = Arc::new(Metrics::new().map_err(|error| StartError::Internal(error.to_string()))?);
         metrics.started(clock.now());
         let traces = Traces::start(config.tracing.as_ref(), &replica).map_err(StartError::Traces)?;
-        let health = Arc::new(Health::default());
+        let health = Arc::new(Health::of(config.ledger_postgres.is_some()));
         let (stop, stopped) = watch::channel(false);
         let (mut tasks, mut last_tasks) = (JoinSet::new(), JoinSet::new());
 
         // The state is locked before anything else: a second process must not get further than this.
         let store = Arc::new(FileStore::open(&config.state_dir)?);
         let watch = CommitWatch { clock: clock.clone(), observer: metrics.commit_observer() };
-        let ledger: Arc<dyn Ledger> = Arc::new(SqliteLedger::open_watched(&config.ledger_path, entropy.as_ref(), watch)?);
+        let ledger = open_ledger(config, &replica, &clock, &entropy, watch).await?;
         // Read only while there is no state: later the files may be gone.
         let import = if store.load().await?.is_none() { settings::imported(config, clock.as_ref())? } else { None };
         let policy = settings::policy(config);
@@ -325,6 +327,23 @@ impl Server {
 
 /// How long a start waits for the first lists of the cluster.
 const FIRST_LISTS: Duration = Duration::from_secs(15);
+
+async fn open_ledger(
+    config: &Config,
+    replica: &str,
+    clock: &Arc<dyn Clock>,
+    entropy: &Arc<dyn Entropy>,
+    watch: CommitWatch,
+) -> Result<Arc<dyn Ledger>, OpenError> {
+    let Some(settings) = &config.ledger_postgres else {
+        return Ok(Arc::new(SqliteLedger::open_watched(&config.ledger_path, entropy.as_ref(), watch)?));
+    };
+    let database = PostgresLedger::open(settings, replica, clock.clone(), entropy.as_ref(), Some(watch)).await?;
+    match &config.ledger_spool {
+        None => Ok(Arc::new(database)),
+        Some(settings) => Ok(Arc::new(Spooling::open(database, settings.clone(), clock.clone(), entropy.clone()).await?)),
+    }
+}
 
 fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
     listener::listen(address).map_err(|error| StartError::Listen { key, address: address.to_string(), error })

@@ -52,9 +52,14 @@ pub(super) fn lifetimes(config: &Config) -> Lifetimes {
     }
 }
 
-/// Where the ledger's disk is.
-pub(super) fn ledger_folder(config: &Config) -> PathBuf {
-    config.ledger_path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
+/// Where the ledger's disk is; `None` where a database has it, and nothing of it is here.
+pub(super) fn ledger_folder(config: &Config) -> Option<PathBuf> {
+    let path = match (&config.ledger_postgres, &config.ledger_spool) {
+        (None, _) => &config.ledger_path,
+        (Some(_), Some(spool)) => &spool.path,
+        (Some(_), None) => return None,
+    };
+    Some(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned())
 }
 
 pub(super) fn token_rules(config: &Config) -> Result<TokenRules, RulesError> {

@@ -48,6 +48,13 @@ impl Accounts {
 
     pub(super) fn figures(&self, waiting: usize, waiting_limit: usize) -> Figures {
         let now = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
-        Figures { waiting, waiting_limit, certificates: now(&self.certificates), unindexed: now(&self.unindexed), pruned: now(&self.pruned) }
+        Figures {
+            waiting,
+            waiting_limit,
+            certificates: now(&self.certificates),
+            unindexed: now(&self.unindexed),
+            pruned: now(&self.pruned),
+            ..Figures::default()
+        }
     }
 }

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 
 use super::table::Check;
 use crate::cluster::{ClusterStatus, IssuerStatus, RemoteStatus, WatchStatus};
-use crate::ledger::Figures;
+use crate::ledger::{Figures, Standby};
 use crate::pki::inspect::{Severity, lifetime, span};
 
 /// One line of the report.
@@ -142,6 +142,26 @@ pub(super) fn keeps_up(figures: &Figures) -> Fact {
         _ => Severity::Ok,
     };
     Fact::new(Check::LedgerKeepsUp, severity, format!("{waiting} of {waiting_limit} writes are waiting, {unindexed} rows wait for their index"))
+}
+
+/// Whether another copy of the ledger could lack what was answered.
+pub(super) fn standby(figures: &Figures) -> Fact {
+    let (severity, message) = match figures.standby {
+        Standby::Asynchronous => (Severity::Warning, "the database has a standby that no commit waits for: where it takes over, records are lost"),
+        Standby::Synchronous => (Severity::Ok, "each commit waits for a standby of the database"),
+        Standby::Absent => (Severity::Ok, "the database has no standby"),
+        Standby::Unknown => (Severity::Ok, "the ledger has no standby"),
+    };
+    Fact::new(Check::LedgerStandby, severity, message)
+}
+
+/// Whether everything that left is on record.
+pub(super) fn drained(figures: &Figures) -> Fact {
+    match (figures.away, figures.undrained) {
+        (true, kept) => Fact::failed(Check::LedgerDrained, format!("the database is away: {kept} certificates are kept on this replica's volume")),
+        (false, 0) => Fact::ok(Check::LedgerDrained, "everything that left is on record"),
+        (false, kept) => Fact::warning(Check::LedgerDrained, format!("{kept} certificates left while the database was away and are being recorded")),
+    }
 }
 
 /// What little room on a disk is.
@@ -347,6 +367,15 @@ mod tests {
             [verdict(0, 0), verdict(800, 250_000), verdict(801, 0), verdict(0, 250_001), verdict(1000, 0)],
             [Ok, Ok, Warning, Warning, Failed]
         );
+    }
+
+    #[test]
+    fn a_standby_that_may_lack_records_and_a_spool_that_holds_some() {
+        let with = |found| standby(&Figures { standby: found, ..Figures::default() }).severity;
+        let found = [Standby::Unknown, Standby::Absent, Standby::Synchronous, Standby::Asynchronous].map(with);
+        assert_eq!(found, [Ok, Ok, Ok, Warning]);
+        let with = |away, undrained| drained(&Figures { away, undrained, ..Figures::default() }).severity;
+        assert_eq!([with(false, 0), with(false, 1), with(true, 0), with(true, 7)], [Ok, Warning, Failed, Failed]);
     }
 
     #[test]

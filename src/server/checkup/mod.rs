@@ -49,8 +49,8 @@ pub(super) struct CheckupParts {
     pub(super) metrics: Arc<Metrics>,
     pub(super) lifetimes: Lifetimes,
     pub(super) max_connections: usize,
-    /// The ledger's folder: its disk is looked at.
-    pub(super) ledger_folder: PathBuf,
+    /// The folder of the ledger or of its spool: its disk is looked at. `None` where there is neither.
+    pub(super) ledger_folder: Option<PathBuf>,
     pub(super) replica: String,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) entropy: Arc<dyn Entropy>,
@@ -189,7 +189,8 @@ impl Checkup {
             None => Fact::ok(Check::LedgerWritable, "the ledger can be written"),
             Some(reason) => Fact::failed(Check::LedgerWritable, "the ledger can't be written: nothing is issued").with_detail(reason.as_str()),
         }];
-        found.push(facts::keeps_up(&ledger.figures()));
+        let figures = ledger.figures();
+        found.extend([facts::keeps_up(&figures), facts::standby(&figures), facts::drained(&figures)]);
         let Some(mark) = state.and_then(|state| state.ledger.as_ref()) else { return found };
         found.push(match mark.id == ledger.id() {
             true => Fact::ok(Check::LedgerIdentity, "the ledger is the one of this state").with_detail(mark.id.clone()),
@@ -205,6 +206,8 @@ impl Checkup {
                 Fact::warning(Check::LedgerComplete, format!("records before {} are missing", readable(before)))
             }
             Some(before) => Fact::ok(Check::LedgerComplete, format!("records before {} are missing; all of that has expired", readable(before))),
+            // The state doesn't say so yet.
+            None if figures.lost > 0 => Fact::failed(Check::LedgerComplete, format!("{} certificates are no longer on record", figures.lost)),
             None => Fact::ok(Check::LedgerComplete, "no records are missing"),
         });
         found
@@ -235,21 +238,24 @@ impl Checkup {
     }
 
     async fn disks(&self) -> Vec<Fact> {
-        let places = [
-            (Check::LedgerSpace, "the ledger", self.parts.ledger_folder.clone()),
-            (Check::StateSpace, "the state", self.parts.store.folder().to_owned()),
-        ];
+        let (ledger, state) = (self.parts.ledger_folder.clone(), self.parts.store.folder().to_owned());
+        let in_a_database = ledger.is_none().then(|| Fact::ok(Check::LedgerSpace, "the ledger's disk is the database's"));
+        let places: Vec<_> =
+            ledger.map(|folder| (Check::LedgerSpace, "the ledger", folder)).into_iter().chain([(Check::StateSpace, "the state", state)]).collect();
+        let checks: Vec<_> = places.iter().map(|(check, ..)| *check).collect();
         // A disk that hangs must not take a thread of the runtime with it.
         let measured = tokio::task::spawn_blocking(|| {
-            places.map(|(check, what, folder)| match rustix::fs::statvfs(&folder) {
+            let look = |(check, what, folder): (Check, &str, PathBuf)| match rustix::fs::statvfs(&folder) {
                 Ok(disk) => facts::space(check, what, disk.f_bavail.saturating_mul(disk.f_frsize), disk.f_blocks.saturating_mul(disk.f_frsize)),
                 Err(error) => Fact::failed(check, format!("{what}'s disk can't be looked at")).with_detail(format!("{}: {error}", folder.display())),
-            })
+            };
+            places.into_iter().map(look).collect::<Vec<_>>()
         });
-        match within(self.parts.clock.as_ref(), PATIENCE, measured).await {
-            Some(Ok(facts)) => facts.into(),
-            _ => vec![Fact::failed(Check::LedgerSpace, "the disk doesn't answer"), Fact::failed(Check::StateSpace, "the disk doesn't answer")],
-        }
+        let measured = match within(self.parts.clock.as_ref(), PATIENCE, measured).await {
+            Some(Ok(facts)) => facts,
+            _ => checks.into_iter().map(|check| Fact::failed(check, "the disk doesn't answer")).collect(),
+        };
+        in_a_database.into_iter().chain(measured).collect()
     }
 }
 

@@ -23,6 +23,8 @@ pub enum Check {
     LedgerComplete,
     LedgerKeepsUp,
     LedgerSpace,
+    LedgerStandby,
+    LedgerDrained,
     StatePrivate,
     StateSpace,
     TokenKeys,
@@ -69,6 +71,8 @@ impl Check {
         Self::LedgerComplete,
         Self::LedgerKeepsUp,
         Self::LedgerSpace,
+        Self::LedgerStandby,
+        Self::LedgerDrained,
         Self::StatePrivate,
         Self::StateSpace,
         Self::TokenKeys,
@@ -117,15 +121,18 @@ impl Check {
             Self::AuthorityRenewals => {
                 authority("authority-renewals", "find `could not be kept up to date` in the log; mostly it is the state folder's disk")
             }
-            Self::LedgerWritable => {
-                ledger("ledger-writable", "free space on its disk, or bring its files back: nothing is issued until then, and no restart is needed")
-            }
+            Self::LedgerWritable => ledger(
+                "ledger-writable",
+                "free space on its disk, or bring its files or its database back: nothing is issued until then, and no restart is needed",
+            ),
             Self::LedgerIdentity => ledger("ledger-identity", "put the ledger back that belongs to this state"),
             Self::LedgerComplete => {
                 ledger("ledger-complete", "agents with only a certificate from before need a token; keep the old ledger's remains")
             }
             Self::LedgerKeepsUp => ledger("ledger-keeps-up", "its disk is too slow for what is asked: see what else uses it, or move the ledger"),
             Self::LedgerSpace => ledger("ledger-space", "free space, or lower ledger.retention"),
+            Self::LedgerStandby => ledger("ledger-standby", "set synchronous_standby_names in the database, so that commits wait for it"),
+            Self::LedgerDrained => ledger("ledger-drained", "bring the database back; until then keep this replica and its volume"),
             Self::StatePrivate => state("state-private", "give the folder and its files back to the server's user: folders 0700, files 0600"),
             Self::StateSpace => state("state-space", "free space before the next renewal"),
             Self::TokenKeys => row("token-keys", "callers", "see that the key set's file or URL can be read from the server's machine"),

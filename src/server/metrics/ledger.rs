@@ -5,7 +5,7 @@ use std::time::Duration;
 use prometheus::{Error, Histogram, IntCounter, IntGauge, Registry, histogram_opts};
 
 use super::{SECONDS, catch_up, register, whole};
-use crate::ledger::{CommitObserver, Figures};
+use crate::ledger::{CommitObserver, Figures, Standby};
 
 /// Upper bounds of the writes in one commit; it takes 2,000 at most.
 const WRITES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0];
@@ -19,6 +19,9 @@ pub(super) struct LedgerMetrics {
     certificates: IntGauge,
     unindexed: IntGauge,
     pruned: IntCounter,
+    lost: IntCounter,
+    undrained: IntGauge,
+    asynchronous: IntGauge,
 }
 
 impl LedgerMetrics {
@@ -34,6 +37,12 @@ impl LedgerMetrics {
             failures: counter("meshmint_ledger_commit_failures_total", "Commits that failed: everybody who waited for one was refused.")?,
             certificates: gauge("meshmint_ledger_certificates", "Certificates on record, of every kind.")?,
             unindexed: gauge("meshmint_ledger_unindexed_rows", "Certificates on record that the indexes don't know yet.")?,
+            lost: counter("meshmint_ledger_lost_total", "Certificates that were on record and are no longer: a standby without them took over.")?,
+            undrained: gauge(
+                "meshmint_ledger_undrained",
+                "Certificates that left while the database was away and are only on this replica's volume.",
+            )?,
+            asynchronous: gauge("meshmint_ledger_standby_asynchronous", "1 where the database has a standby that no commit waits for, else 0.")?,
             pruned: counter("meshmint_ledger_pruned_total", "Certificates that were forgotten after their retention.")?,
         })
     }
@@ -46,6 +55,9 @@ impl LedgerMetrics {
         self.certificates.set(whole(figures.certificates));
         self.unindexed.set(whole(figures.unindexed));
         catch_up(&self.pruned, figures.pruned);
+        catch_up(&self.lost, figures.lost);
+        self.undrained.set(whole(figures.undrained));
+        self.asynchronous.set(i64::from(figures.standby == Standby::Asynchronous));
     }
 }
 

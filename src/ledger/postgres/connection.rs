@@ -1,0 +1,248 @@
+//! One connection: made with verified TLS and a password from a file, watched for warnings, given up for good when it is dropped.
+
+use std::future::{Future, poll_fn};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hyper_rustls::ConfigBuilderExt as _;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio_postgres::error::{Severity, SqlState};
+use tokio_postgres::{AsyncMessage, CancelToken, Client, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::settings::{PostgresSettings, Target, UrlError, chain_of, target};
+use crate::clock::{Clock, within};
+
+/// How long it may take to connect, over all hosts.
+const CONNECT_TIME: Duration = Duration::from_secs(3);
+
+/// How long it may take to tell a server that nobody waits for its answer any more.
+const CANCEL_TIME: Duration = Duration::from_secs(1);
+
+/// Why there is no connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum ConnectError {
+    /// It may be there in a moment.
+    Unreachable(String),
+    /// Somebody has to change something first.
+    Refused(String),
+}
+
+impl ConnectError {
+    pub(super) fn into_reason(self) -> String {
+        match self {
+            Self::Unreachable(reason) | Self::Refused(reason) => reason,
+        }
+    }
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Write,
+    /// What takes too long is ended by the server. Never for what writes: a commit that waits for a standby would be ended as well,
+    /// and would count as done.
+    Read,
+}
+
+/// Makes connections.
+#[derive(Debug)]
+pub(super) struct Connector {
+    target: Target,
+    ca_file: Option<PathBuf>,
+    password_file: Option<PathBuf>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Connector {
+    /// # Errors
+    /// [`UrlError`].
+    pub(super) fn new(settings: &PostgresSettings, clock: Arc<dyn Clock>) -> Result<Self, UrlError> {
+        let (ca_file, password_file) = (settings.ca_file.clone(), settings.password_file.clone());
+        Ok(Self { target: target(&settings.url)?, ca_file, password_file, clock })
+    }
+
+    /// The database, for people.
+    pub(super) fn name(&self) -> &str {
+        &self.target.name
+    }
+
+    pub(super) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// Connects, in bounded time.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub(super) async fn connect(&self, purpose: Purpose) -> Result<Connection, ConnectError> {
+        let slow = || Err(ConnectError::Unreachable(format!("no answer from {} within {CONNECT_TIME:?}", self.name())));
+        within(self.clock.as_ref(), CONNECT_TIME, self.connect_at_leisure(purpose)).await.unwrap_or_else(slow)
+    }
+
+    async fn connect_at_leisure(&self, purpose: Purpose) -> Result<Connection, ConnectError> {
+        let mut config = self.target.config.clone();
+        if let Some(path) = &self.password_file {
+            let text = tokio::fs::read_to_string(path).await.map_err(|error| unreadable(path, &error))?;
+            config.password(text.trim_end_matches(['\n', '\r']));
+        }
+        // A server that lost its client goes on with its work, and holds its locks, until it notices.
+        let timeouts = match purpose {
+            Purpose::Write => "-c idle_in_transaction_session_timeout=30s",
+            Purpose::Read => "-c idle_in_transaction_session_timeout=30s -c statement_timeout=10s",
+        };
+        let options = config.get_options().map_or_else(|| timeouts.to_owned(), |given| format!("{given} {timeouts}"));
+        config.options(options);
+        let failed = |error: tokio_postgres::Error| self.failed(&error);
+        if self.target.tls {
+            let tls = self.tls().await?;
+            let (client, connection) = config.connect(MakeRustlsConnect::new(tls.clone())).await.map_err(failed)?;
+            Ok(Connection::new(client, Some(tls), connection, self.clock.clone()))
+        } else {
+            let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
+            Ok(Connection::new(client, None, connection, self.clock.clone()))
+        }
+    }
+
+    async fn tls(&self) -> Result<ClientConfig, ConnectError> {
+        let refused = |reason: String| ConnectError::Refused(format!("no root certificates to verify the database with: {reason}"));
+        let time = Arc::new(WallTime(Arc::clone(&self.clock)));
+        let builder = ClientConfig::builder_with_details(Arc::new(rustls::crypto::ring::default_provider()), time)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| refused(error.to_string()))?;
+        let verified = match &self.ca_file {
+            Some(path) => {
+                let pem = tokio::fs::read(path).await.map_err(|error| unreadable(path, &error))?;
+                let mut store = RootCertStore::empty();
+                for certificate in CertificateDer::pem_slice_iter(&pem) {
+                    let certificate = certificate.map_err(|error| refused(error.to_string()))?;
+                    store.add(certificate).map_err(|error| refused(error.to_string()))?;
+                }
+                if store.is_empty() {
+                    return Err(refused(format!("{} holds no certificate", path.display())));
+                }
+                builder.with_root_certificates(store)
+            }
+            // The system's folder may hold hundreds of files.
+            None => tokio::task::spawn_blocking(|| builder.with_native_roots())
+                .await
+                .map_err(|error| refused(error.to_string()))?
+                .map_err(|error| refused(error.to_string()))?,
+        };
+        Ok(verified.with_no_client_auth())
+    }
+
+    fn failed(&self, error: &tokio_postgres::Error) -> ConnectError {
+        let said = format!("{}: {}", self.name(), chain_of(error));
+        let (refused, hint) = match error.code() {
+            Some(&SqlState::INVALID_PASSWORD | &SqlState::INVALID_AUTHORIZATION_SPECIFICATION) => (true, " (user, password file, pg_hba.conf?)"),
+            Some(&SqlState::INVALID_CATALOG_NAME) => (true, " (make the database first)"),
+            Some(&SqlState::INSUFFICIENT_PRIVILEGE) => (true, ""),
+            Some(_) => (false, ""),
+            None if said.contains("invalid peer certificate") => (true, " (is caFile the root of the server's certificate, and the host in it?)"),
+            None if said.contains("password missing") => (true, " (the server wants a password: name a passwordFile)"),
+            None if said.contains("server does not support TLS") => (true, " (turn ssl on there, or add sslmode=disable)"),
+            None => (false, ""),
+        };
+        let said = said + hint;
+        if refused { ConnectError::Refused(said) } else { ConnectError::Unreachable(said) }
+    }
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> ConnectError {
+    ConnectError::Refused(format!("can't read {}: {error}", path.display()))
+}
+
+/// A connection. When it is dropped, its socket is closed at once, whatever is under way.
+#[derive(Debug)]
+pub(super) struct Connection {
+    client: Client,
+    warned: Arc<AtomicBool>,
+    tls: Option<ClientConfig>,
+    task: AbortHandle,
+    clock: Arc<dyn Clock>,
+}
+
+impl Connection {
+    fn new<S, T>(client: Client, tls: Option<ClientConfig>, mut connection: tokio_postgres::Connection<S, T>, clock: Arc<dyn Clock>) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let warned = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&warned);
+        let task: JoinHandle<()> = tokio::spawn(async move {
+            while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+                match message {
+                    Ok(AsyncMessage::Notice(notice)) if notice.parsed_severity() == Some(Severity::Warning) => {
+                        tracing::warn!(message = notice.message(), "the ledger's database warns");
+                        seen.store(true, Ordering::Release);
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::debug!(error = chain_of(&error), "a connection to the ledger's database ended");
+                        return;
+                    }
+                }
+            }
+        });
+        Self { client, warned, tls, task: task.abort_handle(), clock }
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// For a transaction.
+    pub(super) fn client_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// Whether the server has warned since the last time. A commit during which it warns may be one that didn't wait for its standby: the
+    /// server says so by a warning, and calls it done.
+    pub(super) fn take_warning(&self) -> bool {
+        self.warned.swap(false, Ordering::AcqRel)
+    }
+
+    /// Tells the server to end what is under way, and closes. Without it a commit that waits for a standby would hold its locks, and a
+    /// place among the server's connections, for as long as the standby is away.
+    pub(super) fn abandon(self) {
+        let token: CancelToken = self.client.cancel_token();
+        let (tls, clock) = (self.tls.clone(), Arc::clone(&self.clock));
+        tokio::spawn(async move {
+            let cancel: std::pin::Pin<Box<dyn Future<Output = Result<(), tokio_postgres::Error>> + Send>> = match tls {
+                Some(tls) => Box::pin(async move { token.cancel_query(MakeRustlsConnect::new(tls)).await }),
+                None => Box::pin(async move { token.cancel_query(NoTls).await }),
+            };
+            if let Some(Err(error)) = within(clock.as_ref(), CANCEL_TIME, cancel).await {
+                tracing::debug!(error = chain_of(&error), "nobody could be told that a statement is no longer waited for");
+            }
+        });
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The server's certificate is judged by our clock.
+#[derive(Debug)]
+struct WallTime(Arc<dyn Clock>);
+
+impl rustls::time_provider::TimeProvider for WallTime {
+    fn current_time(&self) -> Option<UnixTime> {
+        u64::try_from(self.0.now().unix_timestamp()).ok().map(|seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
+    }
+}
