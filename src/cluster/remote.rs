@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use ring::digest::{SHA256, digest};
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -22,7 +23,7 @@ use super::clusters::{Clusters, Member, Review};
 use super::fetch::KeySource;
 use super::index::{Index, Resource};
 use super::key_sets::{KeySets, Timing, TrackedIssuer};
-use super::kubernetes::{Kubernetes, KubernetesParts};
+use super::kubernetes::{ClusterStatus, Kubernetes, KubernetesParts};
 use super::lookups::LookupLimits;
 use super::objects::Metadata;
 use super::token_review::Reviewer;
@@ -34,6 +35,8 @@ use crate::clock::{Clock, Entropy, within};
 const LABEL: &str = "istio/multiCluster=true";
 /// Pause before a cluster that could not be joined is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+/// How often a joined cluster is asked whether its tokens still have the same issuer.
+const ISSUER_LOOKS: Duration = Duration::from_secs(300);
 /// The longest discovery document.
 const MAX_DISCOVERY_BYTES: usize = 64 << 10;
 /// How long joining one may take before it counts without its lists; then what isn't listed is looked at live.
@@ -88,6 +91,8 @@ pub struct RemoteStatus {
     pub joined: bool,
     /// Why the latest attempt to join it failed.
     pub trouble: Option<ApiError>,
+    /// How well it is known, where it is joined.
+    pub known: Option<ClusterStatus>,
 }
 
 /// One cluster that a Secret names.
@@ -96,9 +101,11 @@ struct Joined {
     /// Of the kubeconfig that was tried last, so that no change is missed and nothing secret is kept.
     digest: Option<[u8; 32]>,
     member: Option<Arc<Member>>,
-    /// What keeps it up to date.
-    work: Option<Work>,
+    /// What keeps it up to date, for as long as it counts.
+    _work: Option<Work>,
     trouble: Option<ApiError>,
+    /// Another one signs its tokens now, so it must be joined anew; what is there goes on until then.
+    moved: bool,
 }
 
 /// Tasks that end with this value.
@@ -126,6 +133,7 @@ impl Remotes {
             cluster: cluster.clone(),
             joined: joined.member.is_some(),
             trouble: joined.trouble.clone(),
+            known: joined.member.as_ref().and_then(|member| Some(member.kubernetes.as_ref()?.status())),
         };
         joined.iter().map(status).collect()
     }
@@ -157,22 +165,42 @@ impl Remotes {
 
     async fn follow(&self) {
         let mut changes = self.secrets.changes();
+        let mut looked_at = self.parts.clock.monotonic();
         loop {
+            let clock = &self.parts.clock;
+            if clock.monotonic().saturating_sub(looked_at) >= ISSUER_LOOKS {
+                looked_at = clock.monotonic();
+                self.look_at_issuers().await;
+            }
             // Before the first list no name is known, and none is known not to be there.
             let listed = *changes.borrow_and_update() > 0;
             let waiting = listed && self.keep_up().await;
             if listed {
                 self.tried.send_replace(true);
             }
-            let clock = &self.parts.clock;
-            let retry = async {
-                match waiting {
-                    true => clock.sleep_until(clock.monotonic().saturating_add(RETRY)).await,
-                    false => std::future::pending().await,
-                }
-            };
+            let next_look = looked_at.saturating_add(ISSUER_LOOKS);
+            let next = if waiting { next_look.min(clock.monotonic().saturating_add(RETRY)) } else { next_look };
             // An error means that the watch is gone, which lives as long as this.
-            futures_util::future::select(std::pin::pin!(changes.changed()), std::pin::pin!(retry)).await;
+            futures_util::future::select(std::pin::pin!(changes.changed()), clock.sleep_until(next)).await;
+        }
+    }
+
+    /// Asks each joined cluster who signs its tokens: a new name would make every token of it a stranger's. One that doesn't answer stays as it is.
+    async fn look_at_issuers(&self) {
+        let members: Vec<_> = {
+            let joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+            joined.iter().filter_map(|(name, joined)| Some((name.clone(), joined.member.clone()?))).collect()
+        };
+        let looks = members.into_iter().map(|(name, member)| async move {
+            let issuer = issuer_of(member.kubernetes.as_ref()?.api(), self.parts.lookups.time).await.ok()?;
+            (!member.rules.knows(&issuer)).then_some((name, issuer))
+        });
+        for (name, issuer) in futures_util::future::join_all(looks).await.into_iter().flatten() {
+            tracing::warn!(cluster = name, issuer, "another issuer signs the tokens of this cluster now: it is joined anew");
+            let mut joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(joined) = joined.get_mut(&name) {
+                joined.moved = true;
+            }
         }
     }
 
@@ -188,7 +216,7 @@ impl Remotes {
         let due: Vec<_> = {
             let joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
             let is_due = |name: &str, kubeconfig: &Kubeconfig| {
-                joined.get(name).is_none_or(|known| known.digest != Some(kubeconfig.digest()) || known.trouble.is_some())
+                joined.get(name).is_none_or(|known| known.digest != Some(kubeconfig.digest()) || known.trouble.is_some() || known.moved)
             };
             wanted.into_iter().filter(|(name, kubeconfig)| is_due(name, kubeconfig)).collect()
         };
@@ -197,23 +225,24 @@ impl Remotes {
             let outcome = self.join(&name, kubeconfig).await;
             (name, digest, outcome)
         });
+        let mut attempts: FuturesUnordered<_> = attempts.collect();
         let mut waiting = false;
-        for (name, digest, outcome) in futures_util::future::join_all(attempts).await {
+        while let Some((name, digest, outcome)) = attempts.next().await {
             waiting |= outcome.is_err();
             self.change(|joined| {
                 let old = joined.remove(&name);
                 let now = match outcome {
                     Ok((member, work)) => {
                         tracing::info!(cluster = name, "another cluster was joined");
-                        Joined { digest, member: Some(member), work: Some(work), trouble: None }
+                        Joined { digest, member: Some(member), _work: Some(work), trouble: None, moved: false }
                     }
                     Err(error) => {
                         if old.as_ref().and_then(|old| old.trouble.as_ref()) != Some(&error) {
                             tracing::warn!(cluster = name, %error, "another cluster could not be joined");
                         }
                         // One that changed goes on as it was: its old credentials may still be good.
-                        let (member, work) = old.map_or((None, None), |old| (old.member, old.work));
-                        Joined { digest, member, work, trouble: Some(error) }
+                        let old = old.unwrap_or_default();
+                        Joined { digest, trouble: Some(error), ..old }
                     }
                 };
                 joined.insert(name, now);
