@@ -104,6 +104,8 @@ struct Joined {
     /// What keeps it up to date, for as long as it counts.
     _work: Option<Work>,
     trouble: Option<ApiError>,
+    /// Who signs its tokens, and who did before: for as long as those live, and nobody can tell how long that is, they count too.
+    issuers: Vec<String>,
     /// Another one signs its tokens now, so it must be joined anew; what is there goes on until then.
     moved: bool,
 }
@@ -189,11 +191,11 @@ impl Remotes {
     async fn look_at_issuers(&self) {
         let members: Vec<_> = {
             let joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
-            joined.iter().filter_map(|(name, joined)| Some((name.clone(), joined.member.clone()?))).collect()
+            joined.iter().filter_map(|(name, joined)| Some((name.clone(), joined.issuers.first()?.clone(), joined.member.clone()?))).collect()
         };
-        let looks = members.into_iter().map(|(name, member)| async move {
+        let looks = members.into_iter().map(|(name, known, member)| async move {
             let issuer = issuer_of(member.kubernetes.as_ref()?.api(), self.parts.lookups.time).await.ok()?;
-            (!member.rules.knows(&issuer)).then_some((name, issuer))
+            (issuer != known).then_some((name, issuer))
         });
         for (name, issuer) in futures_util::future::join_all(looks).await.into_iter().flatten() {
             tracing::warn!(cluster = name, issuer, "another issuer signs the tokens of this cluster now: it is joined anew");
@@ -222,7 +224,8 @@ impl Remotes {
         };
         let attempts = due.into_iter().map(|(name, kubeconfig)| async move {
             let digest = Some(kubeconfig.digest());
-            let outcome = self.join(&name, kubeconfig).await;
+            let former = self.joined.lock().unwrap_or_else(PoisonError::into_inner).get(&name).and_then(|joined| joined.issuers.first().cloned());
+            let outcome = self.join(&name, kubeconfig, former).await;
             (name, digest, outcome)
         });
         let mut attempts: FuturesUnordered<_> = attempts.collect();
@@ -232,9 +235,9 @@ impl Remotes {
             self.change(|joined| {
                 let old = joined.remove(&name);
                 let now = match outcome {
-                    Ok((member, work)) => {
+                    Ok((member, issuers, work)) => {
                         tracing::info!(cluster = name, "another cluster was joined");
-                        Joined { digest, member: Some(member), _work: Some(work), trouble: None, moved: false }
+                        Joined { digest, member: Some(member), _work: Some(work), trouble: None, issuers, moved: false }
                     }
                     Err(error) => {
                         if old.as_ref().and_then(|old| old.trouble.as_ref()) != Some(&error) {
@@ -258,7 +261,7 @@ impl Remotes {
         self.clusters.set_others(named.collect());
     }
 
-    async fn join(&self, cluster: &str, kubeconfig: Kubeconfig) -> Result<(Arc<Member>, Work), ApiError> {
+    async fn join(&self, cluster: &str, kubeconfig: Kubeconfig, former: Option<String>) -> Result<(Arc<Member>, Vec<String>, Work), ApiError> {
         if self.parts.own_names.contains(cluster) {
             return Err(ApiError::Access("this is a name of our own cluster, which no Secret may take".to_owned()));
         }
@@ -266,8 +269,10 @@ impl Remotes {
         let text = String::from_utf8(kubeconfig.0).map_err(|_| ApiError::Access("the kubeconfig is no text".to_owned()))?;
         let api = ApiServer::connect(&Access::Contents(text), clock.clone()).await?;
         let issuer = issuer_of(&api, lookups.time).await?;
-        let tracked = TrackedIssuer { issuer: issuer.clone(), source: KeySource::ApiServer, timing: *timing };
-        let key_sets = KeySets::new(clock.clone(), Some(api.clone()), [tracked]);
+        let former = former.filter(|former| *former != issuer);
+        let issuers: Vec<_> = [issuer].into_iter().chain(former).collect();
+        let tracked = |issuer: &String| TrackedIssuer { issuer: issuer.clone(), source: KeySource::ApiServer, timing: *timing };
+        let key_sets = KeySets::new(clock.clone(), Some(api.clone()), issuers.iter().map(tracked));
         key_sets.refresh().await;
         let kubernetes = Kubernetes::new(KubernetesParts {
             cluster: cluster.to_owned(),
@@ -282,8 +287,8 @@ impl Remotes {
         let forever = std::future::pending::<()>;
         let work = Work(vec![tokio::spawn(kubernetes.clone().run(forever())), tokio::spawn(key_sets.clone().run(forever()))]);
         kubernetes.first_lists(FIRST_LISTS).await;
-        let member = Member { key_sets, rules: rules.for_cluster(&issuer, cluster), review, kubernetes: Some(kubernetes) };
-        Ok((Arc::new(member), work))
+        let member = Member { key_sets, rules: rules.for_cluster(&issuers, cluster), review, kubernetes: Some(kubernetes) };
+        Ok((Arc::new(member), issuers, work))
     }
 }
 
