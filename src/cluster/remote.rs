@@ -77,6 +77,8 @@ pub struct Remotes {
     joined: Mutex<BTreeMap<String, Joined>>,
     /// Whether everything that the first list named was tried.
     tried: watch::Sender<bool>,
+    /// The API servers of those that are joined.
+    reachable: watch::Sender<BTreeMap<String, Arc<ApiServer>>>,
 }
 
 /// What is there of one other cluster.
@@ -114,9 +116,9 @@ impl Drop for Work {
 impl Remotes {
     /// Nothing is asked yet: [`Remotes::run`] begins.
     pub fn new(parts: RemoteParts, clusters: Arc<Clusters>) -> Arc<Self> {
-        let scope = Scope { namespace: parts.namespace.clone(), labels: Some(LABEL) };
+        let scope = Scope { namespace: parts.namespace.clone(), labels: Some(LABEL.to_owned()), name: None };
         let secrets = Watched::scoped(scope, parts.clock.clone());
-        Arc::new(Self { secrets, clusters, joined: Mutex::default(), tried: watch::Sender::new(false), parts })
+        Arc::new(Self { secrets, clusters, joined: Mutex::default(), tried: watch::Sender::new(false), reachable: watch::Sender::default(), parts })
     }
 
     /// The other clusters, by name.
@@ -128,6 +130,11 @@ impl Remotes {
             trouble: joined.trouble.clone(),
         };
         joined.iter().map(status).collect()
+    }
+
+    /// The API servers of the clusters that are joined, by name; with other credentials it is another one.
+    pub fn reachable(&self) -> watch::Receiver<BTreeMap<String, Arc<ApiServer>>> {
+        self.reachable.subscribe()
     }
 
     /// The watch of the Secrets.
@@ -227,6 +234,8 @@ impl Remotes {
         change(&mut joined);
         let named = joined.iter().map(|(name, joined)| (name.clone(), joined.member.clone()));
         self.clusters.set_others(named.collect());
+        let api = |(name, joined): (&String, &Joined)| Some((name.clone(), joined.member.as_ref()?.kubernetes.as_ref()?.api()));
+        self.reachable.send_replace(joined.iter().filter_map(api).collect());
     }
 
     async fn join(&self, cluster: &str, kubeconfig: Kubeconfig) -> Result<(Arc<Member>, Work), ApiError> {
