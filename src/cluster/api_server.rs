@@ -61,8 +61,18 @@ pub enum ApiError {
 
 impl ApiError {
     /// Whether the object that was asked for isn't there.
-    pub(super) fn is_not_found(&self) -> bool {
+    pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Status { code: 404, .. })
+    }
+
+    /// Whether another was faster: the object isn't as the writer knew it, or it is there already.
+    pub(crate) fn is_conflict(&self) -> bool {
+        matches!(self, Self::Status { code: 409, .. })
+    }
+
+    /// Whether nothing of the question is to blame: the API server is away or overloaded, so asking it something else won't help either.
+    pub(crate) fn is_of_server(&self) -> bool {
+        matches!(self, Self::TimedOut(_) | Self::NoAnswer(_) | Self::Status { code: 429 | 500 | 502..=504, .. })
     }
 
     /// Whether a watch was refused for what it wanted to go on from, so that only a list helps: a version that is no longer kept (410,
@@ -123,7 +133,7 @@ impl ApiServer {
     ///
     /// # Errors
     /// [`ApiError`].
-    pub(super) async fn ask(&self, request: Request<Vec<u8>>, most: usize, limit: Duration) -> Result<Bytes, ApiError> {
+    pub(crate) async fn ask(&self, request: Request<Vec<u8>>, most: usize, limit: Duration) -> Result<Bytes, ApiError> {
         let work = async {
             let body = Limited::new(self.send(request).await?, most).collect().await;
             body.map(http_body_util::Collected::to_bytes).map_err(|_| ApiError::Body(most))
@@ -146,7 +156,7 @@ impl ApiServer {
     ///
     /// # Errors
     /// [`ApiError`].
-    pub(super) async fn read<T: DeserializeOwned>(&self, request: Request<Vec<u8>>, most: usize, limit: Duration) -> Result<T, ApiError> {
+    pub(crate) async fn read<T: DeserializeOwned>(&self, request: Request<Vec<u8>>, most: usize, limit: Duration) -> Result<T, ApiError> {
         let body = self.ask(request, most, limit).await?;
         // The parser's words may quote the answer; where it is, is enough.
         serde_json::from_slice(&body).map_err(|error| ApiError::Unreadable(format!("line {} column {}", error.line(), error.column())))

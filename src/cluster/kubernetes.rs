@@ -133,8 +133,8 @@ impl Kubernetes {
     }
 
     /// Its API server.
-    pub(super) fn api(&self) -> &ApiServer {
-        &self.parts.api
+    pub(super) fn api(&self) -> Arc<ApiServer> {
+        self.parts.api.clone()
     }
 
     /// How well it is known.

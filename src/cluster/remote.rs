@@ -80,6 +80,8 @@ pub struct Remotes {
     joined: Mutex<BTreeMap<String, Joined>>,
     /// Whether everything that the first list named was tried.
     tried: watch::Sender<bool>,
+    /// The API servers of those that are joined.
+    reachable: watch::Sender<BTreeMap<String, Arc<ApiServer>>>,
 }
 
 /// What is there of one other cluster.
@@ -123,9 +125,9 @@ impl Drop for Work {
 impl Remotes {
     /// Nothing is asked yet: [`Remotes::run`] begins.
     pub fn new(parts: RemoteParts, clusters: Arc<Clusters>) -> Arc<Self> {
-        let scope = Scope { namespace: parts.namespace.clone(), labels: Some(LABEL) };
+        let scope = Scope { namespace: parts.namespace.clone(), labels: Some(LABEL.to_owned()), name: None };
         let secrets = Watched::scoped(scope, parts.clock.clone());
-        Arc::new(Self { secrets, clusters, joined: Mutex::default(), tried: watch::Sender::new(false), parts })
+        Arc::new(Self { secrets, clusters, joined: Mutex::default(), tried: watch::Sender::new(false), reachable: watch::Sender::default(), parts })
     }
 
     /// The other clusters, by name.
@@ -138,6 +140,11 @@ impl Remotes {
             known: joined.member.as_ref().and_then(|member| Some(member.kubernetes.as_ref()?.status())),
         };
         joined.iter().map(status).collect()
+    }
+
+    /// The API servers of the clusters that are joined, by name; with other credentials it is another one.
+    pub fn reachable(&self) -> watch::Receiver<BTreeMap<String, Arc<ApiServer>>> {
+        self.reachable.subscribe()
     }
 
     /// The watch of the Secrets.
@@ -194,7 +201,7 @@ impl Remotes {
             joined.iter().filter_map(|(name, joined)| Some((name.clone(), joined.issuers.first()?.clone(), joined.member.clone()?))).collect()
         };
         let looks = members.into_iter().map(|(name, known, member)| async move {
-            let issuer = issuer_of(member.kubernetes.as_ref()?.api(), self.parts.lookups.time).await.ok()?;
+            let issuer = issuer_of(&member.kubernetes.as_ref()?.api(), self.parts.lookups.time).await.ok()?;
             (issuer != known).then_some((name, issuer))
         });
         for (name, issuer) in futures_util::future::join_all(looks).await.into_iter().flatten() {
@@ -259,6 +266,8 @@ impl Remotes {
         change(&mut joined);
         let named = joined.iter().map(|(name, joined)| (name.clone(), joined.member.clone()));
         self.clusters.set_others(named.collect());
+        let api = |(name, joined): (&String, &Joined)| Some((name.clone(), joined.member.as_ref()?.kubernetes.as_ref()?.api()));
+        self.reachable.send_replace(joined.iter().filter_map(api).collect());
     }
 
     async fn join(&self, cluster: &str, kubeconfig: Kubeconfig, former: Option<String>) -> Result<(Arc<Member>, Vec<String>, Work), ApiError> {

@@ -9,7 +9,9 @@ use super::keys::{Kind, Preset};
 use super::problem::{ConfigError, Problem};
 use super::reading::{Checking, is_https};
 use super::units::duration_text;
-use super::values::{Authorities, Certificates, Cluster, Config, Import, LogFormat, Server, TokenIssuer, Tokens, Tracing, Verification};
+use super::values::{
+    Authorities, Certificates, Cluster, Config, Controllers, Import, LogFormat, RootConfigMap, Server, TokenIssuer, Tokens, Tracing, Verification,
+};
 use crate::callers::ServiceAccountName;
 use crate::cluster::{Access, KeySource};
 use crate::ledger::postgres::PostgresSettings;
@@ -40,6 +42,7 @@ impl Checking<'_> {
         let server = self.server();
         let tokens = self.tokens();
         let cluster = self.cluster();
+        let controllers = self.controllers();
         let certificates = self.certificates();
         let authority = self.authority();
         let state_dir = self.path("state.file.dir");
@@ -57,6 +60,7 @@ impl Checking<'_> {
             server: server?,
             tokens: tokens?,
             cluster: cluster?,
+            controllers: controllers?,
             certificates: certificates?,
             authority: authority?,
             state_dir: state_dir?,
@@ -179,6 +183,18 @@ impl Checking<'_> {
             (Some(_), Some(_)) => return self.refuse("cluster", "names two API servers: expected inCluster or kubeconfig, not both"),
         };
         Some(Some(Cluster { access, aliases: aliases?, remote_secrets_namespace: remote_secrets_namespace?, max_staleness: max_staleness? }))
+    }
+
+    fn controllers(&mut self) -> Option<Controllers> {
+        let enabled = self.text("controllers.rootConfigMap.enabled");
+        let name = self.text("controllers.rootConfigMap.name");
+        let selector = self.optional("controllers.rootConfigMap.namespaceSelector");
+        let (enabled, name, namespace_selector) = (enabled?, name?, selector?);
+        if !is_dns_name(&name) {
+            return self.refuse("controllers.rootConfigMap.name", "can't be the name of a ConfigMap: expected one like istio-ca-root-cert");
+        }
+        let root_config_map = (enabled == "true").then_some(RootConfigMap { name, namespace_selector });
+        Some(Controllers { root_config_map })
     }
 
     fn certificates(&mut self) -> Option<Certificates> {

@@ -85,6 +85,8 @@ impl Kind {
 /// `sun_path` of unix(7) without its final zero.
 pub(super) const MAX_SOCKET_BYTES: usize = 107;
 
+const SWITCH: Kind = Choice(&["true", "false"]);
+
 const S: u64 = 1_000;
 const M: u64 = 60 * S;
 const H: u64 = 60 * M;
@@ -140,6 +142,10 @@ pub(super) const KEYS: &[Key] = &[
     key("cluster.aliases", Texts, Items("Kubernetes"), "Other names that agents have for this cluster (`clusterid`; istiod: CLUSTER_ALIASES). Read only with remoteSecretsNamespace: without it all agents are in this cluster, whatever they call it."),
     key("cluster.remoteSecretsNamespace", Text, Optional("meshmint-system"), "Where the Secrets are that name other clusters (label istio/multiCluster=true, as `meshmint cluster secret` makes them). A token then counts only in the cluster that its agent names."),
     key("cluster.maxStaleness", Duration(5 * M, 30 * D), Is("1h"), "How long the last known pods, accounts and nodes are believed while the API server is away; then UNAVAILABLE."),
+
+    key("controllers.rootConfigMap.enabled", SWITCH, Is("false"), "Write the trust bundle into a ConfigMap in every namespace of every cluster, as istiod does while it is the CA. Only once istiod's CA is off: both would write the same one."),
+    key("controllers.rootConfigMap.name", Text, Is("istio-ca-root-cert"), "The ConfigMap's name; its key is root-cert.pem."),
+    key("controllers.rootConfigMap.namespaceSelector", Text, Optional("istio-discovery=enabled"), "Only in namespaces that this label selector chooses (istio-csr: configmapNamespaceSelector); never in kube-public, kube-node-lease and local-path-storage."),
 
     key("certificates.defaultLifetime", Duration(S, 90 * D), Is("24h"), "Lifetime where a request asks for none."),
     key("certificates.maxLifetime", Duration(S, 90 * D), Is("24h"), "Longest lifetime; a request for more gets this."),

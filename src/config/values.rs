@@ -69,6 +69,22 @@ pub struct Cluster {
     pub max_staleness: Duration,
 }
 
+/// What is kept up in the clusters.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Controllers {
+    /// The ConfigMap with the trust bundle in every namespace; `None`: others see to it.
+    pub root_config_map: Option<RootConfigMap>,
+}
+
+/// The ConfigMap with the trust bundle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootConfigMap {
+    /// Its name.
+    pub name: String,
+    /// Chooses namespaces by their labels; `None`: all.
+    pub namespace_selector: Option<String>,
+}
+
 /// Somebody whose tokens are believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenIssuer {
@@ -153,6 +169,7 @@ pub struct Config {
     pub tokens: Tokens,
     /// None: nothing is known of what lives.
     pub cluster: Option<Cluster>,
+    pub controllers: Controllers,
     pub certificates: Certificates,
     pub authority: Authorities,
     pub state_dir: PathBuf,

@@ -174,6 +174,10 @@ impl Server {
             }
         }
 
+        let distribution = settings::distribution(config, watching.as_ref(), remotes.as_ref(), keeper.published(), &replica, (&clock, &entropy));
+        // The only replica there is leads.
+        let (lead, leading) = watch::channel(true);
+
         let admission = settings::admission(config, clock.clone());
         watch_requests(&metrics, &admission, &ledger);
         let issuer = Arc::new(Issuer::new(IssuerParts {
@@ -237,6 +241,7 @@ impl Server {
             key_sets: key_sets.clone(),
             kubernetes: watching.as_ref().map(|watching| watching.kubernetes.clone()),
             remotes: remotes.clone(),
+            distribution: distribution.clone(),
             ledger: ledger.clone(),
             store,
             admission,
@@ -265,6 +270,7 @@ impl Server {
             key_sets: key_sets.clone(),
             watching,
             remotes,
+            distribution: distribution.clone(),
             ledger: ledger.clone(),
             metrics: metrics.clone(),
             clock: clock.clone(),
@@ -288,6 +294,16 @@ impl Server {
         tasks.spawn({
             let (keeper, stopped) = (keeper.clone(), stopped.clone());
             async move { keeper.run(until(stopped)).await }
+        });
+        if let Some(distribution) = distribution {
+            tasks.spawn(distribution.run(leading.clone(), until(stopped.clone())));
+        }
+        tasks.spawn({
+            let stopped = stopped.clone();
+            async move {
+                until(stopped).await;
+                drop(lead);
+            }
         });
         tasks.spawn(key_sets.run(until(stopped.clone())));
         tasks.spawn({

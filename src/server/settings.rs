@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+
 use super::checkup::Lifetimes;
 use super::listener::Bounds;
-use crate::authority::{AuthorityPolicy, ImportError, Imported, import};
+use crate::authority::{AuthorityPolicy, Generation, ImportError, Imported, import};
 use crate::callers::{RulesError, TokenRules};
 use crate::clock::{Clock, Entropy};
 use crate::cluster::{
@@ -17,6 +19,7 @@ use crate::cluster::{
     TrackedIssuer,
 };
 use crate::config::{Config, TokenIssuer, Verification};
+use crate::controllers::{Distribution, DistributionParts, RootMaps};
 use crate::issuance::{Admission, AdmissionLimits};
 use crate::pki::Profile;
 
@@ -122,6 +125,31 @@ pub(super) fn clusters(config: &Config, own: Member, watching: Option<&Watching>
     let clusters = Arc::new(Clusters::several(own_names, own));
     let remotes = Remotes::new(parts, clusters.clone());
     (clusters, Some(remotes))
+}
+
+/// What writes the trust bundle into the namespaces, where that is wanted.
+pub(super) fn distribution(
+    config: &Config,
+    watching: Option<&Watching>,
+    remotes: Option<&Arc<Remotes>>,
+    generation: Arc<ArcSwap<Generation>>,
+    writer: &str,
+    (clock, entropy): (&Arc<dyn Clock>, &Arc<dyn Entropy>),
+) -> Option<Arc<Distribution>> {
+    let (wanted, watching) = config.controllers.root_config_map.as_ref().zip(watching)?;
+    Some(Distribution::new(DistributionParts {
+        cluster: config.cluster_id.clone(),
+        api: watching.api.clone(),
+        others: remotes.map(|remotes| remotes.reachable()),
+        root_maps: RootMaps {
+            name: wanted.name.clone(),
+            namespace_selector: wanted.namespace_selector.clone(),
+            generation,
+            writer: writer.to_owned(),
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+        },
+    }))
 }
 
 /// The clusters, and what keeps up the others.
