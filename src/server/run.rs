@@ -258,6 +258,7 @@ impl Server {
             trust_domain: config.trust_domain.clone(),
             ledger: ledger.clone(),
             generation: keeper.published(),
+            keeper: keeper.clone(),
             checkup: checkup.clone(),
             csr_address: addresses.csr,
             serving: names,

@@ -20,6 +20,7 @@ use tonic::transport::server::Connected;
 
 use super::super::proto::admin::admin_server::AdminServer;
 use super::AdminApi;
+use super::caller::Caller;
 
 /// Connections at once; more are closed. A script that forgets to close its own must not take the CSR port's files.
 const MAX_CONNECTIONS: usize = 64;
@@ -63,7 +64,8 @@ pub(in crate::server) async fn serve(socket: UnixListener, api: AdminApi, shutdo
         let stream = accepted.ok()?;
         // Dropping the stream closes it.
         let place = places.clone().try_acquire_owned().ok()?;
-        Some(Ok::<_, io::Error>(Placed { stream, _place: place }))
+        let uid = stream.peer_cred().ok().map(|peer| peer.uid());
+        Some(Ok::<_, io::Error>(Placed { stream, caller: Caller::Local { uid }, _place: place }))
     });
     let served = tonic::transport::Server::builder()
         .timeout(ANSWER_TIME)
@@ -81,13 +83,17 @@ pub(in crate::server) async fn serve(socket: UnixListener, api: AdminApi, shutdo
 #[derive(Debug)]
 struct Placed {
     stream: UnixStream,
+    caller: Caller,
     _place: OwnedSemaphorePermit,
 }
 
+/// tonic puts this into the extensions of every request: whoever opened the connection is who asks.
 impl Connected for Placed {
-    type ConnectInfo = ();
+    type ConnectInfo = Caller;
 
-    fn connect_info(&self) {}
+    fn connect_info(&self) -> Caller {
+        self.caller.clone()
+    }
 }
 
 impl AsyncRead for Placed {
