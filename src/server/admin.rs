@@ -1,10 +1,15 @@
-//! The admin door: `meshmint.admin.v1` on a Unix socket. Whoever can open the socket (mode 0600) may ask everything here.
+//! The admin API, `meshmint.admin.v1`: on a Unix socket (`door.rs`; who can open it may ask everything), and over the network where that is
+//! configured (`network.rs`; Kubernetes RBAC decides).
 
 mod authorities;
 mod caller;
 mod changes;
 mod door;
+mod failures;
+mod gate;
 mod messages;
+mod network;
+mod permissions;
 mod questions;
 mod watch;
 
@@ -21,6 +26,7 @@ use self::caller::Caller;
 pub(super) use self::door::{listen, serve};
 pub use self::messages::certificate_message;
 use self::messages::{duration, fact_message, stats_message, timestamp};
+pub(super) use self::network::NetworkDoor;
 use self::questions::{filter, serial_number, watched};
 use self::watch::Watch;
 use super::checkup::Checkup;

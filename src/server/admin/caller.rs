@@ -4,11 +4,15 @@ use std::fmt;
 
 use tonic::{Request, Status};
 
+use crate::pki::inspect::printable;
+
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Caller {
     /// Somebody who could open the socket: the user of his process, where the system says it.
     Local { uid: Option<u32> },
+    /// Somebody whom the cluster knows: the user's name there.
+    Kubernetes { user: String },
 }
 
 impl Caller {
@@ -27,6 +31,7 @@ impl fmt::Display for Caller {
         match self {
             Self::Local { uid: Some(uid) } => write!(formatter, "local:uid={uid}"),
             Self::Local { uid: None } => formatter.write_str("local"),
+            Self::Kubernetes { user } => write!(formatter, "kubernetes:{}", printable(user)),
         }
     }
 }
@@ -68,5 +73,6 @@ mod tests {
         request.extensions_mut().insert(Caller::Local { uid: Some(7) });
         assert_eq!(Caller::of(&request).unwrap().to_string(), "local:uid=7");
         assert_eq!(Caller::Local { uid: None }.to_string(), "local");
+        assert_eq!(Caller::Kubernetes { user: "alice\u{1b}[2J".to_owned() }.to_string(), "kubernetes:alice\\u{1b}[2J");
     }
 }
