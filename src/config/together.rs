@@ -54,6 +54,9 @@ impl Checking<'_> {
             if tokens.verification == Verification::TokenReview {
                 self.refuse::<()>("tokens.verification", wanted);
             }
+            if config.state_secrets.is_some() {
+                self.refuse::<()>("state.store", wanted);
+            }
             for index in 0..tokens.issuers.len() {
                 if tokens.issuers.get(index).is_some_and(|issuer| issuer.keys == KeySource::ApiServer) {
                     self.refuse::<()>(&format!("tokens.issuers[{index}].keys.apiServer"), wanted);

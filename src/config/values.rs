@@ -125,6 +125,14 @@ pub struct Import {
     pub root_file: Option<PathBuf>,
 }
 
+/// Secrets that hold the authority state, and the Lease beside them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each field is a key; src/config/keys.rs has its meaning")]
+pub struct StateSecrets {
+    pub namespace: String,
+    pub prefix: String,
+}
+
 /// Form of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -156,6 +164,8 @@ pub struct Config {
     pub certificates: Certificates,
     pub authority: Authorities,
     pub state_dir: PathBuf,
+    /// Where the state is, if it isn't in the folder `state_dir`.
+    pub state_secrets: Option<StateSecrets>,
     pub ledger_path: PathBuf,
     /// Where the ledger is, if it isn't the file at `ledger_path`.
     pub ledger_postgres: Option<PostgresSettings>,

@@ -24,7 +24,7 @@ use super::metrics::{Metrics, Place};
 use super::scrape::Scrape;
 use super::services::{CsrService, Services};
 use super::serving::{Serving, ServingError};
-use super::settings::{self, ImportFilesError, Watching};
+use super::settings::{self, ImportFilesError, State, Watching};
 use super::traces::Traces;
 use crate::authority::{Generation, MadeBy};
 use crate::callers::RulesError;
@@ -36,9 +36,8 @@ use crate::ledger::postgres::PostgresLedger;
 use crate::ledger::spool::Spooling;
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{CommitWatch, Ledger, LedgerError, OpenError};
-use crate::rotation::{Founding, Keeper, KeeperError, KeeperParts};
-use crate::stores::file::FileStore;
-use crate::stores::{StateStore, StoreError};
+use crate::rotation::{Duty, Founding, Keeper, KeeperError, KeeperParts};
+use crate::stores::StoreError;
 
 /// A running service.
 #[derive(Debug)]
@@ -71,7 +70,7 @@ pub struct Addresses {
 /// Why the service could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The state folder.
+    /// The state's place.
     #[error("state: {0}")]
     Store(#[from] StoreError),
     /// The ledger.
@@ -130,25 +129,31 @@ impl Server {
         let (stop, stopped) = watch::channel(false);
         let (mut tasks, mut last_tasks) = (JoinSet::new(), JoinSet::new());
 
-        // The state is locked before anything else: a second process must not get further than this.
-        let store = Arc::new(FileStore::open(&config.state_dir)?);
+        let watching = settings::cluster(config, &clock, &entropy).await?;
+        // A folder is locked before anything else: a second process must not get further than this.
+        let state = State::open(config, watching.as_ref().map(|watching| &watching.api), &replica, &clock)?;
+        let first = state.first_load(clock.as_ref()).await?;
+        if let Some(election) = state.election() {
+            tasks.spawn(election.clone().run(until(stopped.clone())));
+        }
         let watch = CommitWatch { clock: clock.clone(), observer: metrics.commit_observer() };
         let ledger = open_ledger(config, &replica, &clock, &entropy, watch).await?;
         // Read only while there is no state: later the files may be gone.
-        let import = if store.load().await?.is_none() { settings::imported(config, clock.as_ref())? } else { None };
+        let import = if first.is_none() { settings::imported(config, clock.as_ref())? } else { None };
         let policy = settings::policy(config);
         let parts = KeeperParts {
-            store: store.clone(),
+            store: state.store(),
             ledger: ledger.clone(),
             policy: policy.clone(),
             upstream: None,
             longest_request: config.server.request_timeout,
+            leading: state.leading(),
+            duty: Duty::Keep,
             replica: replica.clone(),
             clock: clock.clone(),
             entropy: entropy.clone(),
         };
         let keeper = Arc::new(Keeper::start(parts, Founding { made_by, import }).await?);
-        let watching = settings::cluster(config, &clock, &entropy).await?;
         let key_sets = settings::key_sets(config, watching.as_ref().map(|watching| watching.api.clone()), clock.clone());
         if let Some(Watching { kubernetes, .. }) = &watching {
             tasks.spawn(kubernetes.clone().run(until(stopped.clone())));
@@ -183,6 +188,7 @@ impl Server {
             trusted_node_accounts: config.tokens.trusted_node_accounts.iter().cloned().collect(),
             profile: policy.profile.clone(),
             generation: keeper.published(),
+            successor: keeper.successor(),
             ledger: ledger.clone(),
             admission: admission.clone(),
             observer: traces.observer(metrics.clone(), clock.clone()),
@@ -238,7 +244,7 @@ impl Server {
             kubernetes: watching.as_ref().map(|watching| watching.kubernetes.clone()),
             remotes: remotes.clone(),
             ledger: ledger.clone(),
-            store,
+            state: state.clone(),
             admission,
             health: health.clone(),
             metrics: metrics.clone(),

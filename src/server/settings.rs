@@ -7,18 +7,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use super::checkup::Lifetimes;
 use super::listener::Bounds;
-use crate::authority::{AuthorityPolicy, ImportError, Imported, import};
+use crate::authority::{AuthorityPolicy, AuthorityState, ImportError, Imported, import};
 use crate::callers::{RulesError, TokenRules};
 use crate::clock::{Clock, Entropy};
 use crate::cluster::{
-    ApiError, ApiServer, Clusters, KeySets, Kubernetes, KubernetesParts, LookupLimits, Member, RemoteParts, Remotes, Review, Reviewer, Timing,
-    TrackedIssuer,
+    ApiError, ApiServer, Clusters, Election, ElectionParts, KeySets, Kubernetes, KubernetesParts, LeaseTiming, LookupLimits, Member, RemoteParts,
+    Remotes, Review, Reviewer, Timing, TrackedIssuer,
 };
 use crate::config::{Config, TokenIssuer, Verification};
 use crate::issuance::{Admission, AdmissionLimits};
 use crate::pki::Profile;
+use crate::stores::file::FileStore;
+use crate::stores::secrets::SecretsStore;
+use crate::stores::{StateStore, StoreError};
 
 /// What the operator decided about authorities and leaves.
 pub(super) fn policy(config: &Config) -> AuthorityPolicy {
@@ -135,6 +140,72 @@ pub(super) struct Watching {
     pub(super) reviewer: Arc<Reviewer>,
     pub(super) review: Review,
 }
+
+/// Where the state is.
+#[derive(Debug, Clone)]
+pub(super) enum State {
+    /// In a folder, for this process alone.
+    File(Arc<FileStore>),
+    /// In Secrets, with an election of who leads.
+    Secrets(Arc<SecretsStore>, Arc<Election>),
+}
+
+impl State {
+    /// Opens it: a folder is locked, of Secrets nothing is asked yet.
+    pub(super) fn open(config: &Config, api: Option<&Arc<ApiServer>>, replica: &str, clock: &Arc<dyn Clock>) -> Result<Self, StoreError> {
+        let (Some(secrets), Some(api)) = (&config.state_secrets, api) else {
+            return Ok(Self::File(Arc::new(FileStore::open(&config.state_dir)?)));
+        };
+        let election = Election::new(ElectionParts {
+            api: api.clone(),
+            namespace: secrets.namespace.clone(),
+            name: format!("{}-leader", secrets.prefix),
+            identity: replica.to_owned(),
+            timing: LeaseTiming::USUAL,
+            clock: clock.clone(),
+        });
+        let store = SecretsStore::new(api.clone(), secrets.namespace.clone(), secrets.prefix.clone());
+        Ok(Self::Secrets(Arc::new(store), election))
+    }
+
+    pub(super) fn store(&self) -> Arc<dyn StateStore> {
+        match self {
+            Self::File(store) => store.clone(),
+            Self::Secrets(store, _) => store.clone(),
+        }
+    }
+
+    pub(super) fn election(&self) -> Option<&Arc<Election>> {
+        match self {
+            Self::File(_) => None,
+            Self::Secrets(_, election) => Some(election),
+        }
+    }
+
+    /// Whether this replica leads. One that is alone always does.
+    pub(super) fn leading(&self) -> watch::Receiver<bool> {
+        self.election().map_or_else(|| watch::channel(true).1, |election| election.leading())
+    }
+
+    /// Reads the document for the first time. While the store doesn't answer it is asked again, for a while: then the process ends, and whoever
+    /// keeps it starts it again.
+    pub(super) async fn first_load(&self, clock: &dyn Clock) -> Result<Option<AuthorityState>, StoreError> {
+        let (store, end) = (self.store(), clock.monotonic() + START_PATIENCE);
+        loop {
+            match store.load().await {
+                Err(error @ (StoreError::Away { .. } | StoreError::Refused { .. })) if clock.monotonic() < end => {
+                    tracing::warn!(%error, "the authority state can't be read, so nothing is issued here; trying again");
+                    clock.sleep_until(clock.monotonic() + START_PAUSE).await;
+                }
+                read => return read.map(|found| found.map(|(state, _)| state)),
+            }
+        }
+    }
+}
+
+/// How long a replica that starts waits for a store that doesn't answer, and the pause between two questions.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+const START_PAUSE: Duration = Duration::from_secs(1);
 
 /// The cluster, where one is configured; nothing is asked of it yet.
 pub(super) async fn cluster(config: &Config, clock: &Arc<dyn Clock>, entropy: &Arc<dyn Entropy>) -> Result<Option<Watching>, ApiError> {
