@@ -22,7 +22,7 @@ use self::document::{Given, Values, Written};
 pub use self::problem::{ConfigError, Problem, Source};
 pub use self::units::parse_duration;
 pub use self::values::{
-    Authorities, Certificates, Cluster, Config, Import, LogFormat, Server, StateSecrets, TokenIssuer, Tokens, Tracing, Verification,
+    Authorities, Certificates, Cluster, Config, Import, LogFormat, Role, Server, StateSecrets, TokenIssuer, Tokens, Tracing, Verification,
 };
 
 impl Config {

@@ -58,7 +58,8 @@ pub(super) async fn run(args: Args) -> Outcome {
         Err(error) => return failed(error),
     };
     let addresses = server.addresses();
-    tracing::info!(csr = %addresses.csr, health = %addresses.health, metrics = %addresses.metrics, admin = %addresses.admin.display(), "ready");
+    let csr = addresses.csr.map_or_else(|| "none".to_owned(), |address| address.to_string());
+    tracing::info!(csr, health = %addresses.health, metrics = %addresses.metrics, admin = %addresses.admin.display(), "ready");
     stop.received().await;
     tracing::info!("draining");
     server.shut_down().await;

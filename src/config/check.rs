@@ -10,7 +10,7 @@ use super::problem::{ConfigError, Problem};
 use super::reading::{Checking, is_https};
 use super::units::duration_text;
 use super::values::{
-    Authorities, Certificates, Cluster, Config, Import, LogFormat, Server, StateSecrets, TokenIssuer, Tokens, Tracing, Verification,
+    Authorities, Certificates, Cluster, Config, Import, LogFormat, Role, Server, StateSecrets, TokenIssuer, Tokens, Tracing, Verification,
 };
 use crate::callers::ServiceAccountName;
 use crate::cluster::{Access, KeySource};
@@ -39,6 +39,7 @@ impl Checking<'_> {
     fn config(&mut self) -> Option<Config> {
         let trust_domain = self.scalar("trustDomain", |text, _| text.parse::<TrustDomain>().ok());
         let cluster_id = self.text("clusterID");
+        let role = self.text("role");
         let server = self.server();
         let tokens = self.tokens();
         let cluster = self.cluster();
@@ -57,6 +58,11 @@ impl Checking<'_> {
         Some(Config {
             trust_domain: trust_domain?,
             cluster_id: cluster_id?,
+            role: match role?.as_str() {
+                "issuer" => Role::Issuer,
+                "authority" => Role::Authority,
+                _ => Role::All,
+            },
             server: server?,
             tokens: tokens?,
             cluster: cluster?,

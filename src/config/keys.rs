@@ -103,6 +103,8 @@ pub(super) const KEYS: &[Key] = &[
     key("trustDomain", Kind::TrustDomain, Is("cluster.local"), "The SPIFFE trust domain of every identity that is issued. It can't change once there is a root."),
     key("clusterID", Text, Is("Kubernetes"), "The name of the cluster whose workloads ask here; on record with each certificate."),
 
+    key("role", Choice(&["all", "issuer", "authority"]), Is("all"), "What this replica does. An issuer faces the mesh and can't read the root key; an authority has no CSR port, leads, and makes issuing keys. Roles apart need state.store: secrets and a ledger in PostgreSQL."),
+
     key("server.listen", Listen, Is("0.0.0.0:8443"), "Where the CSR API listens."),
     key("server.servingDNSNames", DnsNames, Items("meshmint.meshmint-system.svc"), "DNS names in the server's own certificate: the host of Istio's caAddress."),
     key("server.servingIPAddresses", Addresses, Items(""), "IP addresses in the server's own certificate."),

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::reading::Checking;
 use super::units::duration_text;
-use super::values::{Config, Verification};
+use super::values::{Config, Role, Verification};
 use crate::cluster::KeySource;
 
 impl Checking<'_> {
@@ -62,6 +62,12 @@ impl Checking<'_> {
                     self.refuse::<()>(&format!("tokens.issuers[{index}].keys.apiServer"), wanted);
                 }
             }
+        }
+        if config.role != Role::All && (config.state_secrets.is_none() || config.ledger_postgres.is_none()) {
+            self.refuse::<()>(
+                "role",
+                "is for replicas that share everything: expected all, or state.store: secrets and a ledger.postgres.url beside it",
+            );
         }
         for (index, issuer) in tokens.issuers.iter().enumerate() {
             if tokens.issuers.iter().take(index).any(|earlier| earlier.issuer == issuer.issuer) {

@@ -125,6 +125,17 @@ pub struct Import {
     pub root_file: Option<PathBuf>,
 }
 
+/// What a replica does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Everything.
+    All,
+    /// Answers workloads, with issuing keys that somebody else makes.
+    Issuer,
+    /// Makes issuing keys, and answers no workload.
+    Authority,
+}
+
 /// Secrets that hold the authority state, and the Lease beside them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each field is a key; src/config/keys.rs has its meaning")]
@@ -157,6 +168,7 @@ pub struct Tracing {
 pub struct Config {
     pub trust_domain: TrustDomain,
     pub cluster_id: String,
+    pub role: Role,
     pub server: Server,
     pub tokens: Tokens,
     /// None: nothing is known of what lives.

@@ -7,6 +7,7 @@ mod expiries;
 mod ledger;
 mod places;
 mod process;
+mod replicas;
 mod rpcs;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,6 +28,8 @@ use self::ledger::LedgerMetrics;
 pub(super) use self::places::Place;
 use self::places::Places;
 use self::process::Process;
+use self::replicas::ReplicaMetrics;
+pub(super) use self::replicas::ReplicaSeen;
 pub(super) use self::rpcs::Rpc;
 use self::rpcs::Rpcs;
 use super::refusals::code_label;
@@ -59,6 +62,7 @@ pub(super) struct Metrics {
     admission_patience: Gauge,
     places: Places,
     cluster: ClusterMetrics,
+    replicas: ReplicaMetrics,
     ledger: Arc<LedgerMetrics>,
     expiries: Expiries,
     process: Process,
@@ -150,6 +154,7 @@ impl Metrics {
             )?,
             places: Places::new(&registry)?,
             cluster: ClusterMetrics::new(&registry)?,
+            replicas: ReplicaMetrics::new(&registry)?,
             ledger: Arc::new(LedgerMetrics::new(&registry)?),
             expiries: Expiries::new(&registry)?,
             process: Process::new(&registry)?,
@@ -274,6 +279,7 @@ impl Metrics {
             self.key_set_failures.with_label_values(&[&issuer]).set(whole(set.failures));
         }
         self.cluster.refresh(seen.cluster.as_ref());
+        self.replicas.refresh(&seen.replicas);
         self.places.refresh();
         self.process.refresh();
     }
@@ -291,6 +297,7 @@ pub(super) struct Seen {
     pub(super) key_sets: Vec<KeySetSeen>,
     /// None: there is no cluster.
     pub(super) cluster: Option<ClusterSeen>,
+    pub(super) replicas: ReplicaSeen,
 }
 
 /// One issuer's keys.

@@ -25,12 +25,13 @@ use super::scrape::Scrape;
 use super::services::{CsrService, Services};
 use super::serving::{Serving, ServingError};
 use super::settings::{self, ImportFilesError, State, Watching};
+use super::tls::CurrentTls;
 use super::traces::Traces;
 use crate::authority::{Generation, MadeBy};
 use crate::callers::RulesError;
 use crate::clock::{Clock, Entropy, NoEntropy, random_id};
 use crate::cluster::{ApiError, Member, Review};
-use crate::config::Config;
+use crate::config::{Config, Role};
 use crate::issuance::{Admission, Authenticator, Issuer, IssuerParts, ServingNames};
 use crate::ledger::postgres::PostgresLedger;
 use crate::ledger::spool::Spooling;
@@ -57,8 +58,8 @@ pub struct Server {
 /// Where it listens, with the ports that the system chose.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Addresses {
-    /// The CSR API.
-    pub csr: SocketAddr,
+    /// The CSR API, where this replica has one.
+    pub csr: Option<SocketAddr>,
     /// `/livez` and `/readyz`.
     pub health: SocketAddr,
     /// `/metrics`.
@@ -116,7 +117,7 @@ pub enum StartError {
 }
 
 impl Server {
-    /// Starts everything; returns once the CSR port answers.
+    /// Starts everything; returns once the CSR port answers, where there is one.
     ///
     /// # Errors
     /// [`StartError`]; nothing stays behind that a second start would trip over.
@@ -125,7 +126,9 @@ impl Server {
         let metrics = Arc::new(Metrics::new().map_err(|error| StartError::Internal(error.to_string()))?);
         metrics.started(clock.now());
         let traces = Traces::start(config.tracing.as_ref(), &replica).map_err(StartError::Traces)?;
-        let health = Arc::new(Health::of(config.ledger_postgres.is_some()));
+        // A replica of role authority answers no workload: it has no CSR port, and knows no token and no pod.
+        let faces_mesh = config.role != Role::Authority;
+        let health = Arc::new(Health::of(config.ledger_postgres.is_some(), faces_mesh));
         let (stop, stopped) = watch::channel(false);
         let (mut tasks, mut last_tasks) = (JoinSet::new(), JoinSet::new());
 
@@ -133,6 +136,7 @@ impl Server {
         // A folder is locked before anything else: a second process must not get further than this.
         let state = State::open(config, watching.as_ref().map(|watching| &watching.api), &replica, &clock)?;
         let first = state.first_load(clock.as_ref()).await?;
+        let watching = watching.filter(|_| faces_mesh);
         if let Some(election) = state.election() {
             tasks.spawn(election.clone().run(until(stopped.clone())));
         }
@@ -148,7 +152,7 @@ impl Server {
             upstream: None,
             longest_request: config.server.request_timeout,
             leading: state.leading(),
-            duty: Duty::Keep,
+            duty: if config.role == Role::Issuer { Duty::Follow } else { Duty::Keep },
             replica: replica.clone(),
             clock: clock.clone(),
             entropy: entropy.clone(),
@@ -207,9 +211,9 @@ impl Server {
             metrics: metrics.clone(),
             clock: clock.clone(),
         };
-        let (tls, renewal) = serving.first().await?;
+        let served = if faces_mesh { Some(serving.first().await?) } else { None };
 
-        let csr_socket = bind("server.listen", config.server.listen)?;
+        let csr_socket = if faces_mesh { Some(bind("server.listen", config.server.listen)?) } else { None };
         let health_socket = bind("health.listen", config.health_listen)?;
         let metrics_socket = bind("metrics.listen", config.metrics_listen)?;
         let admin_path = config.admin_socket.clone();
@@ -219,7 +223,7 @@ impl Server {
             error,
         })?;
         let addresses = Addresses {
-            csr: local("server.listen", &csr_socket)?,
+            csr: csr_socket.as_ref().map(|socket| local("server.listen", socket)).transpose()?,
             health: local("health.listen", &health_socket)?,
             metrics: local("metrics.listen", &metrics_socket)?,
             admin: admin_path,
@@ -228,7 +232,7 @@ impl Server {
         let api = CsrApi::new(issuer, metrics.clone(), clock.clone());
         let (services, grpc_health) =
             Services::new(api, config.server.max_request_bytes).await.map_err(|error| StartError::Internal(error.to_string()))?;
-        let listener = Listener {
+        let listener = |tls: &CurrentTls| Listener {
             tls: tls.clone(),
             services,
             guard: Guard::new(config.server.request_timeout, clock.clone(), metrics.clone(), traces.clone(), replica.get(..8).unwrap_or_default()),
@@ -238,6 +242,10 @@ impl Server {
             clock: clock.clone(),
             entropy: entropy.clone(),
         };
+        if let Some(((tls, renewal), socket)) = served.zip(csr_socket) {
+            tasks.spawn(listener(&tls).serve(socket, stopped.clone()));
+            tasks.spawn(serving.run(tls, renewal, keeper.changes(), until(stopped.clone())));
+        }
         let checkup = Arc::new(Checkup::new(CheckupParts {
             keeper: keeper.clone(),
             key_sets: key_sets.clone(),
@@ -248,6 +256,7 @@ impl Server {
             admission,
             health: health.clone(),
             metrics: metrics.clone(),
+            faces_mesh,
             lifetimes: settings::lifetimes(config),
             max_connections: config.server.max_connections,
             ledger_folder: settings::ledger_folder(config),
@@ -268,6 +277,7 @@ impl Server {
         };
         let scrape = Scrape {
             keeper: keeper.clone(),
+            election: state.election().cloned(),
             key_sets: key_sets.clone(),
             watching,
             remotes,
@@ -276,7 +286,6 @@ impl Server {
             clock: clock.clone(),
         };
 
-        tasks.spawn(listener.serve(csr_socket, stopped.clone()));
         let (drained, last) = watch::channel(false);
         for (socket, router) in [
             (health_socket, http::health_router(health.clone(), checkup.clone(), clock.clone())),
@@ -289,8 +298,6 @@ impl Server {
             let stopped = stopped.clone();
             async move { checkup.run(until(stopped)).await }
         });
-        let changes = keeper.changes();
-        tasks.spawn(serving.run(tls, renewal, changes, until(stopped.clone())));
         tasks.spawn({
             let (keeper, stopped) = (keeper.clone(), stopped.clone());
             async move { keeper.run(until(stopped)).await }

@@ -18,7 +18,7 @@ use crate::cluster::{
     ApiError, ApiServer, Clusters, Election, ElectionParts, KeySets, Kubernetes, KubernetesParts, LeaseTiming, LookupLimits, Member, RemoteParts,
     Remotes, Review, Reviewer, Timing, TrackedIssuer,
 };
-use crate::config::{Config, TokenIssuer, Verification};
+use crate::config::{Config, Role, TokenIssuer, Verification};
 use crate::issuance::{Admission, AdmissionLimits};
 use crate::pki::Profile;
 use crate::stores::file::FileStore;
@@ -88,7 +88,9 @@ pub(super) fn key_sets(config: &Config, api: Option<Arc<ApiServer>>, clock: Arc<
             fetch_timeout: FETCH_TIMEOUT,
         },
     };
-    KeySets::new(clock, api, config.tokens.issuers.iter().map(tracked))
+    // Nobody shows a token to an authority.
+    let issuers = if config.role == Role::Authority { &[] } else { config.tokens.issuers.as_slice() };
+    KeySets::new(clock, api, issuers.iter().map(tracked))
 }
 
 /// Live looks for objects that a watch hasn't seen: a node's worth of new pods at once, and little enough for any API server.
@@ -146,8 +148,8 @@ pub(super) struct Watching {
 pub(super) enum State {
     /// In a folder, for this process alone.
     File(Arc<FileStore>),
-    /// In Secrets, with an election of who leads.
-    Secrets(Arc<SecretsStore>, Arc<Election>),
+    /// In Secrets, with an election of who leads, where this replica may.
+    Secrets(Arc<SecretsStore>, Option<Arc<Election>>),
 }
 
 impl State {
@@ -165,7 +167,7 @@ impl State {
             clock: clock.clone(),
         });
         let store = SecretsStore::new(api.clone(), secrets.namespace.clone(), secrets.prefix.clone());
-        Ok(Self::Secrets(Arc::new(store), election))
+        Ok(Self::Secrets(Arc::new(store), (config.role != Role::Issuer).then_some(election)))
     }
 
     pub(super) fn store(&self) -> Arc<dyn StateStore> {
@@ -178,13 +180,14 @@ impl State {
     pub(super) fn election(&self) -> Option<&Arc<Election>> {
         match self {
             Self::File(_) => None,
-            Self::Secrets(_, election) => Some(election),
+            Self::Secrets(_, election) => election.as_ref(),
         }
     }
 
-    /// Whether this replica leads. One that is alone always does.
+    /// Whether this replica leads. One that is alone always does, an issuer never.
     pub(super) fn leading(&self) -> watch::Receiver<bool> {
-        self.election().map_or_else(|| watch::channel(true).1, |election| election.leading())
+        let always = matches!(self, Self::File(_));
+        self.election().map_or_else(|| watch::channel(always).1, |election| election.leading())
     }
 
     /// Reads the document for the first time. While the store doesn't answer it is asked again, for a while: then the process ends, and whoever

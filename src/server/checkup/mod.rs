@@ -47,6 +47,8 @@ pub(super) struct CheckupParts {
     pub(super) admission: Arc<Admission>,
     pub(super) health: Arc<Health>,
     pub(super) metrics: Arc<Metrics>,
+    /// Whether workloads ask here.
+    pub(super) faces_mesh: bool,
     pub(super) lifetimes: Lifetimes,
     pub(super) max_connections: usize,
     /// The folder of the ledger or of its spool: its disk is looked at. `None` where there is neither.
@@ -124,6 +126,9 @@ impl Checkup {
         facts.push(facts::clock(self.parts.clock.now(), newest.max(written), self.started.0, self.uptime()));
         facts.extend(self.authority());
         facts.extend(self.ledger(state.as_ref().ok()));
+        let election = self.parts.state.election().map(|election| election.status());
+        facts.push(facts::leader(matches!(self.parts.state, State::File(_)), election.as_ref()));
+        facts.push(facts::followed(self.parts.keeper.state_age()));
         facts.push(match (state, &self.parts.state) {
             (Err(fact), _) => fact,
             (Ok(_), State::File(_)) => Fact::ok(Check::StatePrivate, "state and keys are ours alone"),
@@ -173,13 +178,16 @@ impl Checkup {
     }
 
     fn authority(&self) -> Vec<Fact> {
-        let CheckupParts { keeper, lifetimes, health, clock, .. } = &self.parts;
+        let CheckupParts { keeper, lifetimes, health, clock, faces_mesh, .. } = &self.parts;
         let (now, generation) = (clock.now(), keeper.published().load_full());
         let numbers = format!("generation {}, bundle {}, root {}", generation.number, generation.bundle_number, generation.root);
         vec![
             facts::root(now, generation.root_not_after, lifetimes).with_detail(numbers.clone()),
             facts::issuing(now, generation.chain_end, keeper.outlook().renewal_due, lifetimes).with_detail(numbers),
-            facts::serving(now, health.serving()),
+            match faces_mesh {
+                true => facts::serving(now, health.serving()),
+                false => Fact::ok(Check::ServingCertificate, "there is no CSR port here: role authority"),
+            },
             match keeper.failures() {
                 0 => Fact::ok(Check::AuthorityRenewals, "nothing that was due has failed"),
                 count => Fact::warning(Check::AuthorityRenewals, format!("what was due failed {count} times since the start")),
