@@ -41,8 +41,8 @@ impl World {
         let namespace = format!("lease-{}", NEXT.fetch_add(1, Ordering::SeqCst));
         let admin = shared.admin().await;
         admin.apply_rules_in(&namespace, RULES).await;
-        admin.until_may("meshmint", &namespace, "patch", "coordination.k8s.io", "leases", "meshmint-leader", true).await;
-        admin.until_may("meshmint", &namespace, "create", "coordination.k8s.io", "leases", "", true).await;
+        admin.until_may("meshmint", &namespace, "patch", ("coordination.k8s.io", "leases", "meshmint-leader"), true).await;
+        admin.until_may("meshmint", &namespace, "create", ("coordination.k8s.io", "leases", ""), true).await;
         let access = Access::Kubeconfig(shared.kubeconfig(shared.server.port()));
         Self { admin, api: Api::connect(&access, SystemClock::shared()).await.unwrap(), namespace }
     }

@@ -27,7 +27,7 @@ async fn an_issuer_issues_and_can_not_read_the_root_key() {
     let (authority_config, issuer_config) = (world.kubeconfig_of("meshmint-authority").await, world.kubeconfig_of("meshmint-issuer").await);
     let may = |account: &'static str, verb: &'static str, resource: &'static str, name: &'static str, allowed: bool| {
         let group = if resource == "leases" { "coordination.k8s.io" } else { "" };
-        world.admin.until_may(account, NAMESPACE, verb, group, resource, name, allowed)
+        world.admin.until_may(account, NAMESPACE, verb, (group, resource, name), allowed)
     };
     may("meshmint-issuer", "get", "secrets", "meshmint-issuing", true).await;
     may("meshmint-authority", "create", "leases", "", true).await;

@@ -42,9 +42,9 @@ impl World {
         let admin = shared.admin().await;
         admin.apply_rules_in(namespace, "deploy/kubernetes/state.yaml").await;
         for verb in ["get", "patch"] {
-            admin.until_may("meshmint", namespace, verb, "", "secrets", "meshmint-state", true).await;
+            admin.until_may("meshmint", namespace, verb, ("", "secrets", "meshmint-state"), true).await;
         }
-        admin.until_may("meshmint", namespace, "create", "", "secrets", "", true).await;
+        admin.until_may("meshmint", namespace, "create", ("", "secrets", ""), true).await;
         let api = Api::connect(&Access::Kubeconfig(shared.kubeconfig(shared.server.port())), SystemClock::shared()).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         Self {

@@ -193,8 +193,8 @@ async fn secrets_of(shared: &Shared) -> Secrets {
     let admin = shared.admin().await;
     admin.apply_rules_in(&namespace, RULES).await;
     for (group, resource, name) in [("", "secrets", "meshmint-issuing"), ("coordination.k8s.io", "leases", "meshmint-leader")] {
-        admin.until_may("meshmint", &namespace, "patch", group, resource, name, true).await;
-        admin.until_may("meshmint", &namespace, "create", group, resource, "", true).await;
+        admin.until_may("meshmint", &namespace, "patch", (group, resource, name), true).await;
+        admin.until_may("meshmint", &namespace, "create", (group, resource, ""), true).await;
     }
     let access = Access::Kubeconfig(shared.kubeconfig(shared.server.port()));
     let api = Api::connect(&access, SystemClock::shared()).await.unwrap();
@@ -307,7 +307,7 @@ async fn each_rule_is_needed_and_named_where_it_is_missing() {
         let secrets = &secrets;
         async move {
             secrets.admin.set_role(&secrets.namespace, RULES, "meshmint-state", &rules).await;
-            secrets.admin.until_may("meshmint", &secrets.namespace, verb, "", "secrets", name, allowed).await;
+            secrets.admin.until_may("meshmint", &secrets.namespace, verb, ("", "secrets", name), allowed).await;
         }
     };
     may(without("get", true), "get", "meshmint-state", false).await;

@@ -161,8 +161,8 @@ impl Client {
         self.ask("PUT", &format!("{}/{name}", rbac_path(&role)), "application/json", &role).await.unwrap();
     }
 
-    /// Waits until the API server goes by this: whether an account of meshmint's may do something with a named object.
-    pub async fn until_may(&self, account: &str, namespace: &str, verb: &str, group: &str, resource: &str, name: &str, allowed: bool) {
+    /// Waits until the API server goes by this: whether an account of meshmint's may do something with an object: its group, kind and name.
+    pub async fn until_may(&self, account: &str, namespace: &str, verb: &str, (group, resource, name): (&str, &str, &str), allowed: bool) {
         let attributes = json!({"namespace": namespace, "verb": verb, "group": group, "resource": resource, "name": name});
         let review = json!({"spec": {"user": format!("system:serviceaccount:meshmint-system:{account}"), "resourceAttributes": attributes}});
         let goes = async {
