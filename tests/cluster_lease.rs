@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use common::api_server::ApiServer;
-use common::cluster::Client;
+use common::cluster::{Client, objects};
 use common::{Shared, shared, wait_until};
 use meshmint::clock::SystemClock;
 use meshmint::cluster::{Access, ApiError, ApiServer as Api, Election, ElectionParts, LeaseTiming};
@@ -173,4 +173,37 @@ async fn a_leader_that_can_not_renew_stops_before_anybody_could_take_over() {
     wait_until("it to stop", || !leader.leads()).await;
     let trouble = leader.election.status().trouble;
     assert!(matches!(&trouble, Some(ApiError::Status { code: 403, message }) if message.contains("meshmint-leader")), "{trouble:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_rule_is_needed_and_named_where_it_is_missing() {
+    let world = World::of(shared().await).await;
+    let all = objects(RULES)[0]["rules"].clone();
+    let may = async |verb: &'static str, name: &'static str, allowed: bool| {
+        let mut rules = all.clone();
+        for rule in rules.as_array_mut().unwrap() {
+            if !allowed && rule["resources"] == json!(["leases"]) {
+                rule["verbs"].as_array_mut().unwrap().retain(|each| each != verb);
+            }
+        }
+        let rules: Vec<_> = rules.as_array().unwrap().iter().filter(|rule| !rule["verbs"].as_array().unwrap().is_empty()).collect();
+        world.admin.set_role(&world.namespace, RULES, "meshmint-state", &json!(rules)).await;
+        world.admin.until_may("meshmint", &world.namespace, verb, ("coordination.k8s.io", "leases", name), allowed).await;
+    };
+    // In the order in which they are needed: there is no Lease yet.
+    for (verb, name) in [("get", "meshmint-leader"), ("create", ""), ("patch", "meshmint-leader")] {
+        may(verb, name, false).await;
+        let candidate = world.candidate(verb);
+        let missed = || matches!(candidate.election.status().trouble, Some(ApiError::Status { code: 403, message }) if message.contains(&format!("cannot {verb}")));
+        wait_until(verb, missed).await;
+        assert!(!candidate.leads() || verb == "patch");
+        candidate.work.abort();
+        may(verb, name, true).await;
+        let candidate = world.candidate(&format!("{verb} again"));
+        wait_until("it to lead", || candidate.leads()).await;
+        candidate.end().await;
+        if verb == "get" {
+            world.admin.delete(&world.path(), 0).await;
+        }
+    }
 }
