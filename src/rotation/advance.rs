@@ -74,7 +74,7 @@ async fn lead(parts: &KeeperParts, held: &mut (AuthorityState, Version)) -> Resu
 }
 
 /// The state with the ledger's present count, where it can be asked: what is written anyway carries it along.
-async fn with_high_water(parts: &KeeperParts, mut state: AuthorityState) -> AuthorityState {
+pub(super) async fn with_high_water(parts: &KeeperParts, mut state: AuthorityState) -> AuthorityState {
     if let (Some(mark), Ok(high_water)) = (&mut state.ledger, parts.ledger.high_water().await) {
         mark.high_water = mark.high_water.max(high_water);
     }

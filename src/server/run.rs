@@ -187,7 +187,7 @@ impl Server {
             }
         }
 
-        let distribution = settings::distribution(config, home, remotes.as_ref(), keeper.published(), &replica, (&clock, &entropy));
+        let distribution = settings::distribution(config, home.clone(), remotes.as_ref(), keeper.published(), &replica, (&clock, &entropy));
 
         let admission = settings::admission(config, clock.clone());
         watch_requests(&metrics, &admission, &ledger);
@@ -217,17 +217,19 @@ impl Server {
             metrics: metrics.clone(),
             clock: clock.clone(),
         };
-        let served = if faces_mesh { Some(serving.first().await?) } else { None };
+        let shows_a_certificate = faces_mesh || config.admin_network.is_some();
+        let served = if shows_a_certificate { Some(serving.first().await?) } else { None };
 
         let csr_socket = if faces_mesh { Some(bind("server.listen", config.server.listen)?) } else { None };
         let health_socket = bind("health.listen", config.health_listen)?;
         let metrics_socket = bind("metrics.listen", config.metrics_listen)?;
-        let admin_network = settings::admin_network(config, watching.as_ref(), tls.clone(), &clock);
-        let admin_network = match (config.admin_network.as_ref(), admin_network) {
-            (Some(network), Some(door)) => Some((bind("admin.listen", network.listen)?, door)),
-            (None, None) => None,
+        let admin_network = match (&config.admin_network, &home, &served) {
+            (None, ..) => None,
+            (Some(network), Some(api), Some((tls, _))) => {
+                Some((bind("admin.listen", network.listen)?, settings::admin_door(network, api, tls.clone(), &clock)))
+            }
             // The configuration demands a cluster for it.
-            _ => return Err(StartError::Internal("admin.listen without a cluster".to_owned())),
+            (Some(_), ..) => return Err(StartError::Internal("admin.listen without a cluster".to_owned())),
         };
         let admin_path = config.admin_socket.clone();
         let admin_socket = admin::listen(&admin_path).map_err(|error| StartError::Listen {
@@ -256,8 +258,10 @@ impl Server {
             clock: clock.clone(),
             entropy: entropy.clone(),
         };
-        if let Some(((tls, renewal), socket)) = served.zip(csr_socket) {
-            tasks.spawn(listener(&tls).serve(socket, stopped.clone()));
+        if let Some((tls, renewal)) = served {
+            if let Some(socket) = csr_socket {
+                tasks.spawn(listener(&tls).serve(socket, stopped.clone()));
+            }
             tasks.spawn(serving.run(tls, renewal, keeper.changes(), until(stopped.clone())));
         }
         let checkup = Arc::new(Checkup::new(CheckupParts {

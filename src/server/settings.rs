@@ -21,7 +21,7 @@ use crate::cluster::{
     ApiError, ApiServer, Clusters, Election, ElectionParts, KeySets, Kubernetes, KubernetesParts, LeaseTiming, LookupLimits, Member, Operators,
     RemoteParts, Remotes, Review, Reviewer, Timing, TrackedIssuer,
 };
-use crate::config::{Config, Role, TokenIssuer, Verification};
+use crate::config::{AdminNetwork, Config, Role, TokenIssuer, Verification};
 use crate::controllers::{Distribution, DistributionParts, RootMaps};
 use crate::issuance::{Admission, AdmissionLimits};
 use crate::pki::Profile;
@@ -265,10 +265,9 @@ const REVIEWS_OF_OPERATORS: LookupLimits =
     LookupLimits { at_once: 4, per_second: 10, burst: 50, kept: Duration::from_secs(10), time: Duration::from_secs(5) };
 
 /// The admin API over the network, where it is configured beside a cluster that says who may.
-pub(super) fn admin_network(config: &Config, watching: Option<&Watching>, tls: CurrentTls, clock: &Arc<dyn Clock>) -> Option<NetworkDoor> {
-    let (network, watching) = (config.admin_network.as_ref()?, watching?);
-    let operators = Operators::new(watching.api.clone(), network.audience.clone(), REVIEWS_OF_OPERATORS, clock.clone());
-    Some(NetworkDoor::new(tls, operators, clock.clone()))
+pub(super) fn admin_door(network: &AdminNetwork, api: &Arc<ApiServer>, tls: CurrentTls, clock: &Arc<dyn Clock>) -> NetworkDoor {
+    let operators = Operators::new(api.clone(), network.audience.clone(), REVIEWS_OF_OPERATORS, clock.clone());
+    NetworkDoor::new(tls, operators, clock.clone())
 }
 
 /// Unknown key ids cause at most one fetch in this time, however many tokens name them.

@@ -1,8 +1,9 @@
 //! An operator lets a root join the trust bundle whose key isn't ours: checked, put on record, written by compare-and-swap, and then published like
 //! any other change of the state, so that it is in the very next answer.
 
+use super::super::advance::with_high_water;
 use super::super::parts::KeeperError;
-use super::{Keeper, with_high_water};
+use super::Keeper;
 use crate::authority::{AuthorityId, Joining, TrustError, foreign_root};
 use crate::ledger::{AuditEntry, LedgerError};
 use crate::stores::StoreError;
