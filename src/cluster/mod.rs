@@ -13,6 +13,7 @@ mod objects;
 mod operators;
 mod remote;
 mod remote_secret;
+mod survey;
 mod token_review;
 mod watched;
 
@@ -27,5 +28,6 @@ pub use lookups::{LookupCounts, LookupLimits};
 pub use operators::{GROUP, NobodyKnows, Operator, Operators, Permission};
 pub use remote::{RemoteParts, RemoteStatus, Remotes};
 pub use remote_secret::{MadeSecret, RemoteSecret};
+pub use survey::{Injector, NamespaceRoots, Needed, Program, Survey, Webhook, survey};
 pub use token_review::{Reviewed, Reviewer, TokenReviewer};
 pub use watched::WatchStatus;
