@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use super::report::Report;
 use crate::cluster::{ApiError, Injector, NamespaceRoots, Needed, Program, Survey, Webhook};
 use crate::pki::certificates_from_pem;
+use crate::pki::inspect::printable;
 use crate::server::checkup::Check;
 
 /// What our service account needs to know who lives in the cluster (deploy/kubernetes/rbac.yaml).
@@ -107,7 +108,7 @@ fn istiods(istiods: &Result<Vec<Program>, ApiError>, report: &mut Report) {
             other => report.failed(
                 Check::MeshIstiod,
                 format!("{} runs its own CA", istiod.name),
-                format!("ENABLE_CA_SERVER is {}", other.unwrap_or("not set, which means true")),
+                format!("ENABLE_CA_SERVER is {}", other.map_or_else(|| "not set, which means true".to_owned(), printable)),
             ),
         }
         // Also `COMPLIANCE_POLICY` of any other kind is served.
@@ -154,7 +155,7 @@ fn addresses(
 }
 
 fn told(name: &str, address: &str) -> String {
-    format!("{name}: {}", if address.is_empty() { "istiod" } else { address })
+    if address.is_empty() { format!("{name}: istiod") } else { format!("{name}: {}", printable(address)) }
 }
 
 /// Where no host of ours is known, anything but istiod itself may be one.
