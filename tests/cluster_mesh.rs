@@ -190,6 +190,9 @@ async fn each_thing_that_is_wrong_is_told_and_what_is_right_is_not() {
     seen.assert_one("mesh-compliance", "failed", "istio-system/istiod has COMPLIANCE_POLICY=pqc");
     world.put(&format!("{DEPLOYMENTS}/istiod"), &istiod(&[("ENABLE_CA_SERVER", "false"), ("COMPLIANCE_POLICY", "fips-140-2")])).await;
     well(&world.look(), &[]);
+    let page = include_str!("../docs/checks.md").split_once("\n## mesh\n").unwrap().1;
+    let sections: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("### ")).filter(|id| *id != "mesh-compliance").collect();
+    assert_eq!(sections, ids, "every check of the page is made");
 
     // Addresses.
     for (variables, said) in
