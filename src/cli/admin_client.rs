@@ -121,6 +121,11 @@ impl Target {
         self
     }
 
+    /// Whether somebody said which server, not only the default folder.
+    pub(super) fn is_named(&self) -> bool {
+        self.place.address.is_some() || self.place.admin.is_some()
+    }
+
     /// The server in words: its socket or its address.
     pub(super) fn name(&self) -> String {
         match &self.place.address {

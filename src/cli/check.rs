@@ -1,16 +1,19 @@
 //! `meshmint check`: asks a running server whether it is well, as far as it knows itself and as far as it can be seen from here.
 
 mod client;
+mod mesh;
 mod report;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use self::client::Asker;
+use self::mesh::{Expected, NEEDED, judge};
 use self::report::Report;
 use super::admin_client::Target;
 use super::{Outcome, Output, answered, failed, screen};
 use crate::clock::SystemClock;
+use crate::cluster::{Access, survey};
 use crate::config::{Config, parse_duration};
 use crate::server::checkup::Check;
 
@@ -22,7 +25,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[command(after_help = "Examples:\n  \
     meshmint check\n  \
     meshmint check --config /etc/meshmint/meshmint.yaml\n  \
-    meshmint check --admin /run/meshmint/admin.sock --wait 1m -o json\n\n\
+    meshmint check --admin /run/meshmint/admin.sock --wait 1m -o json\n  \
+    meshmint check --kube --context staging\n  \
+    meshmint check --kube --address localhost:8444 --roots roots.pem --token-file token\n\n\
     Exit code 0: all is well. 1: something has failed. 3: warnings only. docs/checks.md explains each line.")]
 pub(super) struct Args {
     #[command(flatten)]
@@ -30,6 +35,19 @@ pub(super) struct Args {
     /// The configuration of the server: names its socket, and what its certificate should say
     #[arg(long, value_name = "FILE", conflicts_with = "dir")]
     config: Option<PathBuf>,
+    /// Look at the mesh in a cluster too, as the person that the kubeconfig names: before and after installing. A server is asked only where one is
+    /// named (--admin, --address, --config)
+    #[arg(long)]
+    kube: bool,
+    /// The kubeconfig for --kube [default: KUBECONFIG, or ~/.kube/config]
+    #[arg(long, value_name = "FILE", requires = "kube")]
+    kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig for --kube [default: the current one]
+    #[arg(long, value_name = "NAME", requires = "kube")]
+    context: Option<String>,
+    /// The service account that meshmint runs as, for --kube
+    #[arg(long, value_name = "NAMESPACE/NAME", default_value = "meshmint-system/meshmint")]
+    account: String,
     /// Ask again every second until all is well, at most for so long (90s, 10m)
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     wait: Option<Duration>,
@@ -68,8 +86,30 @@ async fn look(args: &Args) -> Report {
         Some(config) => args.target.clone().or_socket(&config.admin_socket),
         None => args.target.clone(),
     };
-    Asker { target, config, clock: SystemClock::shared() }.ask(&mut report).await;
+    if args.kube {
+        let mut expected = Expected { account: args.account.clone(), ..Expected::default() };
+        if target.is_named() {
+            (expected.bundle, expected.hosts) = Asker { target, config, clock: SystemClock::shared() }.ask(&mut report).await.unwrap_or_default();
+        }
+        look_at_mesh(args, &expected, &mut report).await;
+    } else {
+        Asker { target, config, clock: SystemClock::shared() }.ask(&mut report).await;
+    }
     report
+}
+
+async fn look_at_mesh(args: &Args, expected: &Expected, report: &mut Report) {
+    let access = Access::Person { kubeconfig: args.kubeconfig.clone(), context: args.context.clone() };
+    let Some(account) = args.account.split_once('/') else {
+        return report.failed(Check::MeshReadable, "--account is NAMESPACE/NAME", args.account.clone());
+    };
+    match survey(&access, account, NEEDED, SystemClock::shared()).await {
+        Ok(found) => {
+            report.ok(Check::MeshReadable, "the cluster answers");
+            judge(&found, expected, report);
+        }
+        Err(error) => report.failed(Check::MeshReadable, "the cluster can't be looked at", error.to_string()),
+    }
 }
 
 fn read(file: &std::path::Path) -> Result<Config, String> {

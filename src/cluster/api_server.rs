@@ -27,6 +27,14 @@ pub enum Access {
     InCluster,
     /// The current context of a kubeconfig file.
     Kubeconfig(PathBuf),
+    /// What `kubectl` would use of this person: a kubeconfig file (by default `KUBECONFIG` or `~/.kube/config`) and a context of it (by default the
+    /// current one).
+    Person {
+        /// The file.
+        kubeconfig: Option<PathBuf>,
+        /// The context.
+        context: Option<String>,
+    },
     /// The contents of a kubeconfig that somebody handed in: with credentials, and with nothing that reads files or starts programs.
     Contents(String),
 }
@@ -109,6 +117,11 @@ impl ApiServer {
                 let kubeconfig = Kubeconfig::read_from(path).map_err(|error| refused(&error))?;
                 let options = KubeConfigOptions::default();
                 kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| refused(&error))?
+            }
+            Access::Person { kubeconfig, context } => {
+                let read = kubeconfig.as_ref().map_or_else(Kubeconfig::read, Kubeconfig::read_from);
+                let options = KubeConfigOptions { context: context.clone(), ..KubeConfigOptions::default() };
+                kube::Config::from_custom_kubeconfig(read.map_err(|error| refused(&error))?, &options).await.map_err(|error| refused(&error))?
             }
             Access::Contents(text) => {
                 // The parser's words may quote what it read.
@@ -255,6 +268,7 @@ impl fmt::Debug for Access {
         match self {
             Self::InCluster => write!(formatter, "InCluster"),
             Self::Kubeconfig(path) => write!(formatter, "Kubeconfig({})", path.display()),
+            Self::Person { kubeconfig, context } => write!(formatter, "Person({kubeconfig:?}, {context:?})"),
             Self::Contents(text) => write!(formatter, "Contents({} bytes)", text.len()),
         }
     }

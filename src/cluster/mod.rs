@@ -15,6 +15,7 @@ mod operators;
 mod own_objects;
 mod remote;
 mod remote_secret;
+mod survey;
 mod token_review;
 mod watched;
 
@@ -33,6 +34,7 @@ pub use operators::{GROUP, NobodyKnows, Operator, Operators, Permission};
 pub use own_objects::{Object, OwnObjects};
 pub use remote::{RemoteParts, RemoteStatus, Remotes};
 pub use remote_secret::{MadeSecret, RemoteSecret};
+pub use survey::{Injector, NamespaceRoots, Needed, Program, Survey, Webhook, survey};
 pub use token_review::{Reviewed, Reviewer, TokenReviewer};
 pub use watched::WatchStatus;
 pub(crate) use watched::{Scope, Watched};

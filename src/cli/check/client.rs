@@ -35,20 +35,26 @@ pub(super) struct Asker {
 }
 
 impl Asker {
-    /// Puts everything into the report.
-    pub(super) async fn ask(&self, report: &mut Report) {
+    /// Puts everything into the report; returns the trust bundle, where the server gave it, and the names that its certificate is to have.
+    pub(super) async fn ask(&self, report: &mut Report) -> Option<(Option<String>, Vec<String>)> {
         let (mut client, answer) = match self.answer().await {
             Ok(answer) => answer,
-            Err(why) => return report.failed(Check::AdminAnswers, "the server doesn't answer", why),
+            Err(why) => {
+                report.failed(Check::AdminAnswers, "the server doesn't answer", why);
+                return None;
+            }
         };
         report.ok(Check::AdminAnswers, format!("the server answers on {}", self.target.name()));
         report.server_version = Some(answer.version.clone());
         self.version(&answer, report);
         self.skew(answer.now, report);
         self.csr_port(&mut client, &answer, report).await;
+        let hosts = answer.serving_dns_names.iter().chain(&answer.serving_ip_addresses).cloned().collect();
         for fact in answer.facts {
             report.fact(fact);
         }
+        let bundle = client.get_bundle(GetBundleRequest {}).await.ok().map(|bundle| bundle.into_inner().pem);
+        Some((bundle, hosts))
     }
 
     async fn answer(&self) -> Result<(Client, CheckResponse), String> {

@@ -40,6 +40,13 @@ pub enum Check {
     CsrAnswers,
     CsrCertificate,
     CsrNames,
+    MeshReadable,
+    MeshPermissions,
+    MeshRoots,
+    MeshIstiod,
+    MeshCompliance,
+    MeshAddress,
+    MeshWebhooks,
 }
 
 /// What there is to say of a check.
@@ -91,6 +98,13 @@ impl Check {
         Self::CsrAnswers,
         Self::CsrCertificate,
         Self::CsrNames,
+        Self::MeshReadable,
+        Self::MeshPermissions,
+        Self::MeshRoots,
+        Self::MeshIstiod,
+        Self::MeshCompliance,
+        Self::MeshAddress,
+        Self::MeshWebhooks,
     ];
 
     /// The check of this id.
@@ -106,6 +120,7 @@ impl Check {
         let ledger = |id, hint| row(id, "ledger", hint);
         let state = |id, hint| row(id, "state", hint);
         let load = |id, hint| row(id, "load", hint);
+        let mesh = |id, hint| row(id, "mesh", hint);
         let csr = |id, hint| row(id, "CSR port", hint);
         match self {
             Self::ConfigReadable => server("config-readable", "put it right; `meshmint config check FILE` names every problem"),
@@ -170,6 +185,17 @@ impl Check {
             Self::OpenFiles => load("open-files", "raise LimitNOFILE (ulimit -n) above server.maxConnections, or lower that"),
             Self::CsrAnswers => csr("csr-answers", "see that the port is open from here and that nothing else listens there"),
             Self::CsrCertificate => csr("csr-certificate", "see serving-certificate; if it doesn't verify, another server answers on this port"),
+            Self::MeshReadable => mesh("mesh-readable", "give --kubeconfig and --context of a cluster that answers, as `kubectl version` does"),
+            Self::MeshPermissions => mesh("mesh-permissions", "apply deploy/kubernetes/rbac.yaml, or name our account with --account"),
+            Self::MeshRoots => mesh("mesh-roots", "write the trust bundle into ConfigMap istio-ca-root-cert, key root-cert.pem, of these namespaces"),
+            Self::MeshIstiod => mesh("mesh-istiod", "set pilot.env.ENABLE_CA_SERVER to \"false\" in istiod's chart, once everybody trusts our root"),
+            Self::MeshCompliance => mesh("mesh-compliance", "set another COMPLIANCE_POLICY: post-quantum key exchange isn't served yet"),
+            Self::MeshAddress => {
+                mesh("mesh-address", "set global.caAddress in istiod's chart and caAddress in ztunnel's to HOST:PORT of the CSR port")
+            }
+            Self::MeshWebhooks => {
+                mesh("mesh-webhooks", "see that istiod has the trust bundle in its istiod-tls (ca.crt), and restart it where it doesn't patch them")
+            }
             Self::CsrNames => csr("csr-names", "set server.servingDNSNames and server.servingIPAddresses, and restart"),
         }
     }
