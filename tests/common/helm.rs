@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::tools::{repository, tool};
+use super::tools::{repository, succeed, tool};
 
 /// Where everybody's examples install it.
 pub const NAMESPACE: &str = "meshmint-system";
@@ -65,21 +65,31 @@ impl Helm {
     }
 
     pub fn render_as(&self, release: &str, namespace: &str, values: &Value) -> Vec<Value> {
-        objects(&self.succeed(&template(release, namespace, &self.values(values))))
+        objects(&self.render_text(release, namespace, values))
+    }
+
+    /// The same as Helm writes it.
+    pub fn render_text(&self, release: &str, namespace: &str, values: &Value) -> String {
+        let (chart, values) = (chart(), self.values(values));
+        self.succeed(&template(release, namespace, &chart, &values))
     }
 
     /// What it says where it refuses these values.
     pub fn refusal(&self, values: &Value) -> String {
-        let output = self.run(&template("meshmint", NAMESPACE, &self.values(values)));
+        let (chart, file) = (chart(), self.values(values));
+        let output = self.run(&template("meshmint", NAMESPACE, &chart, &file));
         assert!(!output.status.success(), "these values were not refused: {values}");
         String::from_utf8(output.stderr).unwrap()
     }
 }
 
-fn template<'a>(release: &'a str, namespace: &'a str, values: &'a Path) -> [&'a str; 7] {
-    // The path of the chart lives as long as the process.
-    let chart: &'static str = Box::leak(chart().to_str().unwrap().to_owned().into_boxed_str());
-    ["template", release, chart, "--namespace", namespace, "--values", values.to_str().unwrap()]
+fn template<'a>(release: &'a str, namespace: &'a str, chart: &'a Path, values: &'a Path) -> [&'a str; 7] {
+    ["template", release, chart.to_str().unwrap(), "--namespace", namespace, "--values", values.to_str().unwrap()]
+}
+
+/// What real kustomize builds of a folder.
+pub fn kustomize(folder: &Path) -> String {
+    succeed(Command::new(tool("bin/kustomize")).arg("build").arg(folder))
 }
 
 /// The documents of a YAML stream that aren't empty.
