@@ -13,7 +13,7 @@ use meshmint::clock::{SystemClock, SystemEntropy};
 use meshmint::ledger::Ledger;
 use meshmint::ledger::sqlite::SqliteLedger;
 use meshmint::pki::{IssuerKey, KeyAlgorithm, Profile, certificate_to_pem};
-use meshmint::rotation::{Founding, Keeper, KeeperParts, TrustOrder, TrustRefusal};
+use meshmint::rotation::{Duty, Founding, Keeper, KeeperParts, TrustOrder, TrustRefusal};
 use meshmint::stores::file::FileStore;
 use meshmint::stores::{StateStore, StoreError, Version};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
@@ -91,6 +91,8 @@ async fn world(folder: &Path) -> (Keeper, Arc<Raced>, Arc<dyn Ledger>) {
         },
         upstream: None,
         longest_request: Duration::from_secs(10),
+        leading: tokio::sync::watch::channel(true).1,
+        duty: Duty::Keep,
         replica: "replica-1".to_owned(),
         clock,
         entropy,

@@ -199,6 +199,11 @@ impl ApiServer {
         self.port
     }
 
+    /// What its clients verify it with, PEM.
+    pub fn ca(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("ca.pem")).unwrap()
+    }
+
     /// A client that may do everything.
     pub async fn admin(&self) -> Client {
         Client::new(&self.admin_kubeconfig()).await

@@ -1,0 +1,418 @@
+//! The Helm chart as real Helm renders it, for many sets of values: every rendered configuration is accepted by `meshmint config check`, every pod
+//! keeps to what a restricted namespace allows, the rules are those of deploy/kubernetes and deploy/prometheus, and values that can't be right are
+//! refused (tests/corpus/chart: one bad set each, with Helm's words). `MESHMINT_TEST_WRITE=1 cargo test --test install_chart` writes generated
+//! files anew; review them then.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "common/chart_values.rs"]
+mod chart_values;
+#[path = "common/helm.rs"]
+mod helm;
+#[path = "common/process.rs"]
+mod process;
+#[path = "common/tools.rs"]
+mod tools;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use chart_values::{value_sets, with_image};
+use helm::{Helm, chart, configuration, find, names, objects, pod};
+use serde_json::{Value, json};
+
+use crate::process::meshmint;
+use crate::tools::repository;
+
+/// Compares with a file in the repository, or writes it where that is asked for.
+fn same_as_file(path: &Path, text: &str) {
+    if std::env::var_os("MESHMINT_TEST_WRITE").is_some() {
+        fs::write(path, text).unwrap();
+    }
+    assert_eq!(fs::read_to_string(path).unwrap_or_default(), text, "{}", path.display());
+}
+
+fn strings(list: &Value) -> Vec<&str> {
+    list.as_array().unwrap().iter().map(|item| item.as_str().unwrap()).collect()
+}
+
+#[test]
+fn helm_finds_nothing_to_complain_about() {
+    let helm = Helm::new();
+    for (name, values) in value_sets() {
+        let path = helm.values(&with_image(&values));
+        let said = helm.succeed(&["lint", chart().to_str().unwrap(), "--strict", "--namespace", helm::NAMESPACE, "--values", path.to_str().unwrap()]);
+        assert!(!said.contains("[WARNING]") && !said.contains("[ERROR]"), "{name}: {said}");
+    }
+}
+
+#[test]
+fn every_configuration_is_one_that_meshmint_takes() {
+    let helm = Helm::new();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("meshmint.yaml");
+    for (name, values) in value_sets() {
+        fs::write(&path, configuration(&helm.render(&with_image(&values)))).unwrap();
+        let output = meshmint(&["config", "check", path.to_str().unwrap()]);
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn every_pod_is_as_restricted_as_can_be_and_out_of_the_mesh() {
+    let helm = Helm::new();
+    for (name, values) in value_sets() {
+        let rendered = helm.render(&with_image(&values));
+        let configuration: Value = serde_saphyr::from_str(&configuration(&rendered)).unwrap();
+        let pod = pod(&rendered);
+        let (labels, spec) = (&pod["metadata"]["labels"], &pod["spec"]);
+        assert_eq!((&labels["sidecar.istio.io/inject"], &labels["istio.io/dataplane-mode"]), (&json!("false"), &json!("none")), "{name}");
+        let context = &spec["securityContext"];
+        assert_eq!((&context["runAsNonRoot"], &context["seccompProfile"]["type"]), (&json!(true), &json!("RuntimeDefault")), "{name}");
+        for key in ["hostNetwork", "hostPID", "hostIPC"] {
+            assert!(spec[key].is_null(), "{name}: {key}");
+        }
+        let containers = spec["containers"].as_array().unwrap();
+        assert_eq!((containers.len(), &spec["initContainers"]), (1, &Value::Null), "{name}");
+        let container = &containers[0];
+        let context = &container["securityContext"];
+        assert_eq!(context, &json!({"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}}), "{name}");
+
+        // Where it may write, and that this is where its files are.
+        let mounts = container["volumeMounts"].as_array().unwrap();
+        let writable: BTreeSet<_> =
+            mounts.iter().filter(|mount| mount["readOnly"] != true).map(|mount| mount["mountPath"].as_str().unwrap()).collect();
+        assert_eq!(writable, BTreeSet::from(["/run/meshmint", "/var/lib/meshmint"]), "{name}");
+        let ledger = &configuration["ledger"];
+        let written =
+            [&configuration["state"]["file"]["dir"], &ledger["sqlite"]["path"], &ledger["spool"]["path"], &configuration["admin"]["socket"]];
+        for path in written.iter().filter_map(|path| path.as_str()) {
+            assert!(writable.iter().any(|folder| path.starts_with(&format!("{folder}/"))), "{name}: {path}");
+        }
+        // Every file that it reads is below something that is mounted.
+        for path in texts(&configuration).iter().filter(|text| text.starts_with("/etc/")) {
+            assert!(mounts.iter().any(|mount| path.starts_with(&format!("{}/", mount["mountPath"].as_str().unwrap()))), "{name}: {path}");
+        }
+        let mounted: BTreeSet<_> = mounts.iter().map(|mount| mount["name"].as_str().unwrap()).collect();
+        let mut volumes: BTreeSet<_> = spec["volumes"].as_array().unwrap().iter().map(|volume| volume["name"].as_str().unwrap()).collect();
+        let claims = find(&rendered, "StatefulSet", "")["spec"]["volumeClaimTemplates"].as_array().cloned().unwrap_or_default();
+        volumes.extend(claims.iter().map(|claim| claim["metadata"]["name"].as_str().unwrap()));
+        assert_eq!(mounted, volumes, "{name}");
+        if let Some(group) = spec["securityContext"]["fsGroup"].as_u64() {
+            // Otherwise the kubelet opens the keys to the group, and meshmint refuses them.
+            assert_eq!((group, &spec["securityContext"]["fsGroupChangePolicy"]), (65532, &json!("OnRootMismatch")), "{name}");
+        }
+
+        // It is killed only after it had time to drain.
+        let drain: u64 = configuration["server"]["drainTimeout"].as_str().unwrap().strip_suffix('s').unwrap().parse().unwrap();
+        assert!(spec["terminationGracePeriodSeconds"].as_u64().unwrap() >= drain + 10, "{name}");
+
+        // Ports of pod, Services, probes and policy are those of the configuration.
+        let port = |key: &str| -> u64 { configuration[key]["listen"].as_str().unwrap().rsplit(':').next().unwrap().parse().unwrap() };
+        let ports: BTreeMap<_, _> = container["ports"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|port| (port["name"].as_str().unwrap(), port["containerPort"].as_u64().unwrap()))
+            .collect();
+        assert_eq!(ports, BTreeMap::from([("tls-csr", port("server")), ("health", port("health")), ("metrics", port("metrics"))]), "{name}");
+        for (probe, path) in [("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")] {
+            assert_eq!(container[probe]["httpGet"], json!({"path": path, "port": "health"}), "{name}");
+        }
+        for service in rendered.iter().filter(|object| object["kind"] == "Service") {
+            let target = service["spec"]["ports"][0]["targetPort"].as_str().unwrap();
+            assert!(ports.contains_key(target), "{name}");
+            for (key, value) in service["spec"]["selector"].as_object().unwrap() {
+                assert_eq!(&labels[key], value, "{name}");
+            }
+        }
+        // Everything that is in a namespace is in the release's; nothing makes a namespace.
+        for object in &rendered {
+            let cluster_wide = ["ClusterRole", "ClusterRoleBinding"].contains(&object["kind"].as_str().unwrap());
+            assert_eq!(object["metadata"]["namespace"].as_str(), (!cluster_wide).then_some(helm::NAMESPACE), "{name}: {object}");
+            assert_eq!(object["metadata"]["labels"]["app.kubernetes.io/managed-by"], "Helm", "{name}: {object}");
+        }
+    }
+}
+
+/// All texts in a value.
+fn texts(value: &Value) -> Vec<String> {
+    match value {
+        Value::String(text) => vec![text.clone()],
+        Value::Array(items) => items.iter().flat_map(texts).collect(),
+        Value::Object(members) => members.values().flat_map(texts).collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[test]
+fn values_become_what_they_say() {
+    let helm = Helm::new();
+    let sets = value_sets();
+    let rendered = |name: &str| helm.render(&with_image(&sets[name]));
+    let written = |name: &str| -> Value { serde_saphyr::from_str(&configuration(&rendered(name))).unwrap() };
+
+    let defaults = written("defaults");
+    assert_eq!(defaults["server"]["servingDNSNames"], json!(["meshmint.meshmint-system.svc"]));
+    assert_eq!(defaults["certificates"], json!({"maxLifetime": "24h", "defaultLifetime": "24h"}));
+    assert_eq!(defaults["tokens"]["trustedNodeAccounts"], json!(["istio-system/ztunnel"]));
+    assert_eq!(defaults["cluster"], json!({"inCluster": true}));
+    assert_eq!(written("sidecars only")["tokens"]["trustedNodeAccounts"], json!([]));
+    assert_eq!(written("several node accounts")["tokens"]["trustedNodeAccounts"], json!(["istio-system/ztunnel", "kube-system/ztunnel"]));
+    assert_eq!(written("short certificates")["certificates"], json!({"maxLifetime": "1h", "defaultLifetime": "1h"}));
+    assert_eq!(written("two lifetimes")["certificates"], json!({"maxLifetime": "7d", "defaultLifetime": "12h30m"}));
+    let issuers = written("managed cluster")["tokens"]["issuers"].clone();
+    assert_eq!(issuers[0], json!({"issuer": "https://issuer.example/id/1", "keys": {"apiServer": true}}));
+    assert_eq!(written("several clusters")["cluster"]["remoteSecretsNamespace"], "meshmint-system");
+    let import = written("imported root")["authority"]["import"].clone();
+    assert_eq!(import, json!({"certFile": "/etc/meshmint/import/ca-cert.pem", "keyFile": "/etc/meshmint/import/ca-key.pem"}));
+    assert_eq!(written("imported chain")["authority"]["import"].as_object().unwrap().len(), 4);
+    let more = written("more configuration");
+    assert_eq!((&more["server"]["maxConnections"], &more["server"]["listen"]), (&json!(1_000_000), &json!("0.0.0.0:8443")));
+    let both = written("import with configuration");
+    assert!(both["authority"]["issuingLifetime"] == "60d" && both["authority"]["import"]["keyFile"].is_string());
+    assert_eq!(written("postgres with a spool")["ledger"]["spool"]["path"], "/var/lib/meshmint/spool.db");
+    assert!(written("postgres")["ledger"]["sqlite"].is_null());
+
+    let image = |name: &str| pod(&rendered(name))["spec"]["containers"][0]["image"].clone();
+    assert_eq!(image("defaults"), format!("registry.example/meshmint:{}", env!("CARGO_PKG_VERSION")), "the chart is of this version");
+    assert_eq!(image("labels and files"), format!("registry.example/meshmint@sha256:{}", "0".repeat(64)));
+    let named = rendered("names and ports");
+    assert_eq!(find(&named, "Service", "mesh-ca")["spec"]["ports"][0]["port"], 15012);
+    assert!(
+        names(&named).iter().all(|name| name.split(' ').nth(1).unwrap().starts_with("mesh-ca") || name.starts_with("ServiceAccount")),
+        "{named:#?}"
+    );
+    let storage = find(&rendered("storage"), "StatefulSet", "")["spec"]["volumeClaimTemplates"][0]["spec"].clone();
+    assert_eq!((&storage["storageClassName"], &storage["resources"]["requests"]["storage"]), (&json!("fast"), &json!("100Gi")));
+    let labelled = rendered("labels and files");
+    assert!(labelled.iter().all(|object| object["metadata"]["labels"]["team"] == "mesh"), "{labelled:#?}");
+    assert_eq!(pod(&labelled)["spec"]["serviceAccountName"], "ca");
+    let narrow = find(&rendered("narrow network"), "NetworkPolicy", "")["spec"].clone();
+    assert_eq!(narrow["policyTypes"], json!(["Ingress", "Egress"]));
+    assert!(!names(&rendered("open network")).iter().any(|name| name.starts_with("NetworkPolicy")));
+    let chosen = pod(&rendered("a platform that chooses users"))["spec"]["securityContext"].clone();
+    assert!(chosen["runAsUser"].is_null() && chosen["fsGroup"].is_null() && chosen["runAsNonRoot"] == true, "{chosen}");
+
+    // A pod is made anew where its configuration changed, and only then.
+    let checksum = |name: &str| pod(&rendered(name))["metadata"]["annotations"]["checksum/configuration"].clone();
+    assert_eq!(checksum("defaults"), checksum("open network"));
+    assert_ne!(checksum("defaults"), checksum("more configuration"));
+}
+
+#[test]
+fn names_follow_the_release_and_fit() {
+    let helm = Helm::new();
+    let name = |release: &str, values: Value| {
+        find(&helm.render_as(release, "mesh", &with_image(&values)), "StatefulSet", "")["metadata"]["name"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(name("meshmint", json!({})), "meshmint");
+    assert_eq!(name("west", json!({})), "west-meshmint");
+    assert_eq!(name("west", json!({"nameOverride": "ca"})), "west-ca");
+    let long = "r".repeat(53);
+    let rendered = helm.render_as(&long, "mesh", &with_image(&json!({})));
+    // A Service's name is a DNS label, and so is what a StatefulSet puts on its pods.
+    assert!(
+        rendered.iter().all(|object| object["metadata"]["name"].as_str().unwrap().len() <= 63 || object["kind"].as_str().unwrap().contains("Role")),
+        "{:?}",
+        names(&rendered)
+    );
+    // Two releases with one name in two namespaces share nothing.
+    let cluster_wide = |namespace: &str| -> Vec<String> {
+        let rendered = helm.render_as("meshmint", namespace, &with_image(&json!({})));
+        names(&rendered.into_iter().filter(|object| object["metadata"]["namespace"].is_null()).collect::<Vec<_>>())
+    };
+    assert!(cluster_wide("one").iter().all(|name| !cluster_wide("two").contains(name)));
+    let binding = helm.render_as("meshmint", "one", &with_image(&json!({})));
+    assert_eq!(find(&binding, "ClusterRoleBinding", "")["subjects"][0]["namespace"], "one");
+}
+
+/// What may be done, by role: the names of a release are not those of the files.
+fn access(objects: &[Value]) -> BTreeSet<String> {
+    let roles = objects.iter().filter(|object| object["apiVersion"] == "rbac.authorization.k8s.io/v1");
+    roles
+        .map(|object| {
+            let bare = |name: &Value| name.as_str().unwrap().trim_end_matches("-meshmint-system").to_owned();
+            let mut object = object.clone();
+            object["metadata"] = json!({"name": bare(&object["metadata"]["name"]), "namespace": object["metadata"]["namespace"]});
+            if object["roleRef"].is_object() {
+                object["roleRef"]["name"] = json!(bare(&object["roleRef"]["name"]));
+            }
+            object.to_string()
+        })
+        .collect()
+}
+
+#[test]
+fn rules_of_access_and_alerts_are_those_of_the_files() {
+    let helm = Helm::new();
+    let files = |names: &[&str]| -> Vec<Value> {
+        names.iter().flat_map(|name| objects(&fs::read_to_string(repository(&format!("deploy/kubernetes/{name}"))).unwrap())).collect()
+    };
+    let sets = value_sets();
+    let rendered = |name: &str| helm.render(&with_image(&sets[name]));
+    assert_eq!(access(&rendered("defaults")), access(&files(&["rbac.yaml"])));
+    assert_eq!(access(&rendered("several clusters")), access(&files(&["rbac.yaml", "remote-clusters.yaml"])));
+
+    let monitoring = rendered("monitoring");
+    let rules: Value = serde_saphyr::from_str(&fs::read_to_string(repository("deploy/prometheus/meshmint.rules.yaml")).unwrap()).unwrap();
+    assert_eq!(find(&monitoring, "PrometheusRule", "")["spec"], rules);
+    let dashboard: Value = serde_json::from_str(find(&monitoring, "ConfigMap", "-dashboard")["data"]["meshmint.json"].as_str().unwrap()).unwrap();
+    assert_eq!(dashboard, serde_json::from_str::<Value>(&fs::read_to_string(repository("deploy/grafana/meshmint.json")).unwrap()).unwrap());
+    // The monitor finds the metrics Service, and that alone.
+    let monitor = find(&monitoring, "ServiceMonitor", "")["spec"].clone();
+    let selects = |service: &&Value| {
+        let labels = &service["metadata"]["labels"];
+        monitor["selector"]["matchLabels"].as_object().unwrap().iter().all(|(key, value)| &labels[key] == value)
+    };
+    let found: Vec<_> = monitoring.iter().filter(|object| object["kind"] == "Service").filter(selects).collect();
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0]["spec"]["ports"][0]["name"], monitor["endpoints"][0]["port"]);
+}
+
+#[test]
+fn a_packaged_chart_is_the_same_chart() {
+    // Links of the folder are files in the package.
+    let (helm, folder) = (Helm::new(), tempfile::tempdir().unwrap());
+    helm.succeed(&["package", chart().to_str().unwrap(), "--destination", folder.path().to_str().unwrap()]);
+    let package = folder.path().join(format!("meshmint-{}.tgz", env!("CARGO_PKG_VERSION")));
+    let values = helm.values(&with_image(&value_sets()["monitoring"]));
+    let render = |chart: &Path| {
+        helm.succeed(&["template", "meshmint", chart.to_str().unwrap(), "--namespace", helm::NAMESPACE, "--values", values.to_str().unwrap()])
+    };
+    assert_eq!(render(&package), render(&chart()));
+}
+
+#[test]
+fn bad_values_are_refused_in_these_words() {
+    let helm = Helm::new();
+    let mut seen = 0;
+    for entry in fs::read_dir(repository("tests/corpus/chart")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "yaml") {
+            let values: Value = serde_saphyr::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+            let values = if path.ends_with("no-image.yaml") { values } else { with_image(&values) };
+            let said = helm.refusal(&values);
+            let said: Vec<_> =
+                said.lines().filter(|line| !line.contains("symbolic link")).map(|line| line.replace(repository("").to_str().unwrap(), "")).collect();
+            same_as_file(&path.with_extension("expected"), &format!("{}\n", said.join("\n")));
+            seen += 1;
+        }
+    }
+    assert!(seen >= 20, "{seen}");
+}
+
+/// Keys of the configuration that the chart writes itself, from values of other names or because they are the pod's.
+const OF_THE_CHART: [&str; 29] = [
+    "trustDomain",
+    "clusterID",
+    "server.listen",
+    "server.servingDNSNames",
+    "server.servingLifetime",
+    "server.drainTimeout",
+    "tokens.audiences",
+    "tokens.trustedNodeAccounts",
+    "tokens.issuers[].issuer",
+    "tokens.issuers[].keys.file",
+    "tokens.issuers[].keys.url",
+    "tokens.issuers[].keys.discovery",
+    "tokens.issuers[].keys.apiServer",
+    "tokens.issuers[].keys.caFile",
+    "tokens.issuers[].refreshInterval",
+    "tokens.issuers[].maxAge",
+    "cluster.inCluster",
+    "cluster.kubeconfig",
+    "cluster.remoteSecretsNamespace",
+    "certificates.defaultLifetime",
+    "certificates.maxLifetime",
+    "state.file.dir",
+    "ledger.sqlite.path",
+    "ledger.onOutage",
+    "ledger.spool.path",
+    "admin.socket",
+    "health.listen",
+    "metrics.listen",
+    "log.format",
+];
+/// And the rest of their sections.
+const SECTIONS_OF_THE_CHART: [&str; 3] = ["authority.import.", "log.", "ledger.postgres."];
+/// In such a section, but not the chart's.
+const FREE: [&str; 1] = ["ledger.postgres.poolSize"];
+
+#[test]
+fn the_schema_knows_every_key_of_the_configuration() {
+    let table = meshmint(&["config", "print", "-o", "json"]);
+    let table: Vec<Value> = serde_json::from_slice(&table.stdout).unwrap();
+    let mut config =
+        json!({"type": "object", "additionalProperties": false, "description": "Keys of docs/configuration.md. Generated.", "properties": {}});
+    for key in &table {
+        let path = key["key"].as_str().unwrap();
+        let section = SECTIONS_OF_THE_CHART.iter().any(|section| path.starts_with(section));
+        if OF_THE_CHART.contains(&path) || (section && !FREE.contains(&path)) {
+            continue;
+        }
+        let mut place = &mut config;
+        let (sections, name) = path.rsplit_once('.').map_or(("", path), |(sections, name)| (sections, name));
+        for section in sections.split('.').filter(|section| !section.is_empty()) {
+            let properties = place["properties"].as_object_mut().unwrap();
+            place = properties.entry(section).or_insert_with(|| json!({"type": "object", "additionalProperties": false, "properties": {}}));
+        }
+        place["properties"][name] = schema_of(key);
+    }
+    let all: Vec<_> = table.iter().map(|key| key["key"].as_str().unwrap()).collect();
+    assert!(OF_THE_CHART.iter().chain(&FREE).all(|key| all.contains(key)), "a key that no longer is one");
+    let path = chart().join("values.schema.json");
+    let mut schema: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    schema["properties"]["config"] = config;
+    same_as_file(&path, &format!("{schema:#}\n"));
+}
+
+/// What a value of this key looks like, by the words that an operator reads.
+fn schema_of(key: &Value) -> Value {
+    let expected = key["expected"].as_str().unwrap();
+    let mut schema = if let Some(words) = expected.strip_prefix("one of ") {
+        json!({"enum": words.split(", ").collect::<Vec<_>>()})
+    } else if let Some(bounds) = expected.strip_prefix("a whole number from ") {
+        let (least, most) = bounds.split_once(" to ").unwrap();
+        json!({"type": "integer", "minimum": least.parse::<u64>().unwrap(), "maximum": most.parse::<u64>().unwrap()})
+    } else if expected.starts_with("a list of ") {
+        json!({"type": "array", "uniqueItems": true, "items": {"type": "string", "minLength": 1}})
+    } else if expected.starts_with("true ") {
+        json!({"const": true})
+    } else if expected.starts_with("a duration ") {
+        json!({"$ref": "#/$defs/duration"})
+    } else if expected.starts_with("a size ") {
+        json!({"type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB)$"})
+    } else if expected.starts_with("a share ") {
+        json!({"type": "string", "pattern": "^[0-9]+%$"})
+    } else {
+        json!({"type": "string", "minLength": 1})
+    };
+    schema["description"] = json!(format!("{} Expected: {expected}.", key["meaning"].as_str().unwrap()));
+    schema
+}
+
+#[test]
+fn the_schema_refuses_what_it_does_not_know_and_each_default_has_its_reason() {
+    // Strict at every depth but where Kubernetes's own objects are.
+    let schema: Value = serde_json::from_str(&fs::read_to_string(chart().join("values.schema.json")).unwrap()).unwrap();
+    let mut open = Vec::new();
+    walk(&schema, "", &mut open);
+    let known = ["affinity", "global", "podSecurityContext", "resources", "securityContext"];
+    assert_eq!(open, known);
+    // Every value has a comment of its own or one of its section's, and every default is one that the schema knows.
+    let values = fs::read_to_string(chart().join("values.yaml")).unwrap();
+    let defaults: Value = serde_saphyr::from_str(&values).unwrap();
+    let known: BTreeSet<_> = schema["properties"].as_object().unwrap().keys().filter(|key| *key != "global").collect();
+    assert_eq!(defaults.as_object().unwrap().keys().collect::<BTreeSet<_>>(), known);
+    assert!(strings(&defaults["app"]["tokens"]["issuers"]).iter().all(|issuer| issuer.starts_with("https://")));
+}
+
+fn walk(schema: &Value, path: &str, open: &mut Vec<String>) {
+    if schema["type"] == "object" && schema["additionalProperties"].is_null() {
+        open.push(path.trim_start_matches('.').to_owned());
+    }
+    for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+        walk(inner, &format!("{path}.{name}"), open);
+    }
+}
