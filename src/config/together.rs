@@ -57,6 +57,9 @@ impl Checking<'_> {
             if config.controllers.root_config_map.is_some() {
                 self.refuse::<()>("controllers.rootConfigMap.enabled", wanted);
             }
+            if config.controllers.istiod.is_some() {
+                self.refuse::<()>("controllers.istiod.namespace", wanted);
+            }
             for index in 0..tokens.issuers.len() {
                 if tokens.issuers.get(index).is_some_and(|issuer| issuer.keys == KeySource::ApiServer) {
                     self.refuse::<()>(&format!("tokens.issuers[{index}].keys.apiServer"), wanted);
