@@ -21,8 +21,6 @@ use super::index::{Index, Resource};
 use super::objects::Page;
 use crate::clock::{Clock, Entropy, fraction, within};
 
-/// Objects in one answer of a list. A pod has 5 to 10 KB on the wire, so a page has a few megabytes.
-const PAGE: u32 = 250;
 /// More bytes than any page has: 250 objects of the largest size that etcd stores.
 const MAX_PAGE_BYTES: usize = 512 << 20;
 /// How long a page, or the beginning of a watch, may take.
@@ -212,7 +210,7 @@ impl<I: Index> Watched<I> {
         let request = Request::new(I::RESOURCE.path(&self.scope.namespace));
         let (mut index, mut version) = (I::default(), None);
         let mut params =
-            ListParams { label_selector: self.scope.labels.clone(), field_selector: self.scope.fields(), ..ListParams::default().limit(PAGE) };
+            ListParams { label_selector: self.scope.labels.clone(), field_selector: self.scope.fields(), ..ListParams::default().limit(I::RESOURCE.page()) };
         loop {
             let page = if I::RESOURCE.metadata_only() { request.list_metadata(&params) } else { request.list(&params) };
             let page: Page<I::Object> = api.read(page.map_err(unaskable)?, MAX_PAGE_BYTES, PAGE_TIME).await?;
