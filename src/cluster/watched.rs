@@ -209,8 +209,11 @@ impl<I: Index> Watched<I> {
         let began = self.clock.monotonic();
         let request = Request::new(I::RESOURCE.path(&self.scope.namespace));
         let (mut index, mut version) = (I::default(), None);
-        let mut params =
-            ListParams { label_selector: self.scope.labels.clone(), field_selector: self.scope.fields(), ..ListParams::default().limit(I::RESOURCE.page()) };
+        let mut params = ListParams {
+            label_selector: self.scope.labels.clone(),
+            field_selector: self.scope.fields(),
+            ..ListParams::default().limit(I::RESOURCE.page())
+        };
         loop {
             let page = if I::RESOURCE.metadata_only() { request.list_metadata(&params) } else { request.list(&params) };
             let page: Page<I::Object> = api.read(page.map_err(unaskable)?, MAX_PAGE_BYTES, PAGE_TIME).await?;

@@ -73,12 +73,16 @@ struct Contents {
 
 /// The Secret, if it is there.
 #[derive(Debug, Default)]
-pub(super) struct IstiodSecret(Option<Known>);
+pub(super) struct IstiodSecret {
+    known: Option<Known>,
+    /// How often it went away.
+    removals: u64,
+}
 
 impl IstiodSecret {
     /// What it asks for.
     pub(super) fn need(&self, wanted: &Wanted, now: OffsetDateTime) -> Need {
-        let Some(known) = &self.0 else { return Need::Issue { version: None, why: "there is none" } };
+        let Some(known) = &self.known else { return Need::Issue { version: None, why: "there is none" } };
         let Some(marks) = &known.marks else { return Need::Foreign };
         if marks.number > wanted.number || marks.generation > wanted.generation.0 {
             return Need::LeftAlone;
@@ -101,12 +105,17 @@ impl IstiodSecret {
 
     /// The version that is known, if it is there.
     pub(super) fn version(&self) -> Option<Box<str>> {
-        self.0.as_ref().map(|known| known.version.clone())
+        self.known.as_ref().map(|known| known.version.clone())
+    }
+
+    /// What the watch shows of it, as one word that changes with it.
+    pub(super) fn shows(&self) -> String {
+        self.known.as_ref().map_or_else(|| format!("nothing after {}", self.removals), |known| known.version.to_string())
     }
 
     /// When the certificate ends.
     pub(super) fn not_after(&self) -> Option<OffsetDateTime> {
-        Some(self.0.as_ref()?.contents.as_ref()?.not_after)
+        Some(self.known.as_ref()?.contents.as_ref()?.not_after)
     }
 }
 
@@ -184,15 +193,15 @@ impl Index for IstiodSecret {
             generation: number(annotations.generation),
             certificate: annotations.certificate,
         });
-        self.0 = Some(Known { version: metadata.resource_version.into(), marks, contents: data.and_then(Data::read) });
+        self.known = Some(Known { version: metadata.resource_version.into(), marks, contents: data.and_then(Data::read) });
     }
 
     fn remove(&mut self, _namespace: &str, _name: &str) {
-        self.0 = None;
+        self.removals += u64::from(self.known.take().is_some());
     }
 
     fn len(&self) -> usize {
-        usize::from(self.0.is_some())
+        usize::from(self.known.is_some())
     }
 }
 

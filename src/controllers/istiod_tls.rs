@@ -199,7 +199,8 @@ impl IstiodTls {
             let validation = watches.validation.look(|webhooks| webhooks.seen(namespace, wanted.roots));
             seen = Seen { all: seen.all + validation.all, behind: seen.behind + validation.behind };
             let there = watches.namespace.age().is_some() && watches.namespace.look(|all| all.contains(namespace));
-            let (need, version, not_after) = watches.secret.look(|secret| (secret.need(&wanted, wall), secret.version(), secret.not_after()));
+            let look = |secret: &IstiodSecret| (secret.need(&wanted, wall), secret.version(), secret.not_after(), secret.shows());
+            let (need, version, not_after, shown) = watches.secret.look(look);
             self.note(watches, &need, not_after, there, seen);
             if need == Need::Foreign && !told_foreign {
                 tracing::warn!(namespace, "the Secret {NAME} was made by somebody else and is left alone");
@@ -218,11 +219,11 @@ impl IstiodTls {
             };
             let mut wake = now + LONGEST_PAUSE;
             if let Some((version, why)) = due {
-                match attempts.may(NAME, version.as_deref(), now) {
+                match attempts.may(NAME, &shown, now) {
                     Ok(()) => {
                         attempts.begin(NAME);
                         let result = self.issue(version.as_deref(), why).await;
-                        self.ended(version, result, &mut attempts);
+                        self.ended(&shown, result, &mut attempts);
                         continue;
                     }
                     Err(at) => wake = wake.min(at),
@@ -284,7 +285,7 @@ impl IstiodTls {
         Ok(issued)
     }
 
-    fn ended(&self, version: Option<Box<str>>, result: Result<Issued, IstiodTlsError>, attempts: &mut Attempts) {
+    fn ended(&self, shown: &str, result: Result<Issued, IstiodTlsError>, attempts: &mut Attempts) {
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = match result {
             Ok(_) => {
@@ -307,7 +308,7 @@ impl IstiodTls {
         };
         drop(status);
         let chance = fraction(self.parts.entropy.as_ref()).unwrap_or(0.0);
-        attempts.end(NAME, version, outcome, self.parts.clock.monotonic(), chance);
+        attempts.end(NAME, shown, outcome, self.parts.clock.monotonic(), chance);
     }
 }
 
