@@ -18,6 +18,7 @@ use common::issuer::{Choices, SeededEntropy};
 use common::process::{PATIENCE, Serve, meshmint};
 use common::tools::openssl;
 use common::{Shared, serve_yaml, wait_until};
+use meshmint::clock::Clock as _;
 use meshmint::cluster::{Access, ApiServer as Api};
 use meshmint::controllers::{IstiodTls, IstiodTlsParts};
 use serde_json::{Value, json};
@@ -104,6 +105,12 @@ fn is_whole(secret: &Value) -> bool {
 
 /// A server that openssl takes under each of istiod's names, with a key that fits.
 fn verify(secret: &Value) {
+    verify_at(secret, OffsetDateTime::now_utc());
+}
+
+/// The same at another time.
+fn verify_at(secret: &Value, at: OffsetDateTime) {
+    let at = at.unix_timestamp().to_string();
     assert_eq!(secret["type"], "kubernetes.io/tls");
     let folder = tempfile::tempdir().unwrap();
     let write = |key: &str| {
@@ -113,7 +120,21 @@ fn verify(secret: &Value) {
     };
     let (chain, key, roots) = (write("tls.crt"), write("tls.key"), write("ca.crt"));
     for name in NAMES {
-        let strict = ["verify", "-x509_strict", "-purpose", "sslserver", "-verify_hostname", name, "-CAfile", &roots, "-untrusted", &chain, &chain];
+        let strict = [
+            "verify",
+            "-attime",
+            &at,
+            "-x509_strict",
+            "-purpose",
+            "sslserver",
+            "-verify_hostname",
+            name,
+            "-CAfile",
+            &roots,
+            "-untrusted",
+            &chain,
+            &chain,
+        ];
         let verified = openssl(&strict);
         assert!(verified.status.success(), "{name}: {}", String::from_utf8_lossy(&verified.stderr));
     }
@@ -241,7 +262,7 @@ async fn it_is_issued_again_until_istiod_shows_the_bundle_and_renewed_at_half_of
     assert!(admin.find(SECRET).await.is_none() && !istiod.status().leading, "another replica leads");
     lead.send(true).unwrap();
     let first = until_new(&admin, None).await;
-    verify(&first);
+    verify_at(&first, clock.now());
     settled(0).await;
 
     // istiod has read the bundle; then its CA or an old volume shows another.
@@ -263,7 +284,7 @@ async fn it_is_issued_again_until_istiod_shows_the_bundle_and_renewed_at_half_of
         assert_eq!(admin.get(SECRET).await["data"], before["data"], "the kubelet takes a while");
         clock.advance(minutes(1));
         let again = until_new(&admin, Some(&before)).await;
-        verify(&again);
+        verify_at(&again, clock.now());
         clock.advance(minutes(5));
         let once_more = until_new(&admin, Some(&again)).await;
         show(&admin, kind, name, label, &bundle).await;
@@ -275,7 +296,7 @@ async fn it_is_issued_again_until_istiod_shows_the_bundle_and_renewed_at_half_of
 
     let before = admin.get(SECRET).await;
     clock.advance(minutes(13 * 60));
-    verify(&until_new(&admin, Some(&before)).await);
+    verify_at(&until_new(&admin, Some(&before)).await, clock.now());
     // Whoever doesn't lead any more does nothing.
     settled(0).await;
     lead.send(false).unwrap();
@@ -283,7 +304,7 @@ async fn it_is_issued_again_until_istiod_shows_the_bundle_and_renewed_at_half_of
     admin.delete(SECRET, 0).await;
     clock.advance(minutes(1));
     lead.send(true).unwrap();
-    verify(&until_new(&admin, None).await);
+    verify_at(&until_new(&admin, None).await, clock.now());
     drop(lead);
     tokio::time::timeout(PATIENCE, task).await.unwrap().unwrap();
 }
@@ -298,7 +319,7 @@ async fn each_rule_is_needed() {
     let (role, cluster_role) = (&all[0], &all[2]);
     for (role, resource, verb, id, outcome) in [
         (role, "secrets", "list", "istiod-certificate", ("failed", "cannot list resource")),
-        (role, "secrets", "watch", "istiod-certificate", ("warning", "cannot watch resource")),
+        (role, "secrets", "watch", "istiod-certificate", ("failed", "cannot watch resource")),
         (role, "secrets", "create", "istiod-certificate", ("failed", "cannot create resource")),
         (role, "secrets", "patch", "istiod-certificate", ("failed", "cannot patch resource")),
         (&namespaces, "namespaces", "list", "istiod-certificate", ("failed", "namespaces: ")),

@@ -62,15 +62,6 @@ impl Resource {
         if namespace.is_empty() { format!("{group}/{name}") } else { format!("{group}/namespaces/{namespace}/{name}") }
     }
 
-    /// Objects in one answer of a list. A pod has 5 to 10 KB on the wire, so a page has a few megabytes; ConfigMaps and webhooks are as
-    /// long as their owners want, up to a megabyte each.
-    pub(super) fn page(self) -> u32 {
-        match self {
-            Self::ConfigMaps | Self::MutatingWebhooks | Self::ValidatingWebhooks => 50,
-            _ => 250,
-        }
-    }
-
     /// Whether the API server is to send metadata only.
     pub(super) fn metadata_only(self) -> bool {
         matches!(self, Self::ServiceAccounts | Self::Nodes | Self::Namespaces)

@@ -21,8 +21,12 @@ use super::index::{Index, Resource};
 use super::objects::Page;
 use crate::clock::{Clock, Entropy, fraction, within};
 
-/// More bytes than any page has: 250 objects of the largest size that etcd stores.
-const MAX_PAGE_BYTES: usize = 512 << 20;
+/// Objects in one answer of a list. A pod has 5 to 10 KB on the wire, so a page has a few megabytes.
+const PAGE: u32 = 250;
+/// The same where those objects are very large.
+const SMALL_PAGE: u32 = 16;
+/// A page that is longer is asked for again with fewer objects: one of the largest size that etcd stores has 1.5 MiB.
+const MAX_PAGE_BYTES: usize = 32 << 20;
 /// How long a page, or the beginning of a watch, may take.
 const PAGE_TIME: Duration = Duration::from_secs(30);
 /// A watch in which nothing is said for so long is dead: there is a bookmark about once a minute. Only an API server that was started a few minutes
@@ -209,14 +213,17 @@ impl<I: Index> Watched<I> {
         let began = self.clock.monotonic();
         let request = Request::new(I::RESOURCE.path(&self.scope.namespace));
         let (mut index, mut version) = (I::default(), None);
-        let mut params = ListParams {
-            label_selector: self.scope.labels.clone(),
-            field_selector: self.scope.fields(),
-            ..ListParams::default().limit(I::RESOURCE.page())
-        };
+        let mut params =
+            ListParams { label_selector: self.scope.labels.clone(), field_selector: self.scope.fields(), ..ListParams::default().limit(PAGE) };
         loop {
             let page = if I::RESOURCE.metadata_only() { request.list_metadata(&params) } else { request.list(&params) };
-            let page: Page<I::Object> = api.read(page.map_err(unaskable)?, MAX_PAGE_BYTES, PAGE_TIME).await?;
+            let page: Page<I::Object> = match api.read(page.map_err(unaskable)?, MAX_PAGE_BYTES, PAGE_TIME).await {
+                Err(ApiError::Body(_)) if params.limit > Some(SMALL_PAGE) => {
+                    params.limit = Some(SMALL_PAGE);
+                    continue;
+                }
+                page => page?,
+            };
             page.items.into_iter().flatten().for_each(|object| index.put(object));
             let version = version.get_or_insert(page.metadata.resource_version);
             match page.metadata.next.filter(|next| !next.is_empty()) {

@@ -10,8 +10,8 @@ use super::problem::{ConfigError, Problem};
 use super::reading::{Checking, is_https};
 use super::units::duration_text;
 use super::values::{
-    Authorities, Certificates, Cluster, Config, Controllers, Import, Istiod, LogFormat, RootConfigMap, Server, TokenIssuer, Tokens, Tracing,
-    Verification,
+    AdminNetwork, Authorities, Certificates, Cluster, Config, Controllers, Import, Istiod, LogFormat, RootConfigMap, Server, TokenIssuer, Tokens,
+    Tracing, Verification,
 };
 use crate::callers::ServiceAccountName;
 use crate::cluster::{Access, KeySource};
@@ -50,7 +50,7 @@ impl Checking<'_> {
         let ledger_path = self.path("ledger.sqlite.path");
         let ledger_retention = self.duration("ledger.retention");
         let (ledger_postgres, ledger_spool) = (self.postgres(ledger_retention), self.spool());
-        let admin_socket = self.path("admin.socket");
+        let (admin_socket, admin_network) = (self.path("admin.socket"), self.admin_network());
         let (health_listen, metrics_listen) = (self.listen("health.listen"), self.listen("metrics.listen"));
         let log_format = self.text("log.format");
         let log_level = self.text("log.level");
@@ -70,6 +70,7 @@ impl Checking<'_> {
             ledger_spool: ledger_spool?,
             ledger_retention: ledger_retention?,
             admin_socket: admin_socket?,
+            admin_network: admin_network?,
             health_listen: health_listen?,
             metrics_listen: metrics_listen?,
             log_format: if log_format? == "json" { LogFormat::Json } else { LogFormat::Text },
@@ -77,6 +78,14 @@ impl Checking<'_> {
             tracing: tracing?,
             written: Values::new(),
         })
+    }
+
+    fn admin_network(&mut self) -> Option<Option<AdminNetwork>> {
+        let audience = self.text("admin.audience");
+        if self.optional("admin.listen")?.is_none() {
+            return audience.map(|_| None);
+        }
+        Some(Some(AdminNetwork { listen: self.listen("admin.listen")?, audience: audience? }))
     }
 
     fn server(&mut self) -> Option<Server> {

@@ -177,6 +177,8 @@ pub(super) const KEYS: &[Key] = &[
     key("ledger.retention", Duration(0, 3_653 * D), Is("30d"), "How long a certificate stays on record after its notAfter."),
 
     key("admin.socket", Socket, Is("/run/meshmint/admin.sock"), "The Unix socket (0600) of the admin API."),
+    key("admin.listen", Listen, Optional("0.0.0.0:8444"), "Where the admin API listens over TLS as well, for whom Kubernetes RBAC lets in (deploy/kubernetes/admin.yaml). Needs a cluster."),
+    key("admin.audience", Text, Is("meshmint-admin"), "Audience of the tokens that are shown there; none of tokens.audiences."),
     key("health.listen", Listen, Is("0.0.0.0:8080"), "Where /livez and /readyz are."),
     key("metrics.listen", Listen, Is("0.0.0.0:9402"), "Where Prometheus metrics are."),
     key("log.format", Choice(&["text", "json"]), Is("text"), "Form of the log."),

@@ -154,6 +154,15 @@ pub struct Import {
     pub root_file: Option<PathBuf>,
 }
 
+/// The admin API over the network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminNetwork {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// The audience of tokens.
+    pub audience: String,
+}
+
 /// Form of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -193,6 +202,8 @@ pub struct Config {
     pub ledger_spool: Option<SpoolSettings>,
     pub ledger_retention: Duration,
     pub admin_socket: PathBuf,
+    /// None: only the socket.
+    pub admin_network: Option<AdminNetwork>,
     pub health_listen: SocketAddr,
     pub metrics_listen: SocketAddr,
     pub log_format: LogFormat,

@@ -374,7 +374,7 @@ mod tests {
         let revisions = ["default", "1-30", "canary"].map(str::to_owned);
         let names: Vec<_> = names("istio-system", &revisions).into_iter().collect();
         let expected =
-            ["istio-pilot", "istiod", "istiod-1-30", "istiod-canary", "istiod-remote"].map(|service| format!("{service}.istio-system.svc"));
+            ["istio-pilot", "istiod-1-30", "istiod-canary", "istiod-remote", "istiod"].map(|service| format!("{service}.istio-system.svc"));
         assert_eq!(names, expected);
     }
 

@@ -9,14 +9,16 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use super::admin::NetworkDoor;
 use super::checkup::Lifetimes;
 use super::listener::Bounds;
+use super::tls::CurrentTls;
 use crate::authority::{AuthorityPolicy, Generation, ImportError, Imported, import};
 use crate::callers::{RulesError, TokenRules};
 use crate::clock::{Clock, Entropy};
 use crate::cluster::{
-    ApiError, ApiServer, Clusters, KeySets, Kubernetes, KubernetesParts, LookupLimits, Member, RemoteParts, Remotes, Review, Reviewer, Timing,
-    TrackedIssuer,
+    ApiError, ApiServer, Clusters, KeySets, Kubernetes, KubernetesParts, LookupLimits, Member, Operators, RemoteParts, Remotes, Review, Reviewer,
+    Timing, TrackedIssuer,
 };
 use crate::config::{Config, TokenIssuer, Verification};
 use crate::controllers::{Distribution, DistributionParts, IstiodTls, IstiodTlsParts, RootMaps};
@@ -208,6 +210,17 @@ pub(super) async fn cluster(config: &Config, clock: &Arc<dyn Clock>, entropy: &A
     let reviewer = Arc::new(Reviewer::new(api.clone(), config.tokens.audiences.iter().cloned().collect(), limits, clock.clone()));
     let review = if always { Review::Always(reviewer.clone()) } else { Review::UnknownKeys(reviewer.clone()) };
     Ok(Some(Watching { api, kubernetes, reviewer, review }))
+}
+
+/// Reviews of operators' tokens and of what they may do, each.
+const REVIEWS_OF_OPERATORS: LookupLimits =
+    LookupLimits { at_once: 4, per_second: 10, burst: 50, kept: Duration::from_secs(10), time: Duration::from_secs(5) };
+
+/// The admin API over the network, where it is configured beside a cluster that says who may.
+pub(super) fn admin_network(config: &Config, watching: Option<&Watching>, tls: CurrentTls, clock: &Arc<dyn Clock>) -> Option<NetworkDoor> {
+    let (network, watching) = (config.admin_network.as_ref()?, watching?);
+    let operators = Operators::new(watching.api.clone(), network.audience.clone(), REVIEWS_OF_OPERATORS, clock.clone());
+    Some(NetworkDoor::new(tls, operators, clock.clone()))
 }
 
 /// Unknown key ids cause at most one fetch in this time, however many tokens name them.

@@ -77,9 +77,7 @@ pub(super) fn istiod(status: Option<&IstiodTlsStatus>, now: OffsetDateTime) -> [
     let has_failed = status.trouble.is_some() || unheard.is_some();
     let certificate = match end {
         _ if status.foreign => Fact::warning(CERTIFICATE, "the Secret istiod-tls is somebody else's and left alone"),
-        Some(end) if status.left_alone => {
-            Fact::failed(CERTIFICATE, format!("the Secret istiod-tls is of a newer trust bundle or generation and left alone; it {end}"))
-        }
+        _ if status.left_alone => Fact::failed(CERTIFICATE, "the Secret istiod-tls is of a newer trust bundle or generation and left alone"),
         Some(end) if has_failed => Fact::warning(CERTIFICATE, format!("istiod's certificate {end} and can't be kept up")),
         Some(end) => Fact::ok(CERTIFICATE, format!("istiod's certificate {end}")),
         None if unheard.is_some() => Fact::failed(CERTIFICATE, "istiod's certificate isn't known"),
@@ -152,7 +150,9 @@ mod tests {
         assert_eq!(verdict(&IstiodTlsStatus { webhooks: 2, ..good.clone() }), [Ok, Ok]);
         assert_eq!(verdict(&IstiodTlsStatus { webhooks: 2, webhooks_behind: 1, ..good.clone() }), [Ok, Warning]);
         assert_eq!(verdict(&IstiodTlsStatus { foreign: true, ..good.clone() }), [Warning, Ok]);
-        assert_eq!(verdict(&IstiodTlsStatus { left_alone: true, ..good.clone() }), [Failed, Ok]);
+        for not_after in [good.not_after, None] {
+            assert_eq!(verdict(&IstiodTlsStatus { left_alone: true, not_after, ..good.clone() }), [Failed, Ok]);
+        }
         let refused = Some("not written: 403".to_owned());
         assert_eq!(verdict(&IstiodTlsStatus { trouble: refused.clone(), ..good.clone() }), [Warning, Ok]);
         let none = IstiodTlsStatus { not_after: None, ..good };
