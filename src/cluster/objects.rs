@@ -39,6 +39,9 @@ pub(crate) struct Annotations {
     /// The generation that signed what is in it.
     #[serde(default, rename = "meshmint.io/generation")]
     pub(crate) generation: Option<String>,
+    /// SHA-256 of the certificate that is in it, lower-hex.
+    #[serde(default, rename = "meshmint.io/certificate-sha256")]
+    pub(crate) certificate: Option<String>,
 }
 
 /// An object of which only the metadata is wanted: a service account, a node.

@@ -10,8 +10,8 @@ use super::problem::{ConfigError, Problem};
 use super::reading::{Checking, is_https};
 use super::units::duration_text;
 use super::values::{
-    AdminNetwork, Authorities, Certificates, Cluster, Config, Controllers, Import, LogFormat, Role, RootConfigMap, Server, StateSecrets, TokenIssuer,
-    Tokens, Tracing, Verification,
+    AdminNetwork, Authorities, Certificates, Cluster, Config, Controllers, Import, Istiod, LogFormat, Role, RootConfigMap, Server, StateSecrets,
+    TokenIssuer, Tokens, Tracing, Verification,
 };
 use crate::callers::ServiceAccountName;
 use crate::cluster::{Access, KeySource};
@@ -207,12 +207,26 @@ impl Checking<'_> {
         let enabled = self.text("controllers.rootConfigMap.enabled");
         let name = self.text("controllers.rootConfigMap.name");
         let selector = self.optional("controllers.rootConfigMap.namespaceSelector");
+        let istiod = self.istiod();
         let (enabled, name, namespace_selector) = (enabled?, name?, selector?);
         if !is_dns_name(&name) {
             return self.refuse("controllers.rootConfigMap.name", "can't be the name of a ConfigMap: expected one like istio-ca-root-cert");
         }
         let root_config_map = (enabled == "true").then_some(RootConfigMap { name, namespace_selector });
-        Some(Controllers { root_config_map })
+        Some(Controllers { root_config_map, istiod: istiod? })
+    }
+
+    fn istiod(&mut self) -> Option<Option<Istiod>> {
+        let is_label = |text: &str| is_dns_name(text) && !text.contains('.');
+        let namespace = self.optional("controllers.istiod.namespace");
+        let revisions = self.list("controllers.istiod.revisions", |item| is_label(item).then(|| item.to_owned()));
+        let certificate_lifetime = self.duration("controllers.istiod.certificateLifetime");
+        let (namespace, revisions, certificate_lifetime) = (namespace?, revisions?, certificate_lifetime?);
+        let Some(namespace) = namespace else { return Some(None) };
+        if !is_label(&namespace) {
+            return self.refuse("controllers.istiod.namespace", "can't be the name of a namespace: expected one like istio-system");
+        }
+        Some(Some(Istiod { namespace, revisions, certificate_lifetime }))
     }
 
     fn certificates(&mut self) -> Option<Certificates> {

@@ -149,6 +149,10 @@ pub(super) const KEYS: &[Key] = &[
     key("controllers.rootConfigMap.name", Text, Is("istio-ca-root-cert"), "The ConfigMap's name; its key is root-cert.pem."),
     key("controllers.rootConfigMap.namespaceSelector", Text, Optional("istio-discovery=enabled"), "Only in namespaces that this label selector chooses (istio-csr: configmapNamespaceSelector); never in kube-public, kube-node-lease and local-path-storage."),
 
+    key("controllers.istiod.namespace", Text, Optional("istio-system"), "istiod's namespace: keep the Secret istiod-tls there, which istiod serves with, in the cluster of section cluster. A Secret of somebody else is left alone."),
+    key("controllers.istiod.revisions", Texts, Items("default"), "Revisions of istiod there; each has its name in the certificate."),
+    key("controllers.istiod.certificateLifetime", Duration(10 * M, 90 * D), Is("24h"), "Lifetime of istiod's certificate, which is renewed at half of it; at most a third of authority.issuingLifetime is used."),
+
     key("certificates.defaultLifetime", Duration(S, 90 * D), Is("24h"), "Lifetime where a request asks for none."),
     key("certificates.maxLifetime", Duration(S, 90 * D), Is("24h"), "Longest lifetime; a request for more gets this."),
     key("certificates.backdate", Duration(0, H), Is("2m"), "How far notBefore lies in the past. No certificate lives shorter than five times this."),

@@ -57,6 +57,9 @@ impl Checking<'_> {
             if config.controllers.root_config_map.is_some() {
                 self.refuse::<()>("controllers.rootConfigMap.enabled", wanted);
             }
+            if config.controllers.istiod.is_some() {
+                self.refuse::<()>("controllers.istiod.namespace", wanted);
+            }
             if config.admin_network.is_some() {
                 self.refuse::<()>("admin.listen", wanted);
             }

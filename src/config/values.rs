@@ -74,6 +74,19 @@ pub struct Cluster {
 pub struct Controllers {
     /// The ConfigMap with the trust bundle in every namespace; `None`: others see to it.
     pub root_config_map: Option<RootConfigMap>,
+    /// istiod's certificate; `None`: others see to it.
+    pub istiod: Option<Istiod>,
+}
+
+/// The istiod whose certificate is ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Istiod {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its revisions.
+    pub revisions: Vec<String>,
+    /// How long its certificate lives.
+    pub certificate_lifetime: Duration,
 }
 
 /// The ConfigMap with the trust bundle.

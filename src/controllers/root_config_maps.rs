@@ -327,24 +327,15 @@ fn contents(wanted: &Wanted) -> Value {
 
 fn created(contents: Value, namespace: &str, name: &str) -> Value {
     let mut object = contents;
-    merge(&mut object, json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": namespace, "name": name}}));
+    writes::merge(&mut object, json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": namespace, "name": name}}));
     object
 }
 
 fn changed(contents: Value, version: &str) -> Value {
     let mut patch = contents;
     // The API has a key only once, in `data` or in `binaryData`.
-    merge(&mut patch, json!({"metadata": {"resourceVersion": version}, "binaryData": {KEY: null}}));
+    writes::merge(&mut patch, json!({"metadata": {"resourceVersion": version}, "binaryData": {KEY: null}}));
     patch
-}
-
-fn merge(into: &mut Value, from: Value) {
-    match (into, from) {
-        (Value::Object(into), Value::Object(from)) => {
-            from.into_iter().for_each(|(key, value)| merge(into.entry(key).or_insert(Value::Null), value));
-        }
-        (into, from) => *into = from,
-    }
 }
 
 #[cfg(test)]

@@ -40,3 +40,13 @@ async fn send(api: &ApiServer, path: &str, kind: &'static str, body: &Value) -> 
     let request = request.body(body.to_string().into_bytes()).map_err(|error| ApiError::Access(error.to_string()))?;
     api.ask(request, MAX_ANSWER_BYTES, PATIENCE).await.map(drop)
 }
+
+/// Puts everything of `from` into `into`.
+pub(super) fn merge(into: &mut Value, from: Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            from.into_iter().for_each(|(key, value)| merge(into.entry(key).or_insert(Value::Null), value));
+        }
+        (into, from) => *into = from,
+    }
+}

@@ -103,6 +103,8 @@ pub struct Issued {
     pub chain: Arc<[String]>,
     /// The trust bundle: every root in one string.
     pub bundle: Arc<str>,
+    /// Its number.
+    pub bundle_number: u64,
     /// The leaf as DER.
     pub der: CertificateDer<'static>,
     /// The identity in it; `None` for a serving certificate.

@@ -292,6 +292,7 @@ fn answer(certificate: &CertificateDer<'static>, serial: Serial, validity: Valid
         leaf: certificate_to_pem(certificate),
         chain: generation.chain.clone(),
         bundle: generation.bundle.clone(),
+        bundle_number: generation.bundle_number,
         der: certificate.clone(),
         identity: identity.cloned(),
         serial: hex::encode(serial.as_bytes()),

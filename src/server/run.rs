@@ -207,6 +207,7 @@ impl Server {
             entropy: entropy.clone(),
         }));
 
+        let istiod_tls = settings::istiod_tls(config, watching.as_ref(), (&issuer, keeper.published()), &replica, (&clock, &entropy));
         let names = ServingNames { dns_names: config.server.serving_dns_names.clone(), ip_addresses: config.server.serving_ip_addresses.clone() };
         let serving = Serving {
             issuer: issuer.clone(),
@@ -270,6 +271,7 @@ impl Server {
             kubernetes: watching.as_ref().map(|watching| watching.kubernetes.clone()),
             remotes: remotes.clone(),
             distribution: distribution.clone(),
+            istiod_tls: istiod_tls.clone(),
             ledger: ledger.clone(),
             state: state.clone(),
             admission,
@@ -302,6 +304,7 @@ impl Server {
             watching,
             remotes,
             distribution: distribution.clone(),
+            istiod_tls: istiod_tls.clone(),
             ledger: ledger.clone(),
             metrics: metrics.clone(),
             clock: clock.clone(),
@@ -327,7 +330,10 @@ impl Server {
             async move { keeper.run(until(stopped)).await }
         });
         if let Some(distribution) = distribution {
-            tasks.spawn(distribution.run(leading, until(stopped.clone())));
+            tasks.spawn(distribution.run(leading.clone(), until(stopped.clone())));
+        }
+        if let Some(istiod_tls) = istiod_tls {
+            tasks.spawn(istiod_tls.run(leading, until(stopped.clone())));
         }
         tasks.spawn(key_sets.run(until(stopped.clone())));
         tasks.spawn({

@@ -6,7 +6,7 @@ use super::metrics::{ClusterSeen, ControllersSeen, KeySetSeen, Metrics, ReplicaS
 use super::settings::Watching;
 use crate::clock::Clock;
 use crate::cluster::{Election, KeySets, Remotes};
-use crate::controllers::Distribution;
+use crate::controllers::{Distribution, IstiodTls};
 use crate::ledger::Ledger;
 use crate::rotation::Keeper;
 
@@ -23,6 +23,8 @@ pub(super) struct Scrape {
     pub(super) remotes: Option<Arc<Remotes>>,
     /// None: others see to the root ConfigMaps.
     pub(super) distribution: Option<Arc<Distribution>>,
+    /// None: others see to istiod's certificate.
+    pub(super) istiod_tls: Option<Arc<IstiodTls>>,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Arc<dyn Clock>,
@@ -37,8 +39,9 @@ impl Scrape {
             failures: status.failures,
         });
         let root_maps = self.distribution.as_ref().map(|distribution| distribution.status()).unwrap_or_default();
+        let istiod = self.istiod_tls.as_ref().map(|istiod| istiod.status()).unwrap_or_default();
         self.metrics.refresh(&Seen {
-            controllers: ControllersSeen { root_maps, now: self.clock.monotonic() },
+            controllers: ControllersSeen { root_maps, istiod, now: self.clock.monotonic() },
             generation: self.keeper.published().load_full(),
             outlook: self.keeper.outlook(),
             failures: self.keeper.failures(),

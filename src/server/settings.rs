@@ -22,8 +22,8 @@ use crate::cluster::{
     RemoteParts, Remotes, Review, Reviewer, Timing, TrackedIssuer,
 };
 use crate::config::{AdminNetwork, Config, Role, TokenIssuer, Verification};
-use crate::controllers::{Distribution, DistributionParts, RootMaps};
-use crate::issuance::{Admission, AdmissionLimits};
+use crate::controllers::{Distribution, DistributionParts, IstiodTls, IstiodTlsParts, RootMaps};
+use crate::issuance::{Admission, AdmissionLimits, Issuer};
 use crate::pki::Profile;
 use crate::stores::file::FileStore;
 use crate::stores::secrets::SecretsStore;
@@ -36,7 +36,7 @@ pub(super) fn policy(config: &Config) -> AuthorityPolicy {
         key_algorithm: config.authority.key_algorithm,
         root_lifetime: config.authority.root_lifetime,
         issuing_lifetime: config.authority.issuing_lifetime,
-        longest_leaf: config.certificates.max_lifetime.max(serving_lifetime(config)),
+        longest_leaf: config.certificates.max_lifetime.max(serving_lifetime(config)).max(istiod_lifetime(config)),
         profile: Profile {
             default_lifetime: config.certificates.default_lifetime,
             max_lifetime: config.certificates.max_lifetime,
@@ -49,6 +49,11 @@ pub(super) fn policy(config: &Config) -> AuthorityPolicy {
 /// The lifetime of our own certificate: short enough that an issuing key is renewed before it would shorten it.
 pub(super) fn serving_lifetime(config: &Config) -> Duration {
     config.server.serving_lifetime.min(config.authority.issuing_lifetime / 3)
+}
+
+/// The lifetime of istiod's certificate, bounded for the same reason; nothing where it isn't ours.
+fn istiod_lifetime(config: &Config) -> Duration {
+    config.controllers.istiod.as_ref().map_or(Duration::ZERO, |istiod| istiod.certificate_lifetime.min(config.authority.issuing_lifetime / 3))
 }
 
 /// What verdicts about certificates are measured by.
@@ -133,6 +138,28 @@ pub(super) fn clusters(config: &Config, own: Member, watching: Option<&Watching>
     let clusters = Arc::new(Clusters::several(own_names, own));
     let remotes = Remotes::new(parts, clusters.clone());
     (clusters, Some(remotes))
+}
+
+/// What keeps istiod's certificate, where that is wanted.
+pub(super) fn istiod_tls(
+    config: &Config,
+    watching: Option<&Watching>,
+    (issuer, generation): (&Arc<Issuer>, Arc<ArcSwap<Generation>>),
+    writer: &str,
+    (clock, entropy): (&Arc<dyn Clock>, &Arc<dyn Entropy>),
+) -> Option<Arc<IstiodTls>> {
+    let (istiod, watching) = config.controllers.istiod.as_ref().zip(watching)?;
+    Some(IstiodTls::new(IstiodTlsParts {
+        api: watching.api.clone(),
+        issuer: issuer.clone(),
+        generation,
+        namespace: istiod.namespace.clone(),
+        revisions: istiod.revisions.clone(),
+        lifetime: istiod_lifetime(config),
+        writer: writer.to_owned(),
+        clock: clock.clone(),
+        entropy: entropy.clone(),
+    }))
 }
 
 /// What writes the trust bundle into the namespaces, where that is wanted.

@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use time::OffsetDateTime;
+
 use super::facts::{Fact, text};
 use super::table::Check;
-use crate::controllers::RootMapStatus;
+use crate::cluster::{Resource, WatchStatus};
+use crate::controllers::{IstiodTlsStatus, RootMapStatus};
+use crate::pki::inspect::lifetime;
 
 /// As long as everything may take after a new bundle: 5,000 namespaces at 200 a second, and as much again.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -52,10 +56,51 @@ fn root_maps_of(status: &RootMapStatus, now: Duration) -> Fact {
     fact.with_detail(details.into_iter().flatten().collect::<Vec<_>>().join("; "))
 }
 
+/// istiod's certificate and whether istiod shows the trust bundle; `None`: neither is ours.
+pub(super) fn istiod(status: Option<&IstiodTlsStatus>, now: OffsetDateTime) -> [Fact; 2] {
+    const CERTIFICATE: Check = Check::IstiodCertificate;
+    const BUNDLE: Check = Check::IstiodBundle;
+    let Some(status) = status else {
+        return [Fact::ok(CERTIFICATE, "istiod's certificate is made by others"), Fact::ok(BUNDLE, "istiod's webhooks are not looked at")];
+    };
+    if !status.leading {
+        return [
+            Fact::ok(CERTIFICATE, "another replica sees to istiod's certificate"),
+            Fact::ok(BUNDLE, "another replica looks at istiod's webhooks"),
+        ];
+    }
+    let of_webhooks = |watch: &&WatchStatus| matches!(watch.resource, Resource::MutatingWebhooks | Resource::ValidatingWebhooks);
+    let trouble = |watch: &WatchStatus| Some(format!("{}: {}", watch.resource.name(), watch.trouble.as_ref()?));
+    let unheard = status.watches.iter().filter(|watch| !of_webhooks(watch)).find_map(trouble);
+    let webhooks_unheard = status.watches.iter().filter(of_webhooks).find_map(trouble);
+    let end = status.not_after.map(|not_after| lifetime(OffsetDateTime::UNIX_EPOCH, not_after, now));
+    let has_failed = status.trouble.is_some() || unheard.is_some();
+    let certificate = match end {
+        _ if status.foreign => Fact::warning(CERTIFICATE, "the Secret istiod-tls is somebody else's and left alone"),
+        _ if status.left_alone => Fact::failed(CERTIFICATE, "the Secret istiod-tls is of a newer trust bundle or generation and left alone"),
+        Some(end) if has_failed => Fact::warning(CERTIFICATE, format!("istiod's certificate {end} and can't be kept up")),
+        Some(end) => Fact::ok(CERTIFICATE, format!("istiod's certificate {end}")),
+        None if unheard.is_some() => Fact::failed(CERTIFICATE, "istiod's certificate isn't known"),
+        None if has_failed => Fact::failed(CERTIFICATE, "istiod has no certificate"),
+        None if !status.namespace => Fact::ok(CERTIFICATE, "istiod's namespace isn't there yet"),
+        None => Fact::ok(CERTIFICATE, "istiod's certificate is being issued"),
+    };
+    let bundle = match (status.webhooks, status.webhooks_behind) {
+        _ if webhooks_unheard.is_some() => Fact::warning(BUNDLE, "istiod's webhooks aren't heard"),
+        (0, _) => Fact::ok(BUNDLE, "istiod has no webhooks yet"),
+        (all, 0) => Fact::ok(BUNDLE, format!("all {all} webhook configurations of istiod show the trust bundle")),
+        (all, behind) => Fact::warning(BUNDLE, format!("{behind} of {all} webhook configurations of istiod don't show the trust bundle")),
+    };
+    let detail = [status.trouble.clone(), unheard].into_iter().flatten().collect::<Vec<_>>().join("; ");
+    [certificate.with_detail(detail), bundle.with_detail(webhooks_unheard.unwrap_or_default())]
+}
+
 #[cfg(test)]
 mod tests {
+    use time::macros::datetime;
+
     use super::*;
-    use crate::cluster::{ApiError, Resource, WatchStatus};
+    use crate::cluster::ApiError;
     use crate::pki::inspect::Severity::{Failed, Ok, Warning};
 
     fn watch(resource: Resource) -> WatchStatus {
@@ -94,5 +139,32 @@ mod tests {
         unheard.watches[1].trouble = None;
         assert_eq!(verdict(unheard).0, Ok, "a moment after the start");
         assert_eq!([root_maps(None, Duration::ZERO)[0].severity, root_maps(Some(&[]), Duration::ZERO)[0].severity], [Ok, Ok]);
+    }
+
+    #[test]
+    fn istiod_has_a_certificate_and_carries_the_bundle_or_not() {
+        let now = datetime!(2026-11-25 12:00 UTC);
+        let good = IstiodTlsStatus { leading: true, namespace: true, not_after: Some(now + Duration::from_secs(7200)), ..IstiodTlsStatus::default() };
+        let verdict = |status: &IstiodTlsStatus| istiod(Some(status), now).map(|fact| fact.severity);
+        assert_eq!(verdict(&good), [Ok, Ok]);
+        assert_eq!(verdict(&IstiodTlsStatus { webhooks: 2, ..good.clone() }), [Ok, Ok]);
+        assert_eq!(verdict(&IstiodTlsStatus { webhooks: 2, webhooks_behind: 1, ..good.clone() }), [Ok, Warning]);
+        assert_eq!(verdict(&IstiodTlsStatus { foreign: true, ..good.clone() }), [Warning, Ok]);
+        for not_after in [good.not_after, None] {
+            assert_eq!(verdict(&IstiodTlsStatus { left_alone: true, not_after, ..good.clone() }), [Failed, Ok]);
+        }
+        let refused = Some("not written: 403".to_owned());
+        assert_eq!(verdict(&IstiodTlsStatus { trouble: refused.clone(), ..good.clone() }), [Warning, Ok]);
+        let none = IstiodTlsStatus { not_after: None, ..good };
+        let without = IstiodTlsStatus { trouble: refused, ..none.clone() };
+        assert_eq!(verdict(&without), [Failed, Ok]);
+        assert!(istiod(Some(&without), now)[0].detail.contains("403"));
+        for (resource, expected) in [(Resource::Secrets, [Failed, Ok]), (Resource::ValidatingWebhooks, [Ok, Warning])] {
+            let refused = Some(ApiError::Status { code: 403, message: "no".to_owned() });
+            let watches = vec![WatchStatus { trouble: refused, ..watch(resource) }];
+            assert_eq!(verdict(&IstiodTlsStatus { watches, ..none.clone() }), expected, "{resource:?}");
+        }
+        assert_eq!(verdict(&IstiodTlsStatus { namespace: false, ..none }), [Ok, Ok]);
+        assert_eq!((verdict(&IstiodTlsStatus::default()), istiod(None, now).map(|fact| fact.severity)), ([Ok, Ok], [Ok, Ok]));
     }
 }

@@ -22,7 +22,7 @@ use super::settings::State;
 use crate::authority::AuthorityState;
 use crate::clock::{Clock, Entropy, readable, within};
 use crate::cluster::{KeySets, Kubernetes, Remotes};
-use crate::controllers::Distribution;
+use crate::controllers::{Distribution, IstiodTls};
 use crate::issuance::Admission;
 use crate::ledger::{CertificateFilter, Ledger};
 use crate::rotation::Keeper;
@@ -46,6 +46,8 @@ pub(super) struct CheckupParts {
     pub(super) remotes: Option<Arc<Remotes>>,
     /// None: others see to the root ConfigMaps.
     pub(super) distribution: Option<Arc<Distribution>>,
+    /// None: others see to istiod's certificate.
+    pub(super) istiod_tls: Option<Arc<IstiodTls>>,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) state: State,
     pub(super) admission: Arc<Admission>,
@@ -145,6 +147,8 @@ impl Checkup {
         facts.extend(facts::remotes(remotes.map(|remotes| (remotes.watch(), remotes.status()))));
         let distribution = self.parts.distribution.as_ref().map(|distribution| distribution.status());
         facts.extend(controllers::root_maps(distribution.as_deref(), self.parts.clock.monotonic()));
+        let istiod = self.parts.istiod_tls.as_ref().map(|istiod| istiod.status());
+        facts.extend(controllers::istiod(istiod.as_ref(), self.parts.clock.now()));
         facts.sort_by_key(|fact| fact.check);
         facts
     }

@@ -1,16 +1,17 @@
-//! What is kept up in the clusters: the root ConfigMap in each namespace. All clusters together; no label names a namespace or a cluster.
+//! What is kept up in the clusters: the root ConfigMap in each namespace, istiod's certificate. All clusters together; no label names a namespace or a cluster.
 
 use std::time::Duration;
 
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::{catch_up, register, whole};
-use crate::controllers::RootMapStatus;
+use crate::controllers::{IstiodTlsStatus, RootMapStatus};
 
 /// What a scrape sees.
 #[derive(Debug)]
 pub(in crate::server) struct ControllersSeen {
     pub(in crate::server) root_maps: Vec<RootMapStatus>,
+    pub(in crate::server) istiod: IstiodTlsStatus,
     /// On the monotonic clock.
     pub(in crate::server) now: Duration,
 }
@@ -21,6 +22,9 @@ pub(super) struct ControllerMetrics {
     namespaces: IntGaugeVec,
     behind: IntGauge,
     writes: IntCounterVec,
+    istiod_expiry: IntGauge,
+    istiod_writes: IntCounterVec,
+    istiod_webhooks: IntGaugeVec,
 }
 
 impl ControllerMetrics {
@@ -47,8 +51,29 @@ impl ControllerMetrics {
                     &["result"],
                 )?,
             )?,
+            istiod_expiry: register(
+                registry,
+                IntGauge::new(
+                    "meshmint_istiod_cert_expiry_timestamp",
+                    "notAfter of istiod's certificate, Unix seconds; 0 where there is none or this replica doesn't see to it.",
+                )?,
+            )?,
+            istiod_writes: register(
+                registry,
+                IntCounterVec::new(
+                    Opts::new("meshmint_istiod_tls_writes_total", "New certificates for istiod, by what became of them."),
+                    &["result"],
+                )?,
+            )?,
+            istiod_webhooks: register(
+                registry,
+                IntGaugeVec::new(
+                    Opts::new("meshmint_istiod_webhooks", "istiod's webhook configurations, by whether they show the trust bundle."),
+                    &["state"],
+                )?,
+            )?,
         };
-        metrics.refresh(&ControllersSeen { root_maps: Vec::new(), now: Duration::ZERO });
+        metrics.refresh(&ControllersSeen { root_maps: Vec::new(), istiod: IstiodTlsStatus::default(), now: Duration::ZERO });
         Ok(metrics)
     }
 
@@ -69,5 +94,12 @@ impl ControllerMetrics {
         {
             catch_up(&self.writes.with_label_values(&[result]), count);
         }
+        let IstiodTlsStatus { not_after, webhooks, webhooks_behind, written, conflicts, failures, .. } = &seen.istiod;
+        self.istiod_expiry.set(not_after.map_or(0, time::OffsetDateTime::unix_timestamp));
+        for (result, count) in [("written", written), ("conflict", conflicts), ("failed", failures)] {
+            catch_up(&self.istiod_writes.with_label_values(&[result]), *count);
+        }
+        self.istiod_webhooks.with_label_values(&["current"]).set(whole(webhooks.saturating_sub(*webhooks_behind)));
+        self.istiod_webhooks.with_label_values(&["behind"]).set(whole(*webhooks_behind));
     }
 }

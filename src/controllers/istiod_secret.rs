@@ -1,0 +1,335 @@
+//! The Secret that istiod serves with: what is known of it and what it asks for. Nothing secret is kept: of its key only whether it fits.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ring::digest::{SHA256, digest};
+use serde::Deserialize;
+use time::OffsetDateTime;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use super::roots::{RootsDigest, roots_digest};
+use crate::authority::GenerationNumber;
+use crate::cluster::{Index, Metadata, Resource};
+use crate::pki::{IssuerKey, certificates_from_pem};
+
+/// What it shall be.
+#[derive(Debug, Clone)]
+pub(super) struct Wanted {
+    pub(super) number: u64,
+    pub(super) roots: Option<RootsDigest>,
+    pub(super) generation: GenerationNumber,
+    pub(super) names: BTreeSet<String>,
+}
+
+/// What it asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Need {
+    /// Nothing until then.
+    Nothing { renew_at: OffsetDateTime },
+    /// Nothing from us: somebody else made it.
+    Foreign,
+    /// Nothing from us: whoever wrote it knows a newer bundle or a newer generation.
+    LeftAlone,
+    /// A new certificate.
+    Issue {
+        /// The version to change; none: there is no Secret.
+        version: Option<Box<str>>,
+        why: &'static str,
+    },
+}
+
+/// What is known of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Known {
+    version: Box<str>,
+    /// None: not ours.
+    marks: Option<Marks>,
+    /// None: nothing that a server could use.
+    contents: Option<Contents>,
+}
+
+/// What we wrote beside it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Marks {
+    number: u64,
+    generation: u64,
+    /// SHA-256 of the certificate, lower-hex.
+    certificate: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Contents {
+    /// SHA-256 of the certificate, lower-hex.
+    certificate: String,
+    names: BTreeSet<String>,
+    not_before: OffsetDateTime,
+    not_after: OffsetDateTime,
+    roots: RootsDigest,
+}
+
+/// The Secret, if it is there.
+#[derive(Debug, Default)]
+pub(super) struct IstiodSecret {
+    known: Option<Known>,
+    /// How often it went away.
+    removals: u64,
+}
+
+impl IstiodSecret {
+    /// What it asks for.
+    pub(super) fn need(&self, wanted: &Wanted, now: OffsetDateTime) -> Need {
+        let Some(known) = &self.known else { return Need::Issue { version: None, why: "there is none" } };
+        let Some(marks) = &known.marks else { return Need::Foreign };
+        if marks.number > wanted.number || marks.generation > wanted.generation.0 {
+            return Need::LeftAlone;
+        }
+        let issue = |why| Need::Issue { version: Some(known.version.clone()), why };
+        let written = known.contents.as_ref().filter(|contents| Some(&contents.certificate) == marks.certificate.as_ref());
+        let Some(contents) = written else { return issue("what is in it isn't what was written") };
+        if marks.number < wanted.number || Some(contents.roots) != wanted.roots {
+            return issue("there is another trust bundle");
+        }
+        if marks.generation < wanted.generation.0 {
+            return issue("another generation signs");
+        }
+        if contents.names != wanted.names {
+            return issue("it has other names");
+        }
+        let renew_at = contents.not_before + (contents.not_after - contents.not_before) / 2;
+        if now >= renew_at { issue("half of its life is over") } else { Need::Nothing { renew_at } }
+    }
+
+    /// The version that is known, if it is there.
+    pub(super) fn version(&self) -> Option<Box<str>> {
+        self.known.as_ref().map(|known| known.version.clone())
+    }
+
+    /// What the watch shows of it, as one word that changes with it.
+    pub(super) fn shows(&self) -> String {
+        self.known.as_ref().map_or_else(|| format!("nothing after {}", self.removals), |known| known.version.to_string())
+    }
+
+    /// When the certificate ends.
+    pub(super) fn not_after(&self) -> Option<OffsetDateTime> {
+        Some(self.known.as_ref()?.contents.as_ref()?.not_after)
+    }
+}
+
+/// A Secret as it comes.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct TlsSecret {
+    metadata: Metadata,
+    #[serde(default)]
+    data: Option<Data>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+struct Data {
+    #[serde(default, rename = "tls.crt")]
+    chain: Option<Encoded>,
+    #[serde(default, rename = "tls.key")]
+    key: Option<Encoded>,
+    #[serde(default, rename = "ca.crt")]
+    roots: Option<Encoded>,
+}
+
+/// Base64, as the API has it. It never shows itself.
+#[derive(Clone, Deserialize)]
+struct Encoded(String);
+
+impl Encoded {
+    fn text(self) -> Option<String> {
+        String::from_utf8(STANDARD.decode(self.0).ok()?).ok()
+    }
+}
+
+impl fmt::Debug for Encoded {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Encoded({} bytes)", self.0.len())
+    }
+}
+
+impl Data {
+    fn read(self) -> Option<Contents> {
+        let (chain, key, roots) = (self.chain?.text()?, self.key?.text()?, self.roots?.text()?);
+        let der = certificates_from_pem(&chain).ok()?;
+        let (_, leaf) = X509Certificate::from_der(der.first()?).ok()?;
+        if leaf.public_key().raw != IssuerKey::from_pem(&key).ok()?.public_key_info() {
+            return None;
+        }
+        let names = leaf.subject_alternative_name().ok()??.value.general_names.iter().map(|name| match name {
+            GeneralName::DNSName(name) => (*name).to_owned(),
+            other => other.to_string(),
+        });
+        let validity = leaf.validity();
+        Some(Contents {
+            certificate: hex::encode(digest(&SHA256, der.first()?)),
+            names: names.collect(),
+            not_before: validity.not_before.to_datetime(),
+            not_after: validity.not_after.to_datetime(),
+            roots: roots_digest(&roots)?,
+        })
+    }
+}
+
+impl Index for IstiodSecret {
+    type Object = TlsSecret;
+    const RESOURCE: Resource = Resource::Secrets;
+
+    fn metadata(object: &TlsSecret) -> &Metadata {
+        &object.metadata
+    }
+
+    fn put(&mut self, TlsSecret { metadata, data }: TlsSecret) {
+        // Without the annotation somebody else made it. One that was spoilt is ours still, and older than anything.
+        let number = |text: Option<String>| text.and_then(|text| text.parse().ok()).unwrap_or(0);
+        let annotations = metadata.annotations;
+        let marks = annotations.bundle_number.is_some().then(|| Marks {
+            number: number(annotations.bundle_number),
+            generation: number(annotations.generation),
+            certificate: annotations.certificate,
+        });
+        self.known = Some(Known { version: metadata.resource_version.into(), marks, contents: data.and_then(Data::read) });
+    }
+
+    fn remove(&mut self, _namespace: &str, _name: &str) {
+        self.removals += u64::from(self.known.take().is_some());
+    }
+
+    fn len(&self) -> usize {
+        usize::from(self.known.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+    use serde_json::{Value, json};
+    use time::macros::datetime;
+
+    use super::*;
+    use crate::pki::certificate_to_pem;
+
+    const NOW: OffsetDateTime = datetime!(2026-11-25 12:00 UTC);
+
+    fn root() -> String {
+        certificate_to_pem(b"root")
+    }
+
+    fn wanted() -> Wanted {
+        Wanted {
+            number: 7,
+            roots: roots_digest(&root()),
+            generation: GenerationNumber(3),
+            names: BTreeSet::from(["istiod.istio-system.svc".to_owned(), "istiod-canary.istio-system.svc".to_owned()]),
+        }
+    }
+
+    /// A Secret as we write it, for these names.
+    fn secret(names: &[&str]) -> Value {
+        let key = KeyPair::generate().unwrap();
+        let mut leaf = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
+        (leaf.not_before, leaf.not_after) = (NOW - time::Duration::hours(1), NOW + time::Duration::hours(23));
+        let leaf = leaf.self_signed(&key).unwrap();
+        let encode = |text: &str| json!(STANDARD.encode(text));
+        let sha256 = hex::encode(digest(&SHA256, leaf.der()));
+        let annotations = json!({"meshmint.io/bundle-number": "7", "meshmint.io/generation": "3", "meshmint.io/certificate-sha256": sha256});
+        json!({
+            "metadata": {"name": "istiod-tls", "namespace": "istio-system", "uid": "u", "resourceVersion": "9", "annotations": annotations},
+            "data": {"tls.crt": encode(&certificate_to_pem(leaf.der())), "tls.key": encode(&key_pem(&key)), "ca.crt": encode(&root())},
+        })
+    }
+
+    fn key_pem(key: &KeyPair) -> String {
+        pem_rfc7468::encode_string("PRIVATE KEY", pem_rfc7468::LineEnding::LF, key.serialized_der()).unwrap()
+    }
+
+    fn good() -> Value {
+        secret(&["istiod.istio-system.svc", "istiod-canary.istio-system.svc"])
+    }
+
+    fn need(secret: Value, now: OffsetDateTime) -> Need {
+        let mut known = IstiodSecret::default();
+        known.put(serde_json::from_value(secret).unwrap());
+        known.need(&wanted(), now)
+    }
+
+    fn why(secret: Value) -> &'static str {
+        match need(secret, NOW) {
+            Need::Issue { version: Some(version), why } if *version == *"9" => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn one_that_is_right_asks_for_nothing_until_half_of_its_life_is_over() {
+        let renew_at = NOW + time::Duration::hours(11);
+        assert_eq!(need(good(), NOW), Need::Nothing { renew_at });
+        assert_eq!(need(good(), renew_at - time::Duration::seconds(1)), Need::Nothing { renew_at });
+        assert!(matches!(need(good(), renew_at), Need::Issue { why: "half of its life is over", .. }));
+        assert_eq!(IstiodSecret::default().need(&wanted(), NOW), Need::Issue { version: None, why: "there is none" });
+    }
+
+    #[test]
+    fn every_change_asks_for_a_new_one() {
+        let changed = |part: &str, key: &str, value: Value| {
+            let mut secret = good();
+            let part = if part == "data" { &mut secret["data"] } else { &mut secret["metadata"]["annotations"] };
+            part[key] = value;
+            secret
+        };
+        let other = good();
+        for key in ["tls.crt", "tls.key"] {
+            for value in [Value::Null, json!("!"), json!(""), json!(STANDARD.encode("nothing")), other["data"][key].clone()] {
+                assert_eq!(why(changed("data", key, value.clone())), "what is in it isn't what was written", "{key} {value}");
+            }
+        }
+        // Another pair that fits.
+        let mut pair = good();
+        for key in ["tls.crt", "tls.key"] {
+            pair["data"][key] = other["data"][key].clone();
+        }
+        assert_eq!(why(pair), "what is in it isn't what was written");
+        let mut bare = good();
+        bare["data"] = Value::Null;
+        assert_eq!(why(bare), "what is in it isn't what was written");
+        assert_eq!(why(changed("data", "ca.crt", json!(STANDARD.encode(certificate_to_pem(b"another"))))), "there is another trust bundle");
+        for number in ["6", "", "x"] {
+            assert_eq!(why(changed("annotations", "meshmint.io/bundle-number", json!(number))), "there is another trust bundle");
+        }
+        assert_eq!(why(changed("annotations", "meshmint.io/generation", json!("2"))), "another generation signs");
+        assert_eq!(why(secret(&["istiod.istio-system.svc"])), "it has other names");
+        let mut more = wanted();
+        more.names.insert("istiod-1-31.istio-system.svc".to_owned());
+        let mut known = IstiodSecret::default();
+        known.put(serde_json::from_value(good()).unwrap());
+        assert!(matches!(known.need(&more, NOW), Need::Issue { why: "it has other names", .. }));
+    }
+
+    #[test]
+    fn what_is_not_ours_or_newer_is_left_alone() {
+        let mut theirs = good();
+        theirs["metadata"]["annotations"] = json!({"cert-manager.io/certificate-name": "istiod"});
+        assert_eq!(need(theirs, NOW), Need::Foreign);
+        for (mark, value) in [("meshmint.io/bundle-number", "8"), ("meshmint.io/generation", "4")] {
+            let mut newer = good();
+            newer["metadata"]["annotations"][mark] = json!(value);
+            assert_eq!(need(newer, NOW + time::Duration::hours(99)), Need::LeftAlone);
+        }
+    }
+
+    #[test]
+    fn no_key_shows_itself() {
+        let secret = good();
+        let key = secret["data"]["tls.key"].as_str().unwrap().to_owned();
+        let object: TlsSecret = serde_json::from_value(secret).unwrap();
+        let mut known = IstiodSecret::default();
+        let shown = format!("{object:?}");
+        known.put(object);
+        assert!(!shown.contains(&key) && !format!("{known:?}").contains(&key) && shown.contains("bytes"), "{shown}");
+    }
+}

@@ -1,0 +1,364 @@
+//! istiod's own certificate: there before istiod starts, for all its revisions, kept and renewed, issued again until istiod's webhooks show the trust
+//! bundle; and nobody else's Secret is touched. With exactly the rules of deploy/kubernetes.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "common/in_cluster.rs"]
+mod common;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use common::api_server::ApiServer;
+use common::clock::ManualClock;
+use common::cluster::{Client, objects};
+use common::issuer::{Choices, SeededEntropy};
+use common::process::{PATIENCE, Serve, meshmint};
+use common::tools::openssl;
+use common::{Shared, serve_yaml, wait_until};
+use meshmint::clock::Clock as _;
+use meshmint::cluster::{Access, ApiServer as Api};
+use meshmint::controllers::{IstiodTls, IstiodTlsParts};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use time::OffsetDateTime;
+use tokio::sync::watch;
+
+const RULES: &str = "deploy/kubernetes/istiod.yaml";
+const SECRETS: &str = "/api/v1/namespaces/istio-system/secrets";
+const SECRET: &str = "/api/v1/namespaces/istio-system/secrets/istiod-tls";
+const NAMES: [&str; 4] =
+    ["istiod.istio-system.svc", "istiod-canary.istio-system.svc", "istiod-remote.istio-system.svc", "istio-pilot.istio-system.svc"];
+
+struct World {
+    serve: Serve,
+    folder: TempDir,
+}
+
+impl World {
+    fn start(kubeconfig: &Path) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let yaml = serve_yaml(folder.path(), "Kubernetes", kubeconfig, "", "");
+        let istiod = "controllers: { istiod: { namespace: istio-system, revisions: [default, canary] } }\n";
+        Self { serve: Serve::start(folder.path(), &format!("{yaml}{istiod}")), folder }
+    }
+
+    fn ask(&self, arguments: &[&str]) -> String {
+        let socket = self.folder.path().join("admin.sock");
+        let output = meshmint(&[arguments, &["--admin", socket.to_str().unwrap()]].concat());
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Severity, and message and detail, of a line of the report.
+    fn check(&self, id: &str) -> (String, String) {
+        let report: Value = serde_json::from_str(&self.ask(&["check", "-o", "json"])).unwrap();
+        let line = report["checks"].as_array().unwrap().iter().find(|line| line["check"] == id).unwrap().clone();
+        (line["severity"].as_str().unwrap().to_owned(), format!("{} {}", line["message"], line["detail"]))
+    }
+
+    async fn until_check(&self, id: &str, severity: &str, what: &str) {
+        wait_until(&format!("{id} to be {severity}: {what}"), || {
+            let (found, said) = self.check(id);
+            found == severity && said.contains(what)
+        })
+        .await;
+    }
+}
+
+async fn cluster() -> (Shared, Client) {
+    let shared = Shared::over(ApiServer::start().await).await;
+    let admin = shared.admin().await;
+    admin.apply_rules("deploy/kubernetes/controllers.yaml").await;
+    (shared, admin)
+}
+
+/// Waits for a Secret with another certificate than this one's.
+async fn until_new(admin: &Client, old: Option<&Value>) -> Value {
+    let old = old.map(|old| old["data"]["tls.crt"].clone());
+    let mut last = None;
+    let new = async {
+        loop {
+            last = admin.find(SECRET).await;
+            // One that a test has spoilt isn't new.
+            let ours = |secret: &&Value| secret["metadata"]["annotations"]["meshmint.io/bundle-number"].is_string();
+            if let Some(secret) = last.as_ref().filter(ours).filter(|secret| old.as_ref() != Some(&secret["data"]["tls.crt"]) && is_whole(secret)) {
+                return secret.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    match tokio::time::timeout(PATIENCE, new).await {
+        Ok(secret) => secret,
+        Err(_) => panic!("{last:#?}"),
+    }
+}
+
+fn part(secret: &Value, key: &str) -> String {
+    String::from_utf8(STANDARD.decode(secret["data"][key].as_str().unwrap_or_default()).unwrap()).unwrap()
+}
+
+fn is_whole(secret: &Value) -> bool {
+    part(secret, "tls.crt").starts_with("-----BEGIN CERTIFICATE") && part(secret, "tls.key").contains("PRIVATE KEY")
+}
+
+/// A server that openssl takes under each of istiod's names, with a key that fits.
+fn verify(secret: &Value) {
+    verify_at(secret, OffsetDateTime::now_utc());
+}
+
+/// The same at another time.
+fn verify_at(secret: &Value, at: OffsetDateTime) {
+    let at = at.unix_timestamp().to_string();
+    assert_eq!(secret["type"], "kubernetes.io/tls");
+    let folder = tempfile::tempdir().unwrap();
+    let write = |key: &str| {
+        let path = folder.path().join(key);
+        std::fs::write(&path, part(secret, key)).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (chain, key, roots) = (write("tls.crt"), write("tls.key"), write("ca.crt"));
+    for name in NAMES {
+        let strict = [
+            "verify",
+            "-attime",
+            &at,
+            "-x509_strict",
+            "-purpose",
+            "sslserver",
+            "-verify_hostname",
+            name,
+            "-CAfile",
+            &roots,
+            "-untrusted",
+            &chain,
+            &chain,
+        ];
+        let verified = openssl(&strict);
+        assert!(verified.status.success(), "{name}: {}", String::from_utf8_lossy(&verified.stderr));
+    }
+    let wrong = openssl(&["verify", "-verify_hostname", "istiod.elsewhere.svc", "-CAfile", &roots, "-untrusted", &chain, &chain]);
+    assert!(!wrong.status.success());
+    let of_certificate = openssl(&["x509", "-in", &chain, "-noout", "-pubkey"]).stdout;
+    assert!(!of_certificate.is_empty() && of_certificate == openssl(&["pkey", "-in", &key, "-pubout"]).stdout, "the key fits");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_there_before_istiod_on_record_and_kept() {
+    let (shared, admin) = cluster().await;
+    let world = World::start(&shared.kubeconfig(shared.server.port()));
+    // The namespace and the rules come later.
+    admin.namespace("istio-system").await;
+    admin.apply_rules(RULES).await;
+    let first = until_new(&admin, None).await;
+    verify(&first);
+    assert_eq!(part(&first, "ca.crt"), world.ask(&["bundle"]));
+    let on_record: Value =
+        serde_json::from_str(&world.ask(&["certs", "list", "-o", "json"])).unwrap_or_else(|_| json!(world.ask(&["certs", "list", "-o", "json"])));
+    let on_record = on_record.to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("leaf.pem");
+    std::fs::write(&path, part(&first, "tls.crt")).unwrap();
+    let serial = String::from_utf8(openssl(&["x509", "-in", path.to_str().unwrap(), "-noout", "-serial"]).stdout).unwrap();
+    let serial = serial.trim().trim_start_matches("serial=").to_lowercase();
+    assert!(serial.len() > 30 && on_record.contains(&serial), "{serial} in {on_record}");
+    world.until_check("istiod-certificate", "ok", "istiod's certificate").await;
+    world.until_check("istiod-bundle", "ok", "no webhooks yet").await;
+    let expiry = world.serve.metric("meshmint_istiod_cert_expiry_timestamp") - OffsetDateTime::now_utc().unix_timestamp() as f64;
+    assert!(expiry > 23.0 * 3600.0 && expiry <= 24.0 * 3600.0, "{expiry}");
+
+    // Whatever is changed or taken away comes back, with another key.
+    let mut keys = vec![first["data"]["tls.key"].clone()];
+    let mut last = first;
+    let encoded = |text: &str| json!(STANDARD.encode(text));
+    for patch in [
+        None,
+        Some(json!({"data": {"tls.key": encoded("nothing")}})),
+        Some(json!({"data": {"ca.crt": encoded("another root")}, "metadata": {"annotations": {"theirs": "kept"}}})),
+    ] {
+        match &patch {
+            None => admin.delete(SECRET, 0).await,
+            Some(patch) => drop(admin.patch(SECRET, patch).await),
+        }
+        last = until_new(&admin, Some(&last)).await;
+        verify(&last);
+        assert!(!keys.contains(&last["data"]["tls.key"]), "a key is made anew each time");
+        keys.push(last["data"]["tls.key"].clone());
+    }
+    assert_eq!(last["metadata"]["annotations"]["theirs"], "kept");
+    assert_eq!(world.serve.metric("meshmint_istiod_tls_writes_total{result=\"written\"}"), 4.0);
+    let log = world.serve.terminate().1.iter().map(Value::to_string).collect::<String>();
+    assert!(log.contains("istiod's certificate was issued"));
+    for key in keys {
+        let key = key.as_str().unwrap().to_owned();
+        let inner = String::from_utf8(STANDARD.decode(&key).unwrap()).unwrap();
+        assert!(!log.contains(&key) && inner.lines().filter(|line| line.len() > 30).all(|line| line.contains("PRIVATE") || !log.contains(line)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_of_somebody_else_is_left_alone_until_it_is_gone() {
+    let (shared, admin) = cluster().await;
+    admin.namespace("istio-system").await;
+    admin.apply_rules(RULES).await;
+    let data = json!({"tls.crt": STANDARD.encode("theirs"), "tls.key": STANDARD.encode("theirs"), "ca.crt": STANDARD.encode("theirs")});
+    let theirs = json!({"metadata": {"name": "istiod-tls", "annotations": {"cert-manager.io/certificate-name": "istiod"}}, "type": "kubernetes.io/tls", "data": data});
+    let made = admin.create(SECRETS, &theirs).await;
+    let world = World::start(&shared.kubeconfig(shared.server.port()));
+    world.until_check("istiod-certificate", "warning", "somebody else's").await;
+    assert_eq!(admin.get(SECRET).await["metadata"]["resourceVersion"], made["metadata"]["resourceVersion"]);
+    admin.delete(SECRET, 0).await;
+    verify(&until_new(&admin, None).await);
+    world.until_check("istiod-certificate", "ok", "istiod's certificate").await;
+    // Somebody with a newer bundle has taken over.
+    admin
+        .patch(SECRET, &json!({"metadata": {"annotations": {"meshmint.io/bundle-number": "99"}}, "data": {"ca.crt": STANDARD.encode("newer")}}))
+        .await;
+    world.until_check("istiod-certificate", "failed", "newer trust bundle").await;
+    assert_eq!(part(&admin.get(SECRET).await, "ca.crt"), "newer");
+    let log = world.serve.terminate().1;
+    let warnings = log.iter().filter(|line| line["message"].as_str().is_some_and(|said| said.contains("somebody else")));
+    assert!(warnings.count() <= 1, "one warning, not one for each look");
+}
+
+/// Makes or changes istiod's webhook configuration of this kind, as istiod does.
+async fn show(admin: &Client, kind: &str, name: &str, label: &str, bundle: &str) {
+    let path = format!("/apis/admissionregistration.k8s.io/v1/{kind}");
+    let service = json!({"namespace": "istio-system", "name": "istiod", "path": "/inject", "port": 443});
+    let webhook = json!({"name": "a.istio.io", "admissionReviewVersions": ["v1"], "sideEffects": "None", "clientConfig": {"service": service, "caBundle": STANDARD.encode(bundle)}});
+    let configuration = json!({"metadata": {"name": name, "labels": {"app": label}}, "webhooks": [webhook]});
+    match admin.find(&format!("{path}/{name}")).await {
+        None => drop(admin.create(&path, &configuration).await),
+        Some(_) => drop(admin.patch(&format!("{path}/{name}"), &configuration).await),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_issued_again_until_istiod_shows_the_bundle_and_renewed_at_half_of_its_life() {
+    let (shared, admin) = cluster().await;
+    admin.namespace("istio-system").await;
+    admin.apply_rules(RULES).await;
+    let clock = ManualClock::at(OffsetDateTime::now_utc());
+    let world = common::issuer::World::found(Choices::default(), Arc::new(clock.clone()), SeededEntropy::new(7)).await;
+    let api = Api::connect(&Access::Kubeconfig(shared.kubeconfig(shared.server.port())), Arc::new(clock.clone())).await.unwrap();
+    let istiod = IstiodTls::new(IstiodTlsParts {
+        api,
+        issuer: world.issuer.clone(),
+        generation: world.keeper.published(),
+        namespace: "istio-system".to_owned(),
+        revisions: vec!["default".to_owned(), "canary".to_owned()],
+        lifetime: Duration::from_secs(24 * 3600),
+        writer: "one".to_owned(),
+        clock: Arc::new(clock.clone()),
+        entropy: SeededEntropy::new(8),
+    });
+    let (lead, leading) = watch::channel(false);
+    let task = tokio::spawn(istiod.clone().run(leading, std::future::pending()));
+    let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+    let settled = async |behind: usize| {
+        wait_until("the webhooks to be seen", || istiod.status().webhooks_behind == behind && istiod.status().renew_at.is_some()).await;
+    };
+    assert!(admin.find(SECRET).await.is_none() && !istiod.status().leading, "another replica leads");
+    lead.send(true).unwrap();
+    let first = until_new(&admin, None).await;
+    verify_at(&first, clock.now());
+    settled(0).await;
+
+    // istiod has read the bundle; then its CA or an old volume shows another.
+    let bundle = world.generation().bundle.to_string();
+    let other =
+        common::issuer::World::found(Choices::default(), Arc::new(clock.clone()), SeededEntropy::new(9)).await.generation().bundle.to_string();
+    show(&admin, "mutatingwebhookconfigurations", "istio-sidecar-injector", "sidecar-injector", &bundle).await;
+    show(&admin, "validatingwebhookconfigurations", "istio-validator-istio-system", "istiod", &bundle).await;
+    wait_until("both to be seen", || (istiod.status().webhooks, istiod.status().webhooks_behind) == (2, 0)).await;
+    for (kind, name, label) in [
+        ("mutatingwebhookconfigurations", "istio-sidecar-injector", "sidecar-injector"),
+        ("validatingwebhookconfigurations", "istio-validator-istio-system", "istiod"),
+    ] {
+        let before = admin.get(SECRET).await;
+        show(&admin, kind, name, label, &other).await;
+        settled(1).await;
+        clock.advance(Duration::from_secs(110));
+        settled(1).await;
+        assert_eq!(admin.get(SECRET).await["data"], before["data"], "the kubelet takes a while");
+        clock.advance(minutes(1));
+        let again = until_new(&admin, Some(&before)).await;
+        verify_at(&again, clock.now());
+        clock.advance(minutes(5));
+        let once_more = until_new(&admin, Some(&again)).await;
+        show(&admin, kind, name, label, &bundle).await;
+        settled(0).await;
+        clock.advance(minutes(20));
+        settled(0).await;
+        assert_eq!(admin.get(SECRET).await["data"], once_more["data"], "istiod shows it");
+    }
+
+    let before = admin.get(SECRET).await;
+    clock.advance(minutes(13 * 60));
+    verify_at(&until_new(&admin, Some(&before)).await, clock.now());
+    // Whoever doesn't lead any more does nothing.
+    settled(0).await;
+    lead.send(false).unwrap();
+    wait_until("it to stop", || !istiod.status().leading).await;
+    admin.delete(SECRET, 0).await;
+    clock.advance(minutes(1));
+    lead.send(true).unwrap();
+    verify_at(&until_new(&admin, None).await, clock.now());
+    drop(lead);
+    tokio::time::timeout(PATIENCE, task).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_rule_is_needed() {
+    let (shared, admin) = cluster().await;
+    admin.namespace("istio-system").await;
+    admin.apply_rules(RULES).await;
+    let kubeconfig = shared.kubeconfig(shared.server.port());
+    let (all, namespaces) = (objects(RULES), objects("deploy/kubernetes/controllers.yaml").remove(0));
+    let (role, cluster_role) = (&all[0], &all[2]);
+    for (role, resource, verb, id, outcome) in [
+        (role, "secrets", "list", "istiod-certificate", ("failed", "cannot list resource")),
+        (role, "secrets", "watch", "istiod-certificate", ("failed", "cannot watch resource")),
+        (role, "secrets", "create", "istiod-certificate", ("failed", "cannot create resource")),
+        (role, "secrets", "patch", "istiod-certificate", ("failed", "cannot patch resource")),
+        (&namespaces, "namespaces", "list", "istiod-certificate", ("failed", "namespaces: ")),
+        (cluster_role, "mutatingwebhookconfigurations", "list", "istiod-bundle", ("warning", "mutatingwebhookconfigurations: ")),
+        (cluster_role, "mutatingwebhookconfigurations", "watch", "istiod-bundle", ("warning", "cannot watch resource")),
+        (cluster_role, "validatingwebhookconfigurations", "list", "istiod-bundle", ("warning", "validatingwebhookconfigurations: ")),
+        (cluster_role, "validatingwebhookconfigurations", "watch", "istiod-bundle", ("warning", "cannot watch resource")),
+    ] {
+        let mut rules = role["rules"].clone();
+        let rule = rules.as_array_mut().unwrap().iter_mut().find(|rule| rule["resources"] == json!([resource])).unwrap();
+        let group = rule["apiGroups"][0].clone();
+        rule["verbs"].as_array_mut().unwrap().retain(|each| each != verb);
+        let attributes = match resource {
+            "secrets" => json!({"verb": verb, "resource": resource, "name": "istiod-tls", "namespace": "istio-system"}),
+            _ => json!({"verb": verb, "resource": resource, "group": group}),
+        };
+        let review = json!({"spec": {"user": "system:serviceaccount:meshmint-system:meshmint", "resourceAttributes": attributes}});
+        let may = async |allowed: bool| {
+            let goes = async {
+                while admin.create("/apis/authorization.k8s.io/v1/subjectaccessreviews", &review).await["status"]["allowed"] != json!(allowed) {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            assert!(tokio::time::timeout(PATIENCE, goes).await.is_ok(), "{verb} {resource} is not {allowed}");
+        };
+        if admin.find(SECRET).await.is_some() {
+            admin.delete(SECRET, 0).await;
+        }
+        admin.set_rules_of(role, &rules).await;
+        may(false).await;
+        let world = World::start(&kubeconfig);
+        world.until_check(id, outcome.0, outcome.1).await;
+        drop(world);
+        admin.set_rules_of(role, &role["rules"]).await;
+        may(true).await;
+    }
+    let own = Client::new(&kubeconfig).await;
+    assert!(own.text(SECRETS).await.is_err(), "no other Secret can be read");
+    let other = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "other", "namespace": "istio-system"}});
+    assert!(own.ask("PATCH", &format!("{SECRETS}/other?fieldManager=x"), "application/apply-patch+yaml", &other).await.is_err());
+    assert!(own.ask("POST", SECRETS, "application/json", &other).await.is_err());
+}
