@@ -130,7 +130,7 @@ async fn helm_installs_upgrades_rolls_back_and_uninstalls() {
 
     let first = helm.values(&with_image(&json!({})));
     let said = run("install", &[chart, "--values", first.to_str().unwrap()]);
-    assert!(said.contains("kubectl -n meshmint-system exec meshmint-0 -- meshmint check"), "{said}");
+    assert!(said.contains("kubectl -n meshmint-system exec statefulset/meshmint -- meshmint check"), "{said}");
     let (before, checksum) = written().await;
     assert_eq!(before["certificates"]["maxLifetime"], "24h");
     assert!(admin.text(&role).await.is_err());

@@ -51,6 +51,10 @@
 {{- else }}
 {{- $_ := set $ledger "sqlite" (dict "path" "/var/lib/meshmint/ledger.db") }}
 {{- end }}
+{{- $state := dict "file" (dict "dir" "/var/lib/meshmint/state") }}
+{{- if include "meshmint.shared" . }}
+{{- $state = dict "store" "secrets" "secrets" (dict "namespace" .Release.Namespace "prefix" (include "meshmint.fullname" .)) }}
+{{- end }}
 {{- $written := dict
   "trustDomain" $app.tls.trustDomain
   "clusterID" $app.server.clusterID
@@ -63,13 +67,20 @@
   "cluster" $cluster
   "certificates" (dict "maxLifetime" $longest "defaultLifetime" (default $longest $app.server.defaultCertificateDuration))
   "authority" $authority
-  "state" (dict "file" (dict "dir" "/var/lib/meshmint/state"))
+  "state" $state
   "ledger" $ledger
   "admin" (dict "socket" "/run/meshmint/admin.sock")
   "health" (dict "listen" (printf "0.0.0.0:%d" (int $app.readinessProbe.port)))
   "metrics" (dict "listen" (printf "0.0.0.0:%d" (int $app.metrics.port)))
   "log" (dict "format" $app.logFormat "level" $app.logLevel)
 }}
+{{- if $app.controller.rootConfigMap }}
+{{- $map := dict "enabled" true }}
+{{- with $app.controller.configmapNamespaceSelector }}
+{{- $_ := set $map "namespaceSelector" . }}
+{{- end }}
+{{- $_ := set $written "controllers" (dict "rootConfigMap" $map) }}
+{{- end }}
 {{- if not $authority }}
 {{- $written = omit $written "authority" }}
 {{- end }}
