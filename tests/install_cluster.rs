@@ -156,7 +156,10 @@ async fn helm_installs_upgrades_rolls_back_and_uninstalls() {
     let claim =
         json!({"metadata": {"name": "data-meshmint-0"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
     admin.create(&format!("/api/v1/namespaces/{NAMESPACE}/persistentvolumeclaims"), &claim).await;
-    let made: Vec<String> = objects(&run("get", &["manifest"]).replace("get meshmint", "")).iter().map(|object| paths(object).1).collect();
+    let kubeconfig = kubeconfig.to_str().unwrap();
+    let manifest = helm.succeed(&["get", "manifest", "meshmint", "--namespace", NAMESPACE, "--kubeconfig", kubeconfig]);
+    let made: Vec<String> = objects(&manifest).iter().map(|object| paths(object).1).collect();
+    assert!(made.len() >= 8, "{made:?}");
     run("uninstall", &[]);
     for path in made {
         assert!(admin.text(&path).await.is_err(), "{path} is still there");

@@ -104,20 +104,20 @@ spec:
     {{- if .Values.app.authority.import.secret }}
     # Optional, because it should be deleted after the first start. Without state meshmint doesn't start without it.
     - name: import
-      secret: { secretName: {{ .Values.app.authority.import.secret }}, optional: true, defaultMode: 0440 }
+      secret: { secretName: {{ .Values.app.authority.import.secret }}, optional: true, defaultMode: 288 } # 0440
     {{- end }}
     {{- if and .Values.postgres.url .Values.postgres.passwordSecret.name }}
     - name: postgres-password
       secret:
         secretName: {{ .Values.postgres.passwordSecret.name }}
-        defaultMode: 0440
+        defaultMode: 288 # 0440
         items: [{ key: {{ .Values.postgres.passwordSecret.key | quote }}, path: password }]
     {{- end }}
     {{- if and .Values.postgres.url .Values.postgres.caSecret.name }}
     - name: postgres-ca
       secret:
         secretName: {{ .Values.postgres.caSecret.name }}
-        defaultMode: 0440
+        defaultMode: 288 # 0440
         items: [{ key: {{ .Values.postgres.caSecret.key | quote }}, path: ca.crt }]
     {{- end }}
     {{- with .Values.volumes }}
