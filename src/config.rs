@@ -21,7 +21,10 @@ use std::path::Path;
 use self::document::{Given, Values, Written};
 pub use self::problem::{ConfigError, Problem, Source};
 pub use self::units::parse_duration;
-pub use self::values::{Authorities, Certificates, Cluster, Config, Import, LogFormat, Server, TokenIssuer, Tokens, Tracing, Verification};
+pub use self::values::{
+    AdminNetwork, Authorities, Certificates, Cluster, Config, Controllers, Import, LogFormat, RootConfigMap, Server, TokenIssuer, Tokens, Tracing,
+    Verification,
+};
 
 impl Config {
     /// The configuration from a file (its name, for messages, and its text) and the environment.

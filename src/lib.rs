@@ -24,6 +24,8 @@ pub mod stores;
 
 // Third floor: the work.
 #[cfg(feature = "service")]
+pub mod controllers;
+#[cfg(feature = "service")]
 pub mod issuance;
 #[cfg(feature = "service")]
 pub mod rotation;

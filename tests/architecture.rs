@@ -10,7 +10,7 @@ const FLOORS: [&[&str]; 5] = [
     &["clock", "spiffe", "pki"],
     &["authority", "callers"],
     &["stores", "ledger", "cluster"],
-    &["issuance", "rotation"],
+    &["controllers", "issuance", "rotation"],
     &["server", "web", "cli", "config"],
 ];
 /// Within the top floor: what would become a circle sooner or later.

@@ -5,19 +5,28 @@
 #[path = "common/in_cluster.rs"]
 mod common;
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use common::api_server::{ApiServer, Settings, SigningKey};
+use common::api_server::{ApiServer, CLUSTER_ISSUER, Settings, SigningKey};
+use common::clock::ManualClock;
 use common::cluster::{BoundTo, Client};
 use common::csrs::{request, spiffe_id};
 use common::grpc::{Wire, bearer, tls};
+use common::issuer::{ClusterChoices, SeededEntropy};
 use common::process::{PATIENCE, Serve, meshmint};
 use common::{Shared, serve_yaml};
+use meshmint::callers::TokenRules;
+use meshmint::clock::Clock;
+use meshmint::cluster::{Access, Clusters, KeySets, Member, Named, RemoteParts, Remotes, Review, Timing};
 use meshmint::server::proto::istio::IstioCertificateRequest;
 use prost_types::value::Kind;
 use serde_json::{Value, json};
+use time::OffsetDateTime;
 use tonic::Code;
 
 const SECRETS: &str = "/api/v1/namespaces/meshmint-system/secrets";
@@ -51,7 +60,7 @@ impl World {
     async fn until(&self, cluster: &str, token: &str, issued: bool) {
         let reached = async {
             while self.ask(cluster, token).await.is_ok() != issued {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
         assert!(tokio::time::timeout(PATIENCE, reached).await.is_ok(), "{cluster} is not {issued}");
@@ -172,6 +181,8 @@ async fn a_token_counts_in_its_own_cluster_which_comes_changes_and_goes() {
     // It is away, and what is known goes on; then it goes.
     west.server.kill();
     assert_eq!(world.ask("west", &west_token).await, cart);
+    let unheard = |(severity, detail): &(String, String)| severity == "warning" && detail.starts_with("west: no answer from the API server");
+    world.until_remotes("each watch of it to be broken", |lines| lines.iter().filter(|line| unheard(line)).count() == 3).await;
     // A server that starts now can't join it: our trouble, and no reason for its agents to give up. A name that nobody has is still none.
     let later = World::start(&east.kubeconfig(east.server.port())).await;
     assert_eq!(later.ask("west", &west_token).await, Err(Code::Unavailable));
@@ -187,4 +198,62 @@ async fn a_token_counts_in_its_own_cluster_which_comes_changes_and_goes() {
     for secret in [&west_token, &east_token, made["data"]["west"].as_str().unwrap()] {
         assert!(!log.contains(secret), "no secret in the log");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_whose_tokens_get_another_issuer_is_joined_anew() {
+    const MOVED: &str = "https://moved.example";
+    let (east, west) = (Shared::over(ApiServer::start().await).await, Shared::over(ApiServer::start().await).await);
+    let mut west = west.server;
+    let here = east.admin().await;
+    here.apply_rules("deploy/kubernetes/remote-clusters.yaml").await;
+    here.create(SECRETS, &secret(&west.admin_kubeconfig())).await;
+
+    let clock = ManualClock::at(OffsetDateTime::now_utc());
+    let shared: Arc<dyn Clock> = Arc::new(clock.clone());
+    let rules = TokenRules::new(
+        "cluster.local".parse().unwrap(),
+        [(CLUSTER_ISSUER.to_owned(), "east".to_owned())].into(),
+        ["istio-ca".to_owned()].into(),
+        Duration::ZERO,
+        Duration::from_secs(3600),
+    );
+    let rules = rules.unwrap();
+    let own = Member { key_sets: KeySets::new(shared.clone(), None, []), rules: rules.clone(), review: Review::Never, kubernetes: None };
+    let own_names: BTreeSet<String> = ["east".to_owned()].into();
+    let clusters = Arc::new(Clusters::several(own_names.clone(), own));
+    let ClusterChoices { kubeconfig, lookups, max_staleness, .. } = east.choices();
+    let parts = RemoteParts {
+        api: meshmint::cluster::ApiServer::connect(&Access::Kubeconfig(kubeconfig), shared.clone()).await.unwrap(),
+        namespace: "meshmint-system".to_owned(),
+        own_names,
+        rules,
+        timing: Timing {
+            refresh_interval: Duration::from_secs(300),
+            max_age: Duration::from_secs(3600),
+            refetch_interval: Duration::from_secs(10),
+            fetch_timeout: Duration::from_secs(5),
+        },
+        audiences: ["istio-ca".to_owned()].into(),
+        max_staleness,
+        lookups,
+        reviews: lookups,
+        always_review: false,
+        clock: shared,
+        entropy: SeededEntropy::new(1),
+    };
+    let remotes = Remotes::new(parts, clusters.clone());
+    tokio::spawn(remotes.clone().run(std::future::pending()));
+    let issuer_is = |issuer: &str| matches!(clusters.find(Some("west")), Named::Known(member) if member.rules.knows(issuer));
+    common::wait_until("it to be joined", || issuer_is(CLUSTER_ISSUER)).await;
+
+    west.kill();
+    clock.advance(Duration::from_secs(301));
+    // As Kubernetes wants it done: what the old one signed stays good.
+    let flags = vec![format!("--service-account-issuer={CLUSTER_ISSUER}")];
+    west.start_again(&Settings { issuer: MOVED, flags, ..Settings::default() }).await;
+    assert!(issuer_is(CLUSTER_ISSUER), "one that doesn't answer stays as it was");
+    clock.advance(Duration::from_secs(301));
+    common::wait_until("it to be joined anew", || issuer_is(MOVED)).await;
+    assert!(issuer_is(CLUSTER_ISSUER), "tokens of the former one live on");
 }

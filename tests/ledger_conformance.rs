@@ -17,7 +17,8 @@ use common::{FIRST, START, bare, digest, issuer, leaf, other_issuer, serial, wal
 use meshmint::authority::GenerationNumber;
 use meshmint::ledger::postgres::{PostgresLedger, PostgresSettings};
 use meshmint::ledger::{
-    AuditEntry, CertificateFilter, CertificateRecord, CredentialKind, Cursor, HolderId, Kind, Ledger, LedgerError, NotACursor, State, Stats,
+    AuditEntry, AuditPage, CertificateFilter, CertificateRecord, CredentialKind, Cursor, HolderId, Kind, Ledger, LedgerError, NotACursor, State,
+    Stats,
 };
 use meshmint::pki::PublicKeyAlgorithm;
 use time::{Duration, OffsetDateTime};
@@ -302,8 +303,18 @@ async fn the_log_of_operators_and_replicas_takes_entries(backend: &dyn Backend) 
         detail: "'); DROP TABLE audit; --".to_owned(),
         reason: String::new(),
     };
+    assert_eq!(ledger.audits(None, 10).await.unwrap(), AuditPage { entries: Vec::new(), next: None });
+    let second = AuditEntry { actor: "local:uid=0".to_owned(), at: START + Duration::SECOND, reason: "because".to_owned(), ..entry.clone() };
     ledger.audit(entry.clone()).await.unwrap();
-    ledger.audit(entry).await.unwrap();
+    ledger.audit(entry.clone()).await.unwrap();
+    ledger.audit(second.clone()).await.unwrap();
+    let first = ledger.audits(None, 2).await.unwrap();
+    let [(newest, _), (middle, _)] = first.entries[..] else { panic!("{first:?}") };
+    assert!(newest > middle, "the newest first");
+    assert_eq!(first, AuditPage { entries: vec![(newest, second), (middle, entry.clone())], next: Some(middle) });
+    let last = ledger.audits(first.next, 1).await.unwrap();
+    assert_eq!((last.entries[0].1.clone(), last.next), (entry, None));
+    assert_eq!(ledger.audits(Some(0), 1_000_000).await.unwrap().entries, Vec::new());
     ledger.replica_serves("replica-a", FIRST, 1, START).await.unwrap();
     ledger.replica_serves("replica-a", GenerationNumber(2), 2, START).await.unwrap();
 }

@@ -7,6 +7,7 @@ use x509_parser::prelude::{FromDer, GeneralName};
 
 use super::{Authority, AuthorityId, GenerationNumber, KeyRef, Origin, Phase, Role, TrustEntry};
 use crate::clock::readable;
+use crate::pki::inspect::{printable, printable_name};
 use crate::pki::{IssuerKey, KeyError, PemError, Signer, SignerError, certificate_to_pem, certificates_from_pem};
 use crate::spiffe::TrustDomain;
 
@@ -94,7 +95,7 @@ pub enum ImportError {
     #[error("rootFile holds {0} certificates; at most {MAX_ROOTS} are accepted")]
     TooManyRoots(usize),
     /// It is a CA that carries URI name constraints, which ztunnel's verifier refuses in every chain.
-    #[error("{0} has URI name constraints, and ztunnel (rustls-webpki) rejects every chain with them; import an authority without them")]
+    #[error("{0} has URI name constraints, and ztunnel (rustls-webpki) rejects every chain with them; use an authority without them")]
     NameConstraints(String),
 }
 
@@ -140,12 +141,12 @@ pub fn import(
         if let [below, above] = pair
             && !signed_by(below, above)
         {
-            return Err(ImportError::Broken { position: index + 1, subject: below.subject().to_string(), next: above.subject().to_string() });
+            return Err(ImportError::Broken { position: index + 1, subject: printable_name(below.subject()), next: printable_name(above.subject()) });
         }
     }
     let last = parsed.last().ok_or(ImportError::Unreadable("certFile"))?;
     let root = if signed_by(last, last) { Some(last) } else { parsed_roots.iter().find(|root| signed_by(last, root) && signed_by(root, root)) };
-    let root = root.ok_or_else(|| ImportError::NoRoot(last.subject().to_string()))?;
+    let root = root.ok_or_else(|| ImportError::NoRoot(printable_name(last.subject())))?;
 
     if parsed_roots.len() > MAX_ROOTS {
         return Err(ImportError::TooManyRoots(parsed_roots.len()));
@@ -157,7 +158,7 @@ pub fn import(
     let root_in_chain = std::ptr::eq(root, last);
     let line: Vec<&X509Certificate<'_>> = parsed.iter().chain((!root_in_chain).then_some(root)).collect();
     if let Some(short) = line.iter().enumerate().find(|(below, authority)| !allows_below(authority, *below)) {
-        return Err(ImportError::PathLength(short.1.subject().to_string()));
+        return Err(ImportError::PathLength(printable_name(short.1.subject())));
     }
     let may_sign_authorities = line.iter().enumerate().all(|(below, authority)| allows_below(authority, below + 1));
     let root_id = AuthorityId::of_certificate(root.as_raw());
@@ -213,7 +214,7 @@ impl Imported {
     }
 }
 
-fn signed_by(below: &X509Certificate<'_>, above: &X509Certificate<'_>) -> bool {
+pub(super) fn signed_by(below: &X509Certificate<'_>, above: &X509Certificate<'_>) -> bool {
     below.issuer().as_raw() == above.subject().as_raw() && below.verify_signature(Some(above.public_key())).is_ok()
 }
 
@@ -223,8 +224,8 @@ fn allows_below(authority: &X509Certificate<'_>, below: usize) -> bool {
     limit.is_none_or(|limit| u64::try_from(below).is_ok_and(|below| below <= u64::from(limit)))
 }
 
-fn check(certificate: &X509Certificate<'_>, trust_domain: &TrustDomain, now: OffsetDateTime) -> Result<(), ImportError> {
-    let subject = certificate.subject().to_string();
+pub(super) fn check(certificate: &X509Certificate<'_>, trust_domain: &TrustDomain, now: OffsetDateTime) -> Result<(), ImportError> {
+    let subject = printable_name(certificate.subject());
     let (not_before, not_after) = (certificate.validity().not_before.to_datetime(), certificate.validity().not_after.to_datetime());
     if now < not_before || now > not_after {
         return Err(ImportError::NotValidNow { subject, not_before, not_after });
@@ -244,7 +245,7 @@ fn check(certificate: &X509Certificate<'_>, trust_domain: &TrustDomain, now: Off
             && uri.starts_with("spiffe://")
             && *uri != trust_domain.id()
         {
-            return Err(ImportError::TrustDomain { subject, found: (*uri).to_owned(), expected: trust_domain.id() });
+            return Err(ImportError::TrustDomain { subject, found: printable(uri), expected: trust_domain.id() });
         }
     }
     Ok(())

@@ -9,6 +9,7 @@ pub mod rotation;
 mod state;
 #[cfg(test)]
 pub(crate) mod testing;
+mod trust;
 
 pub use accepted::{AcceptedIssuers, PresentedLeaf, Rejection};
 pub use birth::{AuthorityPolicy, BirthError, Certified, certify_issuing, first_state, issuing_name, make_root};
@@ -19,3 +20,4 @@ pub use state::{
     Authority, AuthorityId, AuthorityState, GenerationNumber, HistoryEntry, KeyRef, LedgerMark, MadeBy, Origin, Phase, Role, Rotation, StateError,
     TrustEntry,
 };
+pub use trust::{ForeignRoot, Joining, TrustError, foreign_root};

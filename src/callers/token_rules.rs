@@ -64,10 +64,10 @@ impl TokenRules {
         Ok(Self { trust_domain, issuers, audiences, clock_skew, max_lifetime_unbound })
     }
 
-    /// The same rules for tokens of this issuer alone, who stands for another cluster.
+    /// The same rules for tokens of these issuers alone, who stand for another cluster.
     #[must_use]
-    pub fn for_cluster(&self, issuer: &str, cluster: &str) -> Self {
-        Self { issuers: [(issuer.to_owned(), cluster.to_owned())].into(), ..self.clone() }
+    pub fn for_cluster(&self, issuers: &[String], cluster: &str) -> Self {
+        Self { issuers: issuers.iter().map(|issuer| (issuer.clone(), cluster.to_owned())).collect(), ..self.clone() }
     }
 
     /// Whom a verified token speaks for.

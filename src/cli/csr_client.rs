@@ -107,7 +107,8 @@ pub(super) async fn request(ask: &CsrRequest) -> Result<Obtained, CsrClientError
     let key = make_key(ask.key_type)?;
     let identity = ask.impersonate.clone().or_else(|| identity_of_token(ask.token.as_deref()?, &ask.trust_domain));
     let csr = make_csr(&key, ask.key_type, identity)?;
-    let channel = connect(ask, clock.as_ref()).await?;
+    let client = ask.client.as_ref().map(|(chain, key)| (chain.as_str(), key.as_str()));
+    let channel = connect(&ask.address, ask.server_name.as_deref(), client_config(&ask.roots, client)?, clock.as_ref()).await?;
     let strings = ask.impersonate.iter().map(|identity| ("ImpersonatedIdentity".to_owned(), identity.clone()));
     let fields = strings.map(|(name, text)| (name, prost_types::Value { kind: Some(ValueKind::StringValue(text)) })).collect();
     let mut request = Request::new(IstioCertificateRequest {
@@ -197,12 +198,13 @@ pub(super) fn identity_of_token(token: &str, trust_domain: &TrustDomain) -> Opti
     SpiffeId::workload(trust_domain, namespace, account).ok().map(|id| id.to_string())
 }
 
-async fn connect(ask: &CsrRequest, clock: &dyn Clock) -> Result<Channel, CsrClientError> {
-    let (host, _) = ask.address.rsplit_once(':').ok_or_else(|| CsrClientError::Address(ask.address.clone()))?;
-    let name = ask.server_name.as_deref().unwrap_or_else(|| host.trim_matches(['[', ']']));
+/// Connects to HOST:PORT; the server must have the name, by default the host.
+pub(super) async fn connect(at: &str, server_name: Option<&str>, config: ClientConfig, clock: &dyn Clock) -> Result<Channel, CsrClientError> {
+    let (host, _) = at.rsplit_once(':').ok_or_else(|| CsrClientError::Address(at.to_owned()))?;
+    let name = server_name.unwrap_or_else(|| host.trim_matches(['[', ']']));
     let name = ServerName::try_from(name.to_owned()).map_err(|_| CsrClientError::ServerName(name.to_owned()))?;
-    let tls = TlsConnector::from(Arc::new(client_config(ask)?));
-    let address = ask.address.clone();
+    let tls = TlsConnector::from(Arc::new(config));
+    let address = at.to_owned();
     let connector = service_fn(move |_: Uri| {
         let (tls, name, address) = (tls.clone(), name.clone(), address.clone());
         async move {
@@ -212,25 +214,27 @@ async fn connect(ask: &CsrRequest, clock: &dyn Clock) -> Result<Channel, CsrClie
     });
     // The URIs only fill the :authority and :scheme headers; the connector knows where to go, and that it speaks TLS. tonic would refuse https in
     // the first one where a feature of another crate has brought its own TLS.
-    let authority = ask.address.parse::<SocketAddr>().map_or_else(|_| ask.address.clone(), |address| address.to_string());
-    let not_one = || CsrClientError::Address(ask.address.clone());
+    let authority = at.parse::<SocketAddr>().map_or_else(|_| at.to_owned(), |address| address.to_string());
+    let not_one = || CsrClientError::Address(at.to_owned());
     let origin = Uri::try_from(format!("https://{authority}")).map_err(|_| not_one())?;
     let endpoint = Endpoint::from_shared(format!("http://{authority}")).map_err(|_| not_one())?.origin(origin);
     within(clock, PATIENCE, endpoint.connect_with_connector(connector))
         .await
-        .ok_or_else(|| CsrClientError::Silent { address: ask.address.clone() })?
-        .map_err(|error| CsrClientError::Connect { address: ask.address.clone(), reason: innermost(&error) })
+        .ok_or_else(|| CsrClientError::Silent { address: at.to_owned() })?
+        .map_err(|error| CsrClientError::Connect { address: at.to_owned(), reason: innermost(&error) })
 }
 
-fn client_config(ask: &CsrRequest) -> Result<ClientConfig, CsrClientError> {
+/// TLS with ALPN h2 to a server that chains to these roots, PEM; `client` is a client certificate with its chain and its key, PEM.
+pub(super) fn client_config(roots: &str, client: Option<(&str, &str)>) -> Result<ClientConfig, CsrClientError> {
+    let pem = roots;
     let mut roots = RootCertStore::empty();
-    for root in certificates_from_pem(&ask.roots).map_err(CsrClientError::Roots)? {
+    for root in certificates_from_pem(pem).map_err(CsrClientError::Roots)? {
         roots.add(root)?;
     }
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .with_root_certificates(roots);
-    let mut config = match &ask.client {
+    let mut config = match client {
         None => builder.with_no_client_auth(),
         Some((chain, key)) => {
             let chain: Vec<CertificateDer<'static>> = certificates_from_pem(chain).map_err(CsrClientError::ClientCertificate)?;

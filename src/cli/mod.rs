@@ -1,6 +1,8 @@
 //! The commands: one file for each.
 
 mod admin_client;
+mod audit;
+mod authority;
 mod bundle;
 mod certs;
 mod check;
@@ -63,6 +65,10 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// List and show the certificates that were issued
     Certs(certs::Args),
+    /// Show the authorities and the roots of the trust bundle, and let another root join it
+    Authority(authority::Args),
+    /// Show who changed what, and why
+    Audit(audit::Args),
     /// Print the trust bundle
     Bundle(bundle::Args),
     /// Load any Istio CA and measure what it does
@@ -102,6 +108,8 @@ impl Cli {
                 Command::Request(args) => request::run(args).await,
                 Command::Inspect(args) => inspect::run(&args, &SystemClock::shared()).await,
                 Command::Certs(args) => certs::run(args).await,
+                Command::Authority(args) => authority::run(args).await,
+                Command::Audit(args) => audit::run(args).await,
                 Command::Bundle(args) => bundle::run(args).await,
                 Command::Bench(args) => bench::run(args).await,
                 Command::Cluster(args) => cluster::run(args).await,

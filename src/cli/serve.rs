@@ -58,7 +58,8 @@ pub(super) async fn run(args: Args) -> Outcome {
         Err(error) => return failed(error),
     };
     let addresses = server.addresses();
-    tracing::info!(csr = %addresses.csr, health = %addresses.health, metrics = %addresses.metrics, admin = %addresses.admin.display(), "ready");
+    let admin_network = addresses.admin_network.map(tracing::field::display);
+    tracing::info!(csr = %addresses.csr, health = %addresses.health, metrics = %addresses.metrics, admin = %addresses.admin.display(), admin_network, "ready");
     stop.received().await;
     tracing::info!("draining");
     server.shut_down().await;

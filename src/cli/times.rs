@@ -1,5 +1,6 @@
-//! Times on the command line: RFC 3339, or relative to now (`-2h`, `+30m`).
+//! Times on the command line, RFC 3339: what an operator writes, also relative to now (`-2h`, `+30m`), and what he is shown.
 
+use prost_types::Timestamp;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -22,6 +23,11 @@ impl When {
             Self::In(offset) => now.saturating_add(offset),
         }
     }
+}
+
+/// A time for people, to the second; empty where it is not set.
+pub(super) fn rfc3339(at: Option<&Timestamp>) -> String {
+    at.and_then(|at| OffsetDateTime::from_unix_timestamp(at.seconds).ok()).and_then(|at| at.format(&Rfc3339).ok()).unwrap_or_default()
 }
 
 /// Reads one.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::{Stream, StreamExt as _};
+use futures_util::stream::{self, Stream, StreamExt as _};
 use http::{Request, header};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Bytes;
@@ -61,8 +61,18 @@ pub enum ApiError {
 
 impl ApiError {
     /// Whether the object that was asked for isn't there.
-    pub(super) fn is_not_found(&self) -> bool {
+    pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Status { code: 404, .. })
+    }
+
+    /// Whether another was faster: the object isn't as the writer knew it, or it is there already.
+    pub(crate) fn is_conflict(&self) -> bool {
+        matches!(self, Self::Status { code: 409, .. })
+    }
+
+    /// Whether nothing of the question is to blame: the API server is away or overloaded, so asking it something else won't help either.
+    pub(crate) fn is_of_server(&self) -> bool {
+        matches!(self, Self::TimedOut(_) | Self::NoAnswer(_) | Self::Status { code: 429 | 500 | 502..=504, .. })
     }
 
     /// Whether a watch was refused for what it wanted to go on from, so that only a list helps: a version that is no longer kept (410,
@@ -81,6 +91,8 @@ pub struct ApiServer {
 
 /// The longest error that is read.
 const MAX_ERROR_BYTES: usize = 64 << 10;
+/// One change of a watch: an object of the largest size that etcd stores, and what is around it.
+const MAX_CHANGE_BYTES: usize = 8 << 20;
 /// How much of its message is kept.
 const MAX_MESSAGE: usize = 300;
 
@@ -121,25 +133,30 @@ impl ApiServer {
     ///
     /// # Errors
     /// [`ApiError`].
-    pub(super) async fn ask(&self, request: Request<Vec<u8>>, most: usize, limit: Duration) -> Result<Bytes, ApiError> {
+    pub(crate) async fn ask(&self, request: Request<Vec<u8>>, most: usize, limit: Duration) -> Result<Bytes, ApiError> {
         let work = async {
-            let response = self.client.send(request.map(Body::from)).await.map_err(no_answer)?;
-            let status = response.status();
-            if !status.is_success() {
-                let said = Limited::new(response.into_body(), MAX_ERROR_BYTES).collect().await.map(http_body_util::Collected::to_bytes);
-                return Err(refusal(status.as_u16(), &said.unwrap_or_default()));
-            }
-            let body = Limited::new(response.into_body(), most).collect().await;
+            let body = Limited::new(self.send(request).await?, most).collect().await;
             body.map(http_body_util::Collected::to_bytes).map_err(|_| ApiError::Body(most))
         };
         within(self.clock.as_ref(), limit, work).await.unwrap_or(Err(ApiError::TimedOut(limit)))
+    }
+
+    /// The body of an answer that is no error.
+    async fn send(&self, request: Request<Vec<u8>>) -> Result<Body, ApiError> {
+        let response = self.client.send(request.map(Body::from)).await.map_err(no_answer)?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response.into_body());
+        }
+        let said = Limited::new(response.into_body(), MAX_ERROR_BYTES).collect().await.map(http_body_util::Collected::to_bytes);
+        Err(refusal(status.as_u16(), &said.unwrap_or_default()))
     }
 
     /// One question; the answer as JSON.
     ///
     /// # Errors
     /// [`ApiError`].
-    pub(super) async fn read<T: DeserializeOwned>(&self, request: Request<Vec<u8>>, most: usize, limit: Duration) -> Result<T, ApiError> {
+    pub(crate) async fn read<T: DeserializeOwned>(&self, request: Request<Vec<u8>>, most: usize, limit: Duration) -> Result<T, ApiError> {
         let body = self.ask(request, most, limit).await?;
         // The parser's words may quote the answer; where it is, is enough.
         serde_json::from_slice(&body).map_err(|error| ApiError::Unreadable(format!("line {} column {}", error.line(), error.column())))
@@ -154,7 +171,8 @@ impl ApiServer {
         self.ask(request.map_err(|error| ApiError::Access(error.to_string()))?, most, limit).await
     }
 
-    /// A stream of changes. It ends when the API server ends it; only its beginning is bounded in time here.
+    /// A stream of changes, one in a line. It ends when the API server ends it, and after an error; its beginning is bounded in time here, and each
+    /// change in bytes.
     ///
     /// # Errors
     /// [`ApiError`].
@@ -163,10 +181,53 @@ impl ApiServer {
         request: Request<Vec<u8>>,
         limit: Duration,
     ) -> Result<impl Stream<Item = Result<WatchEvent<T>, ApiError>> + Send + use<T>, ApiError> {
-        let begun = within(self.clock.as_ref(), limit, self.client.request_events::<T>(request)).await;
-        let events = begun.unwrap_or_else(|| Err(kube::Error::Service(format!("no answer within {limit:?}").into()))).map_err(no_answer)?;
-        Ok(events.map(|event| event.map_err(no_answer)))
+        let begun = within(self.clock.as_ref(), limit, self.send(request)).await;
+        let body = begun.unwrap_or(Err(ApiError::TimedOut(limit)))?;
+        let lines = Lines { body: body.into_data_stream(), read: Vec::new(), searched: 0 };
+        Ok(stream::unfold(Some(lines), |lines| async {
+            let mut lines = lines?;
+            match lines.next().await? {
+                Ok(line) => Some((change(&line), Some(lines))),
+                Err(error) => Some((Err(error), None)),
+            }
+        }))
     }
+}
+
+/// The lines of a body. kube's own reader takes lines of any length, and an API server that isn't ours may send one that never ends.
+struct Lines<B> {
+    body: B,
+    read: Vec<u8>,
+    /// How much of `read` has no end of a line.
+    searched: usize,
+}
+
+impl<B: Stream<Item = Result<Bytes, kube::Error>> + Unpin> Lines<B> {
+    /// The next whole line; a last one that was cut off is none.
+    async fn next(&mut self) -> Option<Result<Vec<u8>, ApiError>> {
+        loop {
+            if let Some(end) = self.read.iter().skip(self.searched).position(|byte| *byte == b'\n') {
+                let line = self.read.drain(..=self.searched + end).collect();
+                self.searched = 0;
+                return Some(Ok(line));
+            }
+            self.searched = self.read.len();
+            if self.searched > MAX_CHANGE_BYTES {
+                return Some(Err(ApiError::Body(MAX_CHANGE_BYTES)));
+            }
+            match self.body.next().await? {
+                Ok(bytes) => self.read.extend_from_slice(&bytes),
+                Err(error) => return Some(Err(no_answer(error))),
+            }
+        }
+    }
+}
+
+fn change<T: DeserializeOwned>(line: &[u8]) -> Result<WatchEvent<T>, ApiError> {
+    serde_json::from_slice(line).map_err(|error| match serde_json::from_slice::<Status>(line) {
+        Ok(status) if status.code != 0 => ApiError::of_status(&status),
+        _ => ApiError::Unreadable(format!("column {}", error.column())),
+    })
 }
 
 impl fmt::Debug for ApiServer {
@@ -199,13 +260,8 @@ impl fmt::Debug for Access {
     }
 }
 
-/// A failure by kube's name.
 fn no_answer(error: kube::Error) -> ApiError {
-    match error {
-        kube::Error::Api(status) => ApiError::of_status(&status),
-        kube::Error::SerdeError(error) => ApiError::Unreadable(format!("column {}", error.column())),
-        error => ApiError::NoAnswer(chain_of(&error)),
-    }
+    ApiError::NoAnswer(chain_of(&error))
 }
 
 fn refusal(code: u16, said: &[u8]) -> ApiError {
@@ -231,6 +287,31 @@ impl ApiError {
 mod tests {
     use super::*;
     use crate::clock::SystemClock;
+
+    fn lines(chunks: &[&'static str]) -> Lines<impl Stream<Item = Result<Bytes, kube::Error>> + Unpin + use<>> {
+        let chunks: Vec<_> = chunks.iter().map(|chunk| Ok(Bytes::from_static(chunk.as_bytes()))).collect();
+        Lines { body: stream::iter(chunks), read: Vec::new(), searched: 0 }
+    }
+
+    #[tokio::test]
+    async fn a_watch_is_read_line_by_line_and_a_line_has_an_end() {
+        let mut body = lines(&["ab", "c\n\nd", "e", "f\ng\n", "cut off"]);
+        for expected in ["abc\n", "\n", "def\n", "g\n"] {
+            assert_eq!(body.next().await, Some(Ok(expected.as_bytes().to_vec())));
+        }
+        assert_eq!(body.next().await, None);
+        let long: &'static str = "x".repeat(1 << 20).leak();
+        assert_eq!(lines(&[long; 9]).next().await, Some(Err(ApiError::Body(MAX_CHANGE_BYTES))));
+    }
+
+    #[test]
+    fn what_is_no_change_is_an_error() {
+        let change = |line: &str| change::<serde_json::Value>(line.as_bytes()).map(|_| ());
+        assert_eq!(change(r#"{"type":"ADDED","object":{}}"#), Ok(()));
+        let gone = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"too old","reason":"Expired","code":410}"#;
+        assert_eq!(change(gone), Err(ApiError::Status { code: 410, message: "too old".to_owned() }));
+        assert!(matches!(change("{"), Err(ApiError::Unreadable(_))));
+    }
 
     async fn connect(kubeconfig: &str) -> Result<Arc<ApiServer>, ApiError> {
         let folder = tempfile::tempdir().unwrap();

@@ -22,8 +22,16 @@ pub enum Resource {
     ServiceAccounts,
     /// Nodes.
     Nodes,
-    /// Secrets that name other clusters, in one namespace.
+    /// Secrets of one namespace: those that name other clusters, or one of a name.
     Secrets,
+    /// Namespaces.
+    Namespaces,
+    /// ConfigMaps of one name in all namespaces.
+    ConfigMaps,
+    /// What the API server asks before it admits an object, and whom: those that may change it.
+    MutatingWebhooks,
+    /// The same: those that may refuse it.
+    ValidatingWebhooks,
 }
 
 impl Resource {
@@ -37,23 +45,31 @@ impl Resource {
             Self::ServiceAccounts => "serviceaccounts",
             Self::Nodes => "nodes",
             Self::Secrets => "secrets",
+            Self::Namespaces => "namespaces",
+            Self::ConfigMaps => "configmaps",
+            Self::MutatingWebhooks => "mutatingwebhookconfigurations",
+            Self::ValidatingWebhooks => "validatingwebhookconfigurations",
         }
     }
 
     /// The path of those in one namespace, or of all where that is empty.
-    pub(super) fn path(self, namespace: &str) -> String {
+    pub(crate) fn path(self, namespace: &str) -> String {
         let name = self.name();
-        if namespace.is_empty() { format!("/api/v1/{name}") } else { format!("/api/v1/namespaces/{namespace}/{name}") }
+        let group = match self {
+            Self::MutatingWebhooks | Self::ValidatingWebhooks => "/apis/admissionregistration.k8s.io/v1",
+            _ => "/api/v1",
+        };
+        if namespace.is_empty() { format!("{group}/{name}") } else { format!("{group}/namespaces/{namespace}/{name}") }
     }
 
     /// Whether the API server is to send metadata only.
     pub(super) fn metadata_only(self) -> bool {
-        matches!(self, Self::ServiceAccounts | Self::Nodes)
+        matches!(self, Self::ServiceAccounts | Self::Nodes | Self::Namespaces)
     }
 }
 
 /// What is kept of one kind of object.
-pub(super) trait Index: Default + Debug + Send + Sync + 'static {
+pub(crate) trait Index: Default + Debug + Send + Sync + 'static {
     /// The object as it comes.
     type Object: DeserializeOwned + Clone + Send + 'static;
     /// What it is.
@@ -257,7 +273,7 @@ impl Index for Pods {
 mod tests {
     use time::macros::datetime;
 
-    use super::super::objects::{PodSpec, PodStatus};
+    use super::super::objects::{Annotations, Labels, PodSpec, PodStatus};
     use super::*;
 
     fn pod(name: &str, uid: &str, account: &str, node: Option<&str>, phase: &str) -> Pod {
@@ -268,6 +284,8 @@ mod tests {
                 uid: uid.into(),
                 resource_version: "1".into(),
                 deletion_timestamp: None,
+                labels: Labels::default(),
+                annotations: Annotations::default(),
             },
             spec: PodSpec { node_name: node.map(str::to_owned), service_account_name: account.into() },
             status: PodStatus { phase: phase.into() },

@@ -1,5 +1,5 @@
 //! What is learnt from the cluster: the keys of its token issuers, what it says of a token, whether what a token is bound to still lives, and
-//! which pods are on which node.
+//! which pods are on which node. Also who operates us over the network, and what RBAC lets him do.
 
 mod api_server;
 mod clusters;
@@ -10,6 +10,7 @@ mod kubernetes;
 pub mod liveness;
 mod lookups;
 mod objects;
+mod operators;
 mod remote;
 mod remote_secret;
 mod token_review;
@@ -18,12 +19,16 @@ mod watched;
 pub use api_server::{Access, ApiError, ApiServer};
 pub use clusters::{Clusters, Member, Named, Review};
 pub use fetch::{FetchError, KeySource};
+pub(crate) use index::Index;
 pub use index::Resource;
 pub use key_sets::{IssuerStatus, KeySets, KeyTrouble, Timing, TrackedIssuer};
 pub use kubernetes::{ClusterStatus, Kubernetes, KubernetesParts};
 pub use liveness::{Bound, Life, Liveness, NoCluster, WhyGone};
 pub use lookups::{LookupCounts, LookupLimits};
+pub(crate) use objects::{Metadata, Named as NamedObject};
+pub use operators::{GROUP, NobodyKnows, Operator, Operators, Permission};
 pub use remote::{RemoteParts, RemoteStatus, Remotes};
 pub use remote_secret::{MadeSecret, RemoteSecret};
 pub use token_review::{Reviewed, Reviewer, TokenReviewer};
 pub use watched::WatchStatus;
+pub(crate) use watched::{Scope, Watched};

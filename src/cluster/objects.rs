@@ -7,21 +7,44 @@ use time::OffsetDateTime;
 /// Of every object.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Metadata {
-    pub(super) name: String,
+pub(crate) struct Metadata {
+    pub(crate) name: String,
     /// Empty where objects are of no namespace.
     #[serde(default)]
-    pub(super) namespace: String,
-    pub(super) uid: String,
-    pub(super) resource_version: String,
+    pub(crate) namespace: String,
+    pub(crate) uid: String,
+    pub(crate) resource_version: String,
     #[serde(default, with = "time::serde::rfc3339::option")]
-    pub(super) deletion_timestamp: Option<OffsetDateTime>,
+    pub(crate) deletion_timestamp: Option<OffsetDateTime>,
+    #[serde(default)]
+    pub(crate) labels: Labels,
+    #[serde(default)]
+    pub(crate) annotations: Annotations,
+}
+
+/// The labels that matter here.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub(crate) struct Labels {
+    /// Istio's own mark of what belongs to it.
+    #[serde(default, rename = "istio.io/config")]
+    pub(crate) istio_config: Option<String>,
+}
+
+/// What we note on objects that we write.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub(crate) struct Annotations {
+    /// The number of the trust bundle that is in it.
+    #[serde(default, rename = "meshmint.io/bundle-number")]
+    pub(crate) bundle_number: Option<String>,
+    /// The generation that signed what is in it.
+    #[serde(default, rename = "meshmint.io/generation")]
+    pub(crate) generation: Option<String>,
 }
 
 /// An object of which only the metadata is wanted: a service account, a node.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(super) struct Named {
-    pub(super) metadata: Metadata,
+pub(crate) struct Named {
+    pub(crate) metadata: Metadata,
 }
 
 /// A pod.

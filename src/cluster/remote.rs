@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use ring::digest::{SHA256, digest};
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -22,7 +23,7 @@ use super::clusters::{Clusters, Member, Review};
 use super::fetch::KeySource;
 use super::index::{Index, Resource};
 use super::key_sets::{KeySets, Timing, TrackedIssuer};
-use super::kubernetes::{Kubernetes, KubernetesParts};
+use super::kubernetes::{ClusterStatus, Kubernetes, KubernetesParts};
 use super::lookups::LookupLimits;
 use super::objects::Metadata;
 use super::token_review::Reviewer;
@@ -34,6 +35,8 @@ use crate::clock::{Clock, Entropy, within};
 const LABEL: &str = "istio/multiCluster=true";
 /// Pause before a cluster that could not be joined is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+/// How often a joined cluster is asked whether its tokens still have the same issuer.
+const ISSUER_LOOKS: Duration = Duration::from_secs(300);
 /// The longest discovery document.
 const MAX_DISCOVERY_BYTES: usize = 64 << 10;
 /// How long joining one may take before it counts without its lists; then what isn't listed is looked at live.
@@ -77,6 +80,8 @@ pub struct Remotes {
     joined: Mutex<BTreeMap<String, Joined>>,
     /// Whether everything that the first list named was tried.
     tried: watch::Sender<bool>,
+    /// The API servers of those that are joined.
+    reachable: watch::Sender<BTreeMap<String, Arc<ApiServer>>>,
 }
 
 /// What is there of one other cluster.
@@ -88,6 +93,8 @@ pub struct RemoteStatus {
     pub joined: bool,
     /// Why the latest attempt to join it failed.
     pub trouble: Option<ApiError>,
+    /// How well it is known, where it is joined.
+    pub known: Option<ClusterStatus>,
 }
 
 /// One cluster that a Secret names.
@@ -96,9 +103,13 @@ struct Joined {
     /// Of the kubeconfig that was tried last, so that no change is missed and nothing secret is kept.
     digest: Option<[u8; 32]>,
     member: Option<Arc<Member>>,
-    /// What keeps it up to date.
-    work: Option<Work>,
+    /// What keeps it up to date, for as long as it counts.
+    _work: Option<Work>,
     trouble: Option<ApiError>,
+    /// Who signs its tokens, and who did before: for as long as those live, and nobody can tell how long that is, they count too.
+    issuers: Vec<String>,
+    /// Another one signs its tokens now, so it must be joined anew; what is there goes on until then.
+    moved: bool,
 }
 
 /// Tasks that end with this value.
@@ -114,9 +125,9 @@ impl Drop for Work {
 impl Remotes {
     /// Nothing is asked yet: [`Remotes::run`] begins.
     pub fn new(parts: RemoteParts, clusters: Arc<Clusters>) -> Arc<Self> {
-        let scope = Scope { namespace: parts.namespace.clone(), labels: Some(LABEL) };
+        let scope = Scope { namespace: parts.namespace.clone(), labels: Some(LABEL.to_owned()), name: None };
         let secrets = Watched::scoped(scope, parts.clock.clone());
-        Arc::new(Self { secrets, clusters, joined: Mutex::default(), tried: watch::Sender::new(false), parts })
+        Arc::new(Self { secrets, clusters, joined: Mutex::default(), tried: watch::Sender::new(false), reachable: watch::Sender::default(), parts })
     }
 
     /// The other clusters, by name.
@@ -126,8 +137,14 @@ impl Remotes {
             cluster: cluster.clone(),
             joined: joined.member.is_some(),
             trouble: joined.trouble.clone(),
+            known: joined.member.as_ref().and_then(|member| Some(member.kubernetes.as_ref()?.status())),
         };
         joined.iter().map(status).collect()
+    }
+
+    /// The API servers of the clusters that are joined, by name; with other credentials it is another one.
+    pub fn reachable(&self) -> watch::Receiver<BTreeMap<String, Arc<ApiServer>>> {
+        self.reachable.subscribe()
     }
 
     /// The watch of the Secrets.
@@ -157,22 +174,42 @@ impl Remotes {
 
     async fn follow(&self) {
         let mut changes = self.secrets.changes();
+        let mut looked_at = self.parts.clock.monotonic();
         loop {
+            let clock = &self.parts.clock;
+            if clock.monotonic().saturating_sub(looked_at) >= ISSUER_LOOKS {
+                looked_at = clock.monotonic();
+                self.look_at_issuers().await;
+            }
             // Before the first list no name is known, and none is known not to be there.
             let listed = *changes.borrow_and_update() > 0;
             let waiting = listed && self.keep_up().await;
             if listed {
                 self.tried.send_replace(true);
             }
-            let clock = &self.parts.clock;
-            let retry = async {
-                match waiting {
-                    true => clock.sleep_until(clock.monotonic().saturating_add(RETRY)).await,
-                    false => std::future::pending().await,
-                }
-            };
+            let next_look = looked_at.saturating_add(ISSUER_LOOKS);
+            let next = if waiting { next_look.min(clock.monotonic().saturating_add(RETRY)) } else { next_look };
             // An error means that the watch is gone, which lives as long as this.
-            futures_util::future::select(std::pin::pin!(changes.changed()), std::pin::pin!(retry)).await;
+            futures_util::future::select(std::pin::pin!(changes.changed()), clock.sleep_until(next)).await;
+        }
+    }
+
+    /// Asks each joined cluster who signs its tokens: a new name would make every token of it a stranger's. One that doesn't answer stays as it is.
+    async fn look_at_issuers(&self) {
+        let members: Vec<_> = {
+            let joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+            joined.iter().filter_map(|(name, joined)| Some((name.clone(), joined.issuers.first()?.clone(), joined.member.clone()?))).collect()
+        };
+        let looks = members.into_iter().map(|(name, known, member)| async move {
+            let issuer = issuer_of(&member.kubernetes.as_ref()?.api(), self.parts.lookups.time).await.ok()?;
+            (issuer != known).then_some((name, issuer))
+        });
+        for (name, issuer) in futures_util::future::join_all(looks).await.into_iter().flatten() {
+            tracing::warn!(cluster = name, issuer, "another issuer signs the tokens of this cluster now: it is joined anew");
+            let mut joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(joined) = joined.get_mut(&name) {
+                joined.moved = true;
+            }
         }
     }
 
@@ -188,32 +225,34 @@ impl Remotes {
         let due: Vec<_> = {
             let joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
             let is_due = |name: &str, kubeconfig: &Kubeconfig| {
-                joined.get(name).is_none_or(|known| known.digest != Some(kubeconfig.digest()) || known.trouble.is_some())
+                joined.get(name).is_none_or(|known| known.digest != Some(kubeconfig.digest()) || known.trouble.is_some() || known.moved)
             };
             wanted.into_iter().filter(|(name, kubeconfig)| is_due(name, kubeconfig)).collect()
         };
         let attempts = due.into_iter().map(|(name, kubeconfig)| async move {
             let digest = Some(kubeconfig.digest());
-            let outcome = self.join(&name, kubeconfig).await;
+            let former = self.joined.lock().unwrap_or_else(PoisonError::into_inner).get(&name).and_then(|joined| joined.issuers.first().cloned());
+            let outcome = self.join(&name, kubeconfig, former).await;
             (name, digest, outcome)
         });
+        let mut attempts: FuturesUnordered<_> = attempts.collect();
         let mut waiting = false;
-        for (name, digest, outcome) in futures_util::future::join_all(attempts).await {
+        while let Some((name, digest, outcome)) = attempts.next().await {
             waiting |= outcome.is_err();
             self.change(|joined| {
                 let old = joined.remove(&name);
                 let now = match outcome {
-                    Ok((member, work)) => {
+                    Ok((member, issuers, work)) => {
                         tracing::info!(cluster = name, "another cluster was joined");
-                        Joined { digest, member: Some(member), work: Some(work), trouble: None }
+                        Joined { digest, member: Some(member), _work: Some(work), trouble: None, issuers, moved: false }
                     }
                     Err(error) => {
                         if old.as_ref().and_then(|old| old.trouble.as_ref()) != Some(&error) {
                             tracing::warn!(cluster = name, %error, "another cluster could not be joined");
                         }
                         // One that changed goes on as it was: its old credentials may still be good.
-                        let (member, work) = old.map_or((None, None), |old| (old.member, old.work));
-                        Joined { digest, member, work, trouble: Some(error) }
+                        let old = old.unwrap_or_default();
+                        Joined { digest, trouble: Some(error), ..old }
                     }
                 };
                 joined.insert(name, now);
@@ -227,9 +266,11 @@ impl Remotes {
         change(&mut joined);
         let named = joined.iter().map(|(name, joined)| (name.clone(), joined.member.clone()));
         self.clusters.set_others(named.collect());
+        let api = |(name, joined): (&String, &Joined)| Some((name.clone(), joined.member.as_ref()?.kubernetes.as_ref()?.api()));
+        self.reachable.send_replace(joined.iter().filter_map(api).collect());
     }
 
-    async fn join(&self, cluster: &str, kubeconfig: Kubeconfig) -> Result<(Arc<Member>, Work), ApiError> {
+    async fn join(&self, cluster: &str, kubeconfig: Kubeconfig, former: Option<String>) -> Result<(Arc<Member>, Vec<String>, Work), ApiError> {
         if self.parts.own_names.contains(cluster) {
             return Err(ApiError::Access("this is a name of our own cluster, which no Secret may take".to_owned()));
         }
@@ -237,8 +278,10 @@ impl Remotes {
         let text = String::from_utf8(kubeconfig.0).map_err(|_| ApiError::Access("the kubeconfig is no text".to_owned()))?;
         let api = ApiServer::connect(&Access::Contents(text), clock.clone()).await?;
         let issuer = issuer_of(&api, lookups.time).await?;
-        let tracked = TrackedIssuer { issuer: issuer.clone(), source: KeySource::ApiServer, timing: *timing };
-        let key_sets = KeySets::new(clock.clone(), Some(api.clone()), [tracked]);
+        let former = former.filter(|former| *former != issuer);
+        let issuers: Vec<_> = [issuer].into_iter().chain(former).collect();
+        let tracked = |issuer: &String| TrackedIssuer { issuer: issuer.clone(), source: KeySource::ApiServer, timing: *timing };
+        let key_sets = KeySets::new(clock.clone(), Some(api.clone()), issuers.iter().map(tracked));
         key_sets.refresh().await;
         let kubernetes = Kubernetes::new(KubernetesParts {
             cluster: cluster.to_owned(),
@@ -253,8 +296,8 @@ impl Remotes {
         let forever = std::future::pending::<()>;
         let work = Work(vec![tokio::spawn(kubernetes.clone().run(forever())), tokio::spawn(key_sets.clone().run(forever()))]);
         kubernetes.first_lists(FIRST_LISTS).await;
-        let member = Member { key_sets, rules: rules.for_cluster(&issuer, cluster), review, kubernetes: Some(kubernetes) };
-        Ok((Arc::new(member), work))
+        let member = Member { key_sets, rules: rules.for_cluster(&issuers, cluster), review, kubernetes: Some(kubernetes) };
+        Ok((Arc::new(member), issuers, work))
     }
 }
 

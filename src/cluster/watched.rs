@@ -23,8 +23,10 @@ use crate::clock::{Clock, Entropy, fraction, within};
 
 /// Objects in one answer of a list. A pod has 5 to 10 KB on the wire, so a page has a few megabytes.
 const PAGE: u32 = 250;
-/// More bytes than any page has: 250 objects of the largest size that etcd stores.
-const MAX_PAGE_BYTES: usize = 512 << 20;
+/// The same where those objects are very large.
+const SMALL_PAGE: u32 = 16;
+/// A page that is longer is asked for again with fewer objects: one of the largest size that etcd stores has 1.5 MiB.
+const MAX_PAGE_BYTES: usize = 32 << 20;
 /// How long a page, or the beginning of a watch, may take.
 const PAGE_TIME: Duration = Duration::from_secs(30);
 /// A watch in which nothing is said for so long is dead: there is a bookmark about once a minute. Only an API server that was started a few minutes
@@ -37,7 +39,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from
 
 /// What is known of one kind of object, and how well.
 #[derive(Debug)]
-pub(super) struct Watched<I> {
+pub(crate) struct Watched<I> {
     scope: Scope,
     index: RwLock<I>,
     /// Milliseconds on the monotonic clock, plus one; 0 before the first list.
@@ -54,11 +56,19 @@ pub(super) struct Watched<I> {
 
 /// Which objects of the kind are watched.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Scope {
+pub(crate) struct Scope {
     /// Empty: all.
-    pub(super) namespace: String,
-    /// A label selector.
-    pub(super) labels: Option<&'static str>,
+    pub(crate) namespace: String,
+    /// A label selector. An object that it doesn't choose any more counts as gone.
+    pub(crate) labels: Option<String>,
+    /// The only name. Rules of access may then name it too.
+    pub(crate) name: Option<String>,
+}
+
+impl Scope {
+    fn fields(&self) -> Option<String> {
+        self.name.as_ref().map(|name| format!("metadata.name={name}"))
+    }
 }
 
 /// What metrics and the checkup show of a watch.
@@ -93,12 +103,12 @@ enum Ended {
 
 impl<I: Index> Watched<I> {
     /// All objects of the kind.
-    pub(super) fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
         Self::scoped(Scope::default(), clock)
     }
 
     /// Some of them.
-    pub(super) fn scoped(scope: Scope, clock: Arc<dyn Clock>) -> Arc<Self> {
+    pub(crate) fn scoped(scope: Scope, clock: Arc<dyn Clock>) -> Arc<Self> {
         Arc::new(Self {
             scope,
             changes: watch::Sender::new(0),
@@ -113,18 +123,18 @@ impl<I: Index> Watched<I> {
     }
 
     /// Looks into the index.
-    pub(super) fn look<T>(&self, question: impl FnOnce(&I) -> T) -> T {
+    pub(crate) fn look<T>(&self, question: impl FnOnce(&I) -> T) -> T {
         // Every writer leaves the index whole, so a poisoned one is as good.
         question(&self.index.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// How long ago the API server said something in this watch; `None` before the first list.
-    pub(super) fn age(&self) -> Option<Duration> {
+    pub(crate) fn age(&self) -> Option<Duration> {
         let heard = self.heard.load(Ordering::Relaxed).checked_sub(1)?;
         Some(self.clock.monotonic().saturating_sub(Duration::from_millis(heard)))
     }
 
-    pub(super) fn status(&self) -> WatchStatus {
+    pub(crate) fn status(&self) -> WatchStatus {
         WatchStatus {
             resource: I::RESOURCE,
             age: self.age(),
@@ -136,7 +146,7 @@ impl<I: Index> Watched<I> {
     }
 
     /// Tells of each change.
-    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
@@ -146,13 +156,13 @@ impl<I: Index> Watched<I> {
     }
 
     /// Ends once everything was listed, or could not be.
-    pub(super) async fn attempted(&self) {
+    pub(crate) async fn attempted(&self) {
         // An error means that the sender is gone, and it lives in here.
         let _ = self.attempted.subscribe().wait_for(|attempted| *attempted).await;
     }
 
     /// Keeps the index up to date until `shutdown` ends.
-    pub(super) async fn run(self: Arc<Self>, api: Arc<ApiServer>, entropy: Arc<dyn Entropy>, shutdown: impl Future<Output = ()>) {
+    pub(crate) async fn run(self: Arc<Self>, api: Arc<ApiServer>, entropy: Arc<dyn Entropy>, shutdown: impl Future<Output = ()>) {
         let work = pin!(self.keep_up(&api, entropy.as_ref()));
         select(work, pin!(shutdown)).await;
     }
@@ -203,10 +213,17 @@ impl<I: Index> Watched<I> {
         let began = self.clock.monotonic();
         let request = Request::new(I::RESOURCE.path(&self.scope.namespace));
         let (mut index, mut version) = (I::default(), None);
-        let mut params = ListParams { label_selector: self.scope.labels.map(str::to_owned), ..ListParams::default().limit(PAGE) };
+        let mut params =
+            ListParams { label_selector: self.scope.labels.clone(), field_selector: self.scope.fields(), ..ListParams::default().limit(PAGE) };
         loop {
             let page = if I::RESOURCE.metadata_only() { request.list_metadata(&params) } else { request.list(&params) };
-            let page: Page<I::Object> = api.read(page.map_err(unaskable)?, MAX_PAGE_BYTES, PAGE_TIME).await?;
+            let page: Page<I::Object> = match api.read(page.map_err(unaskable)?, MAX_PAGE_BYTES, PAGE_TIME).await {
+                Err(ApiError::Body(_)) if params.limit > Some(SMALL_PAGE) => {
+                    params.limit = Some(SMALL_PAGE);
+                    continue;
+                }
+                page => page?,
+            };
             page.items.into_iter().flatten().for_each(|object| index.put(object));
             let version = version.get_or_insert(page.metadata.resource_version);
             match page.metadata.next.filter(|next| !next.is_empty()) {
@@ -229,8 +246,9 @@ impl<I: Index> Watched<I> {
         // Without random bytes all replicas come back at the same time, and that is all.
         let share = fraction(entropy).unwrap_or(0.5);
         let seconds = WATCH_SECONDS.0 + (WATCH_SECONDS.1 - WATCH_SECONDS.0) * share;
-        let labels = self.scope.labels.map(str::to_owned);
-        let params = WatchParams { timeout: Some(seconds as u32), bookmarks: true, label_selector: labels, ..WatchParams::default() };
+        let (labels, fields) = (self.scope.labels.clone(), self.scope.fields());
+        let params =
+            WatchParams { timeout: Some(seconds as u32), bookmarks: true, label_selector: labels, field_selector: fields, ..WatchParams::default() };
         let request = Request::new(I::RESOURCE.path(&self.scope.namespace));
         let request = if I::RESOURCE.metadata_only() { request.watch_metadata(&params, version) } else { request.watch(&params, version) };
         let events = match request.map_err(unaskable) {

@@ -9,7 +9,10 @@ use super::keys::{Kind, Preset};
 use super::problem::{ConfigError, Problem};
 use super::reading::{Checking, is_https};
 use super::units::duration_text;
-use super::values::{Authorities, Certificates, Cluster, Config, Import, LogFormat, Server, TokenIssuer, Tokens, Tracing, Verification};
+use super::values::{
+    AdminNetwork, Authorities, Certificates, Cluster, Config, Controllers, Import, LogFormat, RootConfigMap, Server, TokenIssuer, Tokens, Tracing,
+    Verification,
+};
 use crate::callers::ServiceAccountName;
 use crate::cluster::{Access, KeySource};
 use crate::ledger::postgres::PostgresSettings;
@@ -40,13 +43,14 @@ impl Checking<'_> {
         let server = self.server();
         let tokens = self.tokens();
         let cluster = self.cluster();
+        let controllers = self.controllers();
         let certificates = self.certificates();
         let authority = self.authority();
         let state_dir = self.path("state.file.dir");
         let ledger_path = self.path("ledger.sqlite.path");
         let ledger_retention = self.duration("ledger.retention");
         let (ledger_postgres, ledger_spool) = (self.postgres(ledger_retention), self.spool());
-        let admin_socket = self.path("admin.socket");
+        let (admin_socket, admin_network) = (self.path("admin.socket"), self.admin_network());
         let (health_listen, metrics_listen) = (self.listen("health.listen"), self.listen("metrics.listen"));
         let log_format = self.text("log.format");
         let log_level = self.text("log.level");
@@ -57,6 +61,7 @@ impl Checking<'_> {
             server: server?,
             tokens: tokens?,
             cluster: cluster?,
+            controllers: controllers?,
             certificates: certificates?,
             authority: authority?,
             state_dir: state_dir?,
@@ -65,6 +70,7 @@ impl Checking<'_> {
             ledger_spool: ledger_spool?,
             ledger_retention: ledger_retention?,
             admin_socket: admin_socket?,
+            admin_network: admin_network?,
             health_listen: health_listen?,
             metrics_listen: metrics_listen?,
             log_format: if log_format? == "json" { LogFormat::Json } else { LogFormat::Text },
@@ -72,6 +78,14 @@ impl Checking<'_> {
             tracing: tracing?,
             written: Values::new(),
         })
+    }
+
+    fn admin_network(&mut self) -> Option<Option<AdminNetwork>> {
+        let audience = self.text("admin.audience");
+        if self.optional("admin.listen")?.is_none() {
+            return audience.map(|_| None);
+        }
+        Some(Some(AdminNetwork { listen: self.listen("admin.listen")?, audience: audience? }))
     }
 
     fn server(&mut self) -> Option<Server> {
@@ -179,6 +193,18 @@ impl Checking<'_> {
             (Some(_), Some(_)) => return self.refuse("cluster", "names two API servers: expected inCluster or kubeconfig, not both"),
         };
         Some(Some(Cluster { access, aliases: aliases?, remote_secrets_namespace: remote_secrets_namespace?, max_staleness: max_staleness? }))
+    }
+
+    fn controllers(&mut self) -> Option<Controllers> {
+        let enabled = self.text("controllers.rootConfigMap.enabled");
+        let name = self.text("controllers.rootConfigMap.name");
+        let selector = self.optional("controllers.rootConfigMap.namespaceSelector");
+        let (enabled, name, namespace_selector) = (enabled?, name?, selector?);
+        if !is_dns_name(&name) {
+            return self.refuse("controllers.rootConfigMap.name", "can't be the name of a ConfigMap: expected one like istio-ca-root-cert");
+        }
+        let root_config_map = (enabled == "true").then_some(RootConfigMap { name, namespace_selector });
+        Some(Controllers { root_config_map })
     }
 
     fn certificates(&mut self) -> Option<Certificates> {

@@ -85,6 +85,8 @@ impl Kind {
 /// `sun_path` of unix(7) without its final zero.
 pub(super) const MAX_SOCKET_BYTES: usize = 107;
 
+const SWITCH: Kind = Choice(&["true", "false"]);
+
 const S: u64 = 1_000;
 const M: u64 = 60 * S;
 const H: u64 = 60 * M;
@@ -141,6 +143,10 @@ pub(super) const KEYS: &[Key] = &[
     key("cluster.remoteSecretsNamespace", Text, Optional("meshmint-system"), "Where the Secrets are that name other clusters (label istio/multiCluster=true, as `meshmint cluster secret` makes them). A token then counts only in the cluster that its agent names."),
     key("cluster.maxStaleness", Duration(5 * M, 30 * D), Is("1h"), "How long the last known pods, accounts and nodes are believed while the API server is away; then UNAVAILABLE."),
 
+    key("controllers.rootConfigMap.enabled", SWITCH, Is("false"), "Write the trust bundle into a ConfigMap in every namespace of every cluster, as istiod does while it is the CA. Only once istiod's CA is off: both would write the same one."),
+    key("controllers.rootConfigMap.name", Text, Is("istio-ca-root-cert"), "The ConfigMap's name; its key is root-cert.pem."),
+    key("controllers.rootConfigMap.namespaceSelector", Text, Optional("istio-discovery=enabled"), "Only in namespaces that this label selector chooses (istio-csr: configmapNamespaceSelector); never in kube-public, kube-node-lease and local-path-storage."),
+
     key("certificates.defaultLifetime", Duration(S, 90 * D), Is("24h"), "Lifetime where a request asks for none."),
     key("certificates.maxLifetime", Duration(S, 90 * D), Is("24h"), "Longest lifetime; a request for more gets this."),
     key("certificates.backdate", Duration(0, H), Is("2m"), "How far notBefore lies in the past. No certificate lives shorter than five times this."),
@@ -167,6 +173,8 @@ pub(super) const KEYS: &[Key] = &[
     key("ledger.retention", Duration(0, 3_653 * D), Is("30d"), "How long a certificate stays on record after its notAfter."),
 
     key("admin.socket", Socket, Is("/run/meshmint/admin.sock"), "The Unix socket (0600) of the admin API."),
+    key("admin.listen", Listen, Optional("0.0.0.0:8444"), "Where the admin API listens over TLS as well, for whom Kubernetes RBAC lets in (deploy/kubernetes/admin.yaml). Needs a cluster."),
+    key("admin.audience", Text, Is("meshmint-admin"), "Audience of the tokens that are shown there; none of tokens.audiences."),
     key("health.listen", Listen, Is("0.0.0.0:8080"), "Where /livez and /readyz are."),
     key("metrics.listen", Listen, Is("0.0.0.0:9402"), "Where Prometheus metrics are."),
     key("log.format", Choice(&["text", "json"]), Is("text"), "Form of the log."),

@@ -54,6 +54,12 @@ impl Checking<'_> {
             if tokens.verification == Verification::TokenReview {
                 self.refuse::<()>("tokens.verification", wanted);
             }
+            if config.controllers.root_config_map.is_some() {
+                self.refuse::<()>("controllers.rootConfigMap.enabled", wanted);
+            }
+            if config.admin_network.is_some() {
+                self.refuse::<()>("admin.listen", wanted);
+            }
             for index in 0..tokens.issuers.len() {
                 if tokens.issuers.get(index).is_some_and(|issuer| issuer.keys == KeySource::ApiServer) {
                     self.refuse::<()>(&format!("tokens.issuers[{index}].keys.apiServer"), wanted);
@@ -84,7 +90,16 @@ impl Checking<'_> {
                 &format!("{} is above maxConnections: expected at most {}", server.max_handshakes, server.max_connections),
             );
         }
+        if let Some(network) = &config.admin_network
+            && tokens.audiences.contains(&network.audience)
+        {
+            let reason =
+                format!("{:?} is one of tokens.audiences: expected another, or whoever sees a workload's token could operate us", network.audience);
+            self.refuse::<()>("admin.audience", &reason);
+        }
+        let admin = config.admin_network.as_ref().map(|network| ("admin.listen", network.listen));
         let listeners = [("server.listen", server.listen), ("health.listen", config.health_listen), ("metrics.listen", config.metrics_listen)];
+        let listeners: Vec<_> = listeners.into_iter().chain(admin).collect();
         for (index, (key, address)) in listeners.iter().enumerate() {
             if let Some((other, _)) = listeners.iter().take(index).find(|(_, earlier)| collide(*earlier, *address)) {
                 self.refuse::<()>(key, &format!("{address} is taken by {other}: expected another port"));

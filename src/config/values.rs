@@ -69,6 +69,22 @@ pub struct Cluster {
     pub max_staleness: Duration,
 }
 
+/// What is kept up in the clusters.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Controllers {
+    /// The ConfigMap with the trust bundle in every namespace; `None`: others see to it.
+    pub root_config_map: Option<RootConfigMap>,
+}
+
+/// The ConfigMap with the trust bundle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootConfigMap {
+    /// Its name.
+    pub name: String,
+    /// Chooses namespaces by their labels; `None`: all.
+    pub namespace_selector: Option<String>,
+}
+
 /// Somebody whose tokens are believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenIssuer {
@@ -125,6 +141,15 @@ pub struct Import {
     pub root_file: Option<PathBuf>,
 }
 
+/// The admin API over the network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminNetwork {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// The audience of tokens.
+    pub audience: String,
+}
+
 /// Form of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -153,6 +178,7 @@ pub struct Config {
     pub tokens: Tokens,
     /// None: nothing is known of what lives.
     pub cluster: Option<Cluster>,
+    pub controllers: Controllers,
     pub certificates: Certificates,
     pub authority: Authorities,
     pub state_dir: PathBuf,
@@ -163,6 +189,8 @@ pub struct Config {
     pub ledger_spool: Option<SpoolSettings>,
     pub ledger_retention: Duration,
     pub admin_socket: PathBuf,
+    /// None: only the socket.
+    pub admin_network: Option<AdminNetwork>,
     pub health_listen: SocketAddr,
     pub metrics_listen: SocketAddr,
     pub log_format: LogFormat,

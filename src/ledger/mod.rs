@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use time::OffsetDateTime;
 
 pub use figures::{CommitObserver, CommitWatch, Figures, Standby};
-pub use query::{CertificateFilter, Cursor, NotACursor, Page, State, Stats, StatsRow};
+pub use query::{AuditPage, CertificateFilter, Cursor, NotACursor, Page, State, Stats, StatsRow};
 pub use record::{AuditEntry, CertificateRecord, CredentialKind, HolderId, HolderRecord, Kind, Revocation, StoredCertificate};
 
 use crate::authority::{AuthorityId, GenerationNumber};
@@ -61,6 +61,12 @@ pub trait Ledger: Send + Sync + Debug {
     /// # Errors
     /// [`LedgerError::Unavailable`].
     async fn audit(&self, entry: AuditEntry) -> Result<(), LedgerError>;
+
+    /// One page of at most `limit` (from 1 to 1,000) entries of the audit, the newest first; with `before`, only those with a smaller number.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`].
+    async fn audits(&self, before: Option<u64>, limit: u32) -> Result<AuditPage, LedgerError>;
 
     /// Notes which generation and bundle `replica` serves now.
     ///

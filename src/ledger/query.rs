@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use super::{HolderId, Kind, StoredCertificate};
+use super::{AuditEntry, HolderId, Kind, StoredCertificate};
 use crate::authority::{AuthorityId, GenerationNumber};
 
 /// Which certificates to list. Every field that is set must match.
@@ -124,6 +124,29 @@ pub struct Page {
     pub certificates: Vec<StoredCertificate>,
     /// Where the next page starts; `None` when this was the last.
     pub next: Option<Cursor>,
+}
+
+/// One page of the audit of operators' actions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditPage {
+    /// Each with its number, the newest first.
+    pub entries: Vec<(u64, AuditEntry)>,
+    /// Entries before this number are on the next page; `None` when this was the last.
+    pub next: Option<u64>,
+}
+
+impl AuditPage {
+    /// The most entries on a page.
+    pub const MOST: u32 = 1_000;
+
+    /// A page of at most `limit` out of one entry more, which tells whether there is a next page.
+    pub(super) fn of(mut entries: Vec<(u64, AuditEntry)>, limit: u32) -> Self {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let more = entries.len() > limit;
+        entries.truncate(limit);
+        let next = entries.last().filter(|_| more).map(|(number, _)| *number);
+        Self { entries, next }
+    }
 }
 
 /// Counts over the ledger.

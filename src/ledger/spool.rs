@@ -19,8 +19,8 @@ use super::postgres::PostgresLedger;
 use super::query::Order;
 use super::sqlite::SqliteLedger;
 use super::{
-    AuditEntry, CertificateFilter, CertificateRecord, Cursor, Figures, HolderId, HolderRecord, Ledger, LedgerError, OpenError, Page, Stats,
-    StoredCertificate,
+    AuditEntry, AuditPage, CertificateFilter, CertificateRecord, Cursor, Figures, HolderId, HolderRecord, Ledger, LedgerError, OpenError, Page,
+    Stats, StoredCertificate,
 };
 use crate::authority::{AuthorityId, GenerationNumber};
 use crate::clock::{Clock, Entropy};
@@ -300,6 +300,10 @@ impl Ledger for Spooling {
 
     async fn audit(&self, entry: AuditEntry) -> Result<(), LedgerError> {
         self.0.database.audit(entry).await
+    }
+
+    async fn audits(&self, before: Option<u64>, limit: u32) -> Result<AuditPage, LedgerError> {
+        self.0.database.audits(before, limit).await
     }
 
     async fn replica_serves(&self, replica: &str, generation: GenerationNumber, bundle_number: u64, now: OffsetDateTime) -> Result<(), LedgerError> {

@@ -1,5 +1,7 @@
 //! [`Keeper`]: founds the authority of a trust domain, then keeps it able to sign, unattended.
 
+mod trust;
+
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -8,9 +10,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use rcgen::CertificateParams;
 use time::OffsetDateTime;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use x509_parser::prelude::FromDer;
 
+pub use self::trust::{TrustOrder, TrustRefusal, Trusted};
 use super::IssuingRequest;
 use super::founding::{self, Founding};
 use super::parts::{KeeperError, KeeperParts};
@@ -47,6 +50,10 @@ pub struct Keeper {
     held: Mutex<Held>,
     published: Arc<ArcSwap<Generation>>,
     outlook: ArcSwap<Outlook>,
+    /// The state as it was in the store at the last look.
+    seen: ArcSwap<AuthorityState>,
+    /// Ends a pause: something is due now.
+    wake: Notify,
     changes: watch::Sender<GenerationNumber>,
     failures: AtomicU64,
     /// How many records the ledger had lost when that was written into the state.
@@ -66,12 +73,15 @@ impl Keeper {
         let generation = publishable(&parts, &held.0).await?;
         let (changes, _) = watch::channel(generation.number);
         let outlook = outlook(&parts, &held.0);
+        let seen = ArcSwap::from_pointee(held.0.clone());
         let held = Held { published: held.0.clone(), stored: held };
         Ok(Self {
             parts,
             held: Mutex::new(held),
             published: Arc::new(ArcSwap::from_pointee(generation)),
             outlook: ArcSwap::from_pointee(outlook),
+            seen,
+            wake: Notify::new(),
             changes,
             failures: AtomicU64::new(0),
             lost: AtomicU64::new(0),
@@ -87,6 +97,11 @@ impl Keeper {
     /// What lies ahead of the state, as it was at the last look.
     pub fn outlook(&self) -> Arc<Outlook> {
         self.outlook.load_full()
+    }
+
+    /// The state, as it was in the store at the last look. It holds no key.
+    pub fn state(&self) -> Arc<AuthorityState> {
+        self.seen.load_full()
     }
 
     /// Wakes whenever another generation signs.
@@ -116,6 +131,7 @@ impl Keeper {
             };
             tokio::select! {
                 () = self.rest(pause, lost) => {}
+                () = self.wake.notified() => {}
                 () = &mut shutdown => return,
             }
         }
@@ -154,16 +170,29 @@ impl Keeper {
             other => other?,
         };
         self.warn_of_the_end(&held.stored.0, next);
+        self.publish(&mut held).await?;
+        Ok(next)
+    }
+
+    /// Publishes the state that is in the store, where another one was published.
+    async fn publish(&self, held: &mut Held) -> Result<(), KeeperError> {
         self.outlook.store(Arc::new(outlook(&self.parts, &held.stored.0)));
         if held.stored.0 != held.published {
+            self.seen.store(Arc::new(held.stored.0.clone()));
             let generation = publishable(&self.parts, &held.stored.0).await?;
             let number = generation.number;
-            tracing::info!(generation = number.0, authority = %generation.authority, limit = readable(generation.limit), "publishing");
+            tracing::info!(
+                generation = number.0,
+                authority = %generation.authority,
+                bundle_number = generation.bundle_number,
+                limit = readable(generation.limit),
+                "publishing"
+            );
             self.published.store(Arc::new(generation));
             held.published = held.stored.0.clone();
             self.changes.send_if_modified(|latest| std::mem::replace(latest, number) != number);
         }
-        Ok(next)
+        Ok(())
     }
 }
 

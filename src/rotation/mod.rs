@@ -7,6 +7,6 @@ mod parts;
 mod upstream;
 
 pub use founding::Founding;
-pub use keeper::Keeper;
+pub use keeper::{Keeper, TrustOrder, TrustRefusal, Trusted};
 pub use parts::{KeeperError, KeeperParts};
 pub use upstream::{IssuingRequest, UpstreamError, UpstreamIssuer};

@@ -1,7 +1,15 @@
-//! The admin door: `meshmint.admin.v1` on a Unix socket. Whoever can open the socket (mode 0600) may ask everything here.
+//! The admin API, `meshmint.admin.v1`: on a Unix socket (`door.rs`; who can open it may ask everything), and over the network where that is
+//! configured (`network.rs`; Kubernetes RBAC decides).
 
+mod authorities;
+mod caller;
+mod changes;
 mod door;
+mod failures;
+mod gate;
 mod messages;
+mod network;
+mod permissions;
 mod questions;
 mod watch;
 
@@ -14,22 +22,26 @@ use tokio::sync::{Semaphore, watch as signal};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use self::caller::Caller;
 pub(super) use self::door::{listen, serve};
 pub use self::messages::certificate_message;
 use self::messages::{duration, fact_message, stats_message, timestamp};
+pub(super) use self::network::NetworkDoor;
 use self::questions::{filter, serial_number, watched};
 use self::watch::Watch;
 use super::checkup::Checkup;
 use super::proto::admin::admin_server::Admin;
 use super::proto::admin::{
-    Bundle, CheckRequest, CheckResponse, GetBundleRequest, GetCertificateRequest, GetCertificateResponse, GetStatsRequest, ListCertificatesRequest,
-    ListCertificatesResponse, Stats, WatchCertificatesRequest, WatchCertificatesResponse,
+    AddTrustRequest, AddTrustResponse, Bundle, CheckRequest, CheckResponse, GetAuthorityRequest, GetAuthorityResponse, GetBundleRequest,
+    GetCertificateRequest, GetCertificateResponse, GetStatsRequest, ListAuditRequest, ListAuditResponse, ListAuthoritiesRequest,
+    ListAuthoritiesResponse, ListCertificatesRequest, ListCertificatesResponse, Stats, WatchCertificatesRequest, WatchCertificatesResponse,
 };
 use crate::authority::Generation;
 use crate::clock::Clock;
 use crate::issuance::ServingNames;
 use crate::ledger::{Ledger, LedgerError, NotACursor};
 use crate::pki::{PemError, certificates_from_pem};
+use crate::rotation::Keeper;
 use crate::spiffe::TrustDomain;
 use crate::spiffe::bundle::bundle_json;
 
@@ -47,6 +59,7 @@ pub(super) struct AdminApi {
     pub(super) trust_domain: TrustDomain,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) generation: Arc<ArcSwap<Generation>>,
+    pub(super) keeper: Arc<Keeper>,
     pub(super) checkup: Arc<Checkup>,
     pub(super) csr_address: SocketAddr,
     pub(super) serving: ServingNames,
@@ -111,6 +124,29 @@ impl Admin for AdminApi {
             pem: generation.bundle.to_string(),
             spiffe_json,
         }))
+    }
+
+    async fn list_authorities(&self, _: Request<ListAuthoritiesRequest>) -> Result<Response<ListAuthoritiesResponse>, Status> {
+        let state = self.keeper.state();
+        Ok(Response::new(ListAuthoritiesResponse {
+            trust_domain: self.trust_domain.to_string(),
+            bundle_number: state.bundle_number,
+            authorities: authorities::all(&state, self.clock.now())?,
+        }))
+    }
+
+    async fn get_authority(&self, request: Request<GetAuthorityRequest>) -> Result<Response<GetAuthorityResponse>, Status> {
+        let authority = authorities::one(&self.keeper.state(), &request.into_inner().id, self.clock.now())?;
+        Ok(Response::new(GetAuthorityResponse { authority: Some(authority) }))
+    }
+
+    async fn add_trust(&self, request: Request<AddTrustRequest>) -> Result<Response<AddTrustResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        changes::add_trust(self.keeper.clone(), &caller, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_audit(&self, request: Request<ListAuditRequest>) -> Result<Response<ListAuditResponse>, Status> {
+        changes::audits(self.ledger.as_ref(), &request.into_inner()).await.map(Response::new)
     }
 
     async fn check(&self, _: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {

@@ -2,6 +2,7 @@
 //! caller can choose.
 
 mod cluster;
+mod controllers;
 mod counters;
 mod expiries;
 mod ledger;
@@ -21,6 +22,8 @@ use tonic::Code;
 
 use self::cluster::ClusterMetrics;
 pub(super) use self::cluster::ClusterSeen;
+use self::controllers::ControllerMetrics;
+pub(super) use self::controllers::ControllersSeen;
 use self::counters::Counters;
 use self::expiries::Expiries;
 use self::ledger::LedgerMetrics;
@@ -59,6 +62,7 @@ pub(super) struct Metrics {
     admission_patience: Gauge,
     places: Places,
     cluster: ClusterMetrics,
+    controllers: ControllerMetrics,
     ledger: Arc<LedgerMetrics>,
     expiries: Expiries,
     process: Process,
@@ -150,6 +154,7 @@ impl Metrics {
             )?,
             places: Places::new(&registry)?,
             cluster: ClusterMetrics::new(&registry)?,
+            controllers: ControllerMetrics::new(&registry)?,
             ledger: Arc::new(LedgerMetrics::new(&registry)?),
             expiries: Expiries::new(&registry)?,
             process: Process::new(&registry)?,
@@ -274,6 +279,7 @@ impl Metrics {
             self.key_set_failures.with_label_values(&[&issuer]).set(whole(set.failures));
         }
         self.cluster.refresh(seen.cluster.as_ref());
+        self.controllers.refresh(&seen.controllers);
         self.places.refresh();
         self.process.refresh();
     }
@@ -291,6 +297,7 @@ pub(super) struct Seen {
     pub(super) key_sets: Vec<KeySetSeen>,
     /// None: there is no cluster.
     pub(super) cluster: Option<ClusterSeen>,
+    pub(super) controllers: ControllersSeen,
 }
 
 /// One issuer's keys.

@@ -66,6 +66,8 @@ pub struct Addresses {
     pub metrics: SocketAddr,
     /// The admin socket.
     pub admin: PathBuf,
+    /// The admin API over the network, where that is configured.
+    pub admin_network: Option<SocketAddr>,
 }
 
 /// Why the service could not start.
@@ -174,6 +176,10 @@ impl Server {
             }
         }
 
+        let distribution = settings::distribution(config, watching.as_ref(), remotes.as_ref(), keeper.published(), &replica, (&clock, &entropy));
+        // The only replica there is leads.
+        let (lead, leading) = watch::channel(true);
+
         let admission = settings::admission(config, clock.clone());
         watch_requests(&metrics, &admission, &ledger);
         let issuer = Arc::new(Issuer::new(IssuerParts {
@@ -206,6 +212,13 @@ impl Server {
         let csr_socket = bind("server.listen", config.server.listen)?;
         let health_socket = bind("health.listen", config.health_listen)?;
         let metrics_socket = bind("metrics.listen", config.metrics_listen)?;
+        let admin_network = settings::admin_network(config, watching.as_ref(), tls.clone(), &clock);
+        let admin_network = match (config.admin_network.as_ref(), admin_network) {
+            (Some(network), Some(door)) => Some((bind("admin.listen", network.listen)?, door)),
+            (None, None) => None,
+            // The configuration demands a cluster for it.
+            _ => return Err(StartError::Internal("admin.listen without a cluster".to_owned())),
+        };
         let admin_path = config.admin_socket.clone();
         let admin_socket = admin::listen(&admin_path).map_err(|error| StartError::Listen {
             key: "admin.socket",
@@ -217,6 +230,7 @@ impl Server {
             health: local("health.listen", &health_socket)?,
             metrics: local("metrics.listen", &metrics_socket)?,
             admin: admin_path,
+            admin_network: admin_network.as_ref().map(|(socket, _)| local("admin.listen", socket)).transpose()?,
         };
 
         let api = CsrApi::new(issuer, metrics.clone(), clock.clone());
@@ -237,6 +251,7 @@ impl Server {
             key_sets: key_sets.clone(),
             kubernetes: watching.as_ref().map(|watching| watching.kubernetes.clone()),
             remotes: remotes.clone(),
+            distribution: distribution.clone(),
             ledger: ledger.clone(),
             store,
             admission,
@@ -249,22 +264,24 @@ impl Server {
             clock: clock.clone(),
             entropy: entropy.clone(),
         }));
-        let admin_api = AdminApi {
+        let admin_api = Arc::new(AdminApi {
             trust_domain: config.trust_domain.clone(),
             ledger: ledger.clone(),
             generation: keeper.published(),
+            keeper: keeper.clone(),
             checkup: checkup.clone(),
             csr_address: addresses.csr,
             serving: names,
             watchers: Arc::new(Semaphore::new(admin::MAX_WATCHERS)),
             stopped: stopped.clone(),
             clock: clock.clone(),
-        };
+        });
         let scrape = Scrape {
             keeper: keeper.clone(),
             key_sets: key_sets.clone(),
             watching,
             remotes,
+            distribution: distribution.clone(),
             ledger: ledger.clone(),
             metrics: metrics.clone(),
             clock: clock.clone(),
@@ -278,6 +295,9 @@ impl Server {
         ] {
             last_tasks.spawn(http::serve(socket, router, clock.clone(), until(last.clone())));
         }
+        if let Some((socket, door)) = admin_network {
+            tasks.spawn(door.serve(socket, admin_api.clone(), until(stopped.clone())));
+        }
         tasks.spawn(admin::serve(admin_socket, admin_api, until(stopped.clone())));
         tasks.spawn({
             let stopped = stopped.clone();
@@ -288,6 +308,16 @@ impl Server {
         tasks.spawn({
             let (keeper, stopped) = (keeper.clone(), stopped.clone());
             async move { keeper.run(until(stopped)).await }
+        });
+        if let Some(distribution) = distribution {
+            tasks.spawn(distribution.run(leading.clone(), until(stopped.clone())));
+        }
+        tasks.spawn({
+            let stopped = stopped.clone();
+            async move {
+                until(stopped).await;
+                drop(lead);
+            }
         });
         tasks.spawn(key_sets.run(until(stopped.clone())));
         tasks.spawn({

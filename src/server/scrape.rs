@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::metrics::{ClusterSeen, KeySetSeen, Metrics, Seen};
+use super::metrics::{ClusterSeen, ControllersSeen, KeySetSeen, Metrics, Seen};
 use super::settings::Watching;
 use crate::clock::Clock;
 use crate::cluster::{KeySets, Remotes};
+use crate::controllers::Distribution;
 use crate::ledger::Ledger;
 use crate::rotation::Keeper;
 
@@ -18,6 +19,8 @@ pub(super) struct Scrape {
     pub(super) watching: Option<Watching>,
     /// None: there may be no other clusters.
     pub(super) remotes: Option<Arc<Remotes>>,
+    /// None: others see to the root ConfigMaps.
+    pub(super) distribution: Option<Arc<Distribution>>,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Arc<dyn Clock>,
@@ -31,7 +34,9 @@ impl Scrape {
             keys: status.keys,
             failures: status.failures,
         });
+        let root_maps = self.distribution.as_ref().map(|distribution| distribution.status()).unwrap_or_default();
         self.metrics.refresh(&Seen {
+            controllers: ControllersSeen { root_maps, now: self.clock.monotonic() },
             generation: self.keeper.published().load_full(),
             outlook: self.keeper.outlook(),
             failures: self.keeper.failures(),

@@ -7,16 +7,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+
+use super::admin::NetworkDoor;
 use super::checkup::Lifetimes;
 use super::listener::Bounds;
-use crate::authority::{AuthorityPolicy, ImportError, Imported, import};
+use super::tls::CurrentTls;
+use crate::authority::{AuthorityPolicy, Generation, ImportError, Imported, import};
 use crate::callers::{RulesError, TokenRules};
 use crate::clock::{Clock, Entropy};
 use crate::cluster::{
-    ApiError, ApiServer, Clusters, KeySets, Kubernetes, KubernetesParts, LookupLimits, Member, RemoteParts, Remotes, Review, Reviewer, Timing,
-    TrackedIssuer,
+    ApiError, ApiServer, Clusters, KeySets, Kubernetes, KubernetesParts, LookupLimits, Member, Operators, RemoteParts, Remotes, Review, Reviewer,
+    Timing, TrackedIssuer,
 };
 use crate::config::{Config, TokenIssuer, Verification};
+use crate::controllers::{Distribution, DistributionParts, RootMaps};
 use crate::issuance::{Admission, AdmissionLimits};
 use crate::pki::Profile;
 
@@ -124,6 +129,31 @@ pub(super) fn clusters(config: &Config, own: Member, watching: Option<&Watching>
     (clusters, Some(remotes))
 }
 
+/// What writes the trust bundle into the namespaces, where that is wanted.
+pub(super) fn distribution(
+    config: &Config,
+    watching: Option<&Watching>,
+    remotes: Option<&Arc<Remotes>>,
+    generation: Arc<ArcSwap<Generation>>,
+    writer: &str,
+    (clock, entropy): (&Arc<dyn Clock>, &Arc<dyn Entropy>),
+) -> Option<Arc<Distribution>> {
+    let (wanted, watching) = config.controllers.root_config_map.as_ref().zip(watching)?;
+    Some(Distribution::new(DistributionParts {
+        cluster: config.cluster_id.clone(),
+        api: watching.api.clone(),
+        others: remotes.map(|remotes| remotes.reachable()),
+        root_maps: RootMaps {
+            name: wanted.name.clone(),
+            namespace_selector: wanted.namespace_selector.clone(),
+            generation,
+            writer: writer.to_owned(),
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+        },
+    }))
+}
+
 /// The clusters, and what keeps up the others.
 pub(super) type Known = (Arc<Clusters>, Option<Arc<Remotes>>);
 
@@ -153,6 +183,17 @@ pub(super) async fn cluster(config: &Config, clock: &Arc<dyn Clock>, entropy: &A
     let reviewer = Arc::new(Reviewer::new(api.clone(), config.tokens.audiences.iter().cloned().collect(), limits, clock.clone()));
     let review = if always { Review::Always(reviewer.clone()) } else { Review::UnknownKeys(reviewer.clone()) };
     Ok(Some(Watching { api, kubernetes, reviewer, review }))
+}
+
+/// Reviews of operators' tokens and of what they may do, each.
+const REVIEWS_OF_OPERATORS: LookupLimits =
+    LookupLimits { at_once: 4, per_second: 10, burst: 50, kept: Duration::from_secs(10), time: Duration::from_secs(5) };
+
+/// The admin API over the network, where it is configured beside a cluster that says who may.
+pub(super) fn admin_network(config: &Config, watching: Option<&Watching>, tls: CurrentTls, clock: &Arc<dyn Clock>) -> Option<NetworkDoor> {
+    let (network, watching) = (config.admin_network.as_ref()?, watching?);
+    let operators = Operators::new(watching.api.clone(), network.audience.clone(), REVIEWS_OF_OPERATORS, clock.clone());
+    Some(NetworkDoor::new(tls, operators, clock.clone()))
 }
 
 /// Unknown key ids cause at most one fetch in this time, however many tokens name them.

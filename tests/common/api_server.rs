@@ -40,13 +40,15 @@ pub struct Settings {
     pub signing: SigningKey,
     /// Keys that it verifies with, and publishes.
     pub known: Vec<SigningKey>,
+    /// The issuer of its tokens.
+    pub issuer: &'static str,
     /// More flags.
     pub flags: Vec<String>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { signing: SigningKey::First, known: vec![SigningKey::First], flags: Vec::new() }
+        Self { signing: SigningKey::First, known: vec![SigningKey::First], issuer: CLUSTER_ISSUER, flags: Vec::new() }
     }
 }
 
@@ -138,7 +140,7 @@ impl ApiServer {
             format!("--tls-private-key-file={}", at("server-key.pem")),
             format!("--client-ca-file={}", at("ca.pem")),
             format!("--token-auth-file={}", at("tokens.csv")),
-            format!("--service-account-issuer={CLUSTER_ISSUER}"),
+            format!("--service-account-issuer={}", settings.issuer),
             format!("--service-account-signing-key-file={}", key(settings.signing, "pem")),
             format!("--api-audiences={CLUSTER_ISSUER},istio-ca"),
             "--authorization-mode=Node,RBAC".to_owned(),

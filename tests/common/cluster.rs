@@ -44,6 +44,20 @@ impl Client {
         self.ask("POST", path, "application/json", object).await.unwrap()
     }
 
+    /// What is there, if anything is.
+    pub async fn find(&self, path: &str) -> Option<Value> {
+        match self.text(path).await {
+            Ok(text) => Some(serde_json::from_str(&text).unwrap()),
+            Err(kube::Error::Api(status)) if status.code == 404 => None,
+            Err(error) => panic!("{path}: {error}"),
+        }
+    }
+
+    /// A JSON merge patch.
+    pub async fn patch(&self, path: &str, patch: &Value) -> Value {
+        self.ask("PATCH", path, "application/merge-patch+json", patch).await.unwrap()
+    }
+
     pub async fn get(&self, path: &str) -> Value {
         serde_json::from_str(&self.text(path).await.unwrap()).unwrap()
     }
@@ -151,9 +165,14 @@ impl Client {
 
     /// Replaces the ClusterRole by one with these rules.
     pub async fn set_rules(&self, rules: &Value) {
-        let mut role = rbac().remove(0);
+        self.set_rules_of(&rbac().remove(0), rules).await;
+    }
+
+    /// The same with another role.
+    pub async fn set_rules_of(&self, role: &Value, rules: &Value) {
+        let mut role = role.clone();
         role["rules"] = rules.clone();
-        let path = format!("{}/meshmint", rbac_path(&role));
+        let path = format!("{}/{}", rbac_path(&role), role["metadata"]["name"].as_str().unwrap());
         self.ask("PUT", &path, "application/json", &role).await.unwrap();
     }
 
@@ -170,7 +189,8 @@ pub fn rbac() -> Vec<Value> {
     objects("deploy/kubernetes/rbac.yaml")
 }
 
-fn objects(file: &str) -> Vec<Value> {
+/// The objects of a file of manifests.
+pub fn objects(file: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(repository(file)).unwrap();
     text.split("\n---\n").map(|document| serde_saphyr::from_str(document).unwrap()).collect()
 }

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use super::super::admin_client::{Target, words};
+use super::super::times::rfc3339;
 use super::super::{Output, screen};
 use super::chart::{Style, bar, spark};
 use super::json;
-use super::text::{kind_name, rfc3339};
+use super::text::kind_name;
 use crate::pki::inspect::span;
 use crate::server::proto::admin::{GetStatsRequest, LifetimeCount, Stats};
 

@@ -1,10 +1,8 @@
 //! Certificates on record, for people.
 
 use anstyle::{AnsiColor, Style};
-use prost_types::Timestamp;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
+use super::super::times::rfc3339;
 use crate::server::proto::admin::{Certificate, Kind, ListCertificatesResponse, State};
 
 /// A page as `certs list` prints it.
@@ -99,9 +97,4 @@ fn state_style(state: State) -> Style {
         State::Revoked => AnsiColor::Red.on_default(),
         State::Expired | State::Unspecified => Style::new().dimmed(),
     }
-}
-
-/// A time for people, to the second; empty where it is not set.
-pub(super) fn rfc3339(at: Option<&Timestamp>) -> String {
-    at.and_then(|at| OffsetDateTime::from_unix_timestamp(at.seconds).ok()).and_then(|at| at.format(&Rfc3339).ok()).unwrap_or_default()
 }

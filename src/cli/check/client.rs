@@ -7,10 +7,9 @@ use std::time::Duration;
 use prost_types::Timestamp;
 use rustls::pki_types::ServerName;
 use time::OffsetDateTime;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use super::super::admin_client::{Target, words};
+use super::super::admin_client::{Client, Target, words};
 use super::super::inspect::live;
 use super::report::Report;
 use crate::clock::{Clock, within};
@@ -18,7 +17,6 @@ use crate::config::Config;
 use crate::pki::certificates_from_pem;
 use crate::pki::inspect::{CertificateReport, ChainStatus, Severity, inspect_chain, lifetime};
 use crate::server::checkup::Check;
-use crate::server::proto::admin::admin_client::AdminClient;
 use crate::server::proto::admin::{CheckRequest, CheckResponse, GetBundleRequest};
 
 /// How long the server may take to look at itself: it gives each disk five seconds.
@@ -43,8 +41,7 @@ impl Asker {
             Ok(answer) => answer,
             Err(why) => return report.failed(Check::AdminAnswers, "the server doesn't answer", why),
         };
-        let socket = self.target.socket().map(|socket| socket.display().to_string()).unwrap_or_default();
-        report.ok(Check::AdminAnswers, format!("the server answers on {socket}"));
+        report.ok(Check::AdminAnswers, format!("the server answers on {}", self.target.name()));
         report.server_version = Some(answer.version.clone());
         self.version(&answer, report);
         self.skew(answer.now, report);
@@ -54,7 +51,7 @@ impl Asker {
         }
     }
 
-    async fn answer(&self) -> Result<(AdminClient<Channel>, CheckResponse), String> {
+    async fn answer(&self) -> Result<(Client, CheckResponse), String> {
         let mut client = self.target.connect().await?;
         let asked = within(self.clock.as_ref(), PATIENCE, client.check(CheckRequest {})).await;
         let answer = asked.unwrap_or_else(|| Err(Status::deadline_exceeded(format!("no answer within {PATIENCE:?}"))));
@@ -87,11 +84,11 @@ impl Asker {
         }
     }
 
-    async fn csr_port(&self, client: &mut AdminClient<Channel>, answer: &CheckResponse, report: &mut Report) {
+    async fn csr_port(&self, client: &mut Client, answer: &CheckResponse, report: &mut Report) {
         let Ok(address) = answer.csr_address.parse::<SocketAddr>() else {
             return report.failed(Check::CsrAnswers, "the server doesn't tell where it listens", "");
         };
-        let address = reachable(address);
+        let address = reachable(address, self.target.host().await);
         let roots = match client.get_bundle(GetBundleRequest {}).await {
             Ok(bundle) => certificates_from_pem(&bundle.into_inner().pem).unwrap_or_default(),
             Err(status) => return report.failed(Check::CsrCertificate, "there is no bundle to verify it with", words(&status)),
@@ -152,9 +149,10 @@ fn names(leaf: &CertificateReport, wanted: &[(String, String)], report: &mut Rep
     }
 }
 
-/// An address to connect to: what listens everywhere is reached on loopback.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
+/// An address to connect to: what listens everywhere is reached on the machine that it is on, which is this one unless its address is known.
+fn reachable(mut address: SocketAddr, host: Option<IpAddr>) -> SocketAddr {
     match address.ip() {
+        ip if ip.is_unspecified() && host.is_some() => address.set_ip(host.unwrap_or(ip)),
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
         IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
         _ => {}

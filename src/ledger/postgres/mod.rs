@@ -38,8 +38,8 @@ pub use self::settings::{PostgresSettings, UrlError};
 use self::writer::{Identity, Writer};
 use super::query::Order;
 use super::{
-    AuditEntry, CertificateFilter, CertificateRecord, CommitWatch, Cursor, Figures, HolderId, HolderRecord, Ledger, LedgerError, OpenError, Page,
-    Stats, StoredCertificate,
+    AuditEntry, AuditPage, CertificateFilter, CertificateRecord, CommitWatch, Cursor, Figures, HolderId, HolderRecord, Ledger, LedgerError,
+    OpenError, Page, Stats, StoredCertificate,
 };
 use crate::authority::{AuthorityId, GenerationNumber};
 use crate::clock::{Clock, Entropy, random_id};
@@ -209,6 +209,16 @@ impl Ledger for PostgresLedger {
     async fn audit(&self, entry: AuditEntry) -> Result<(), LedgerError> {
         [&entry.actor, &entry.action, &entry.detail, &entry.reason].into_iter().try_for_each(|text| keepable_text(text))?;
         self.write(Work::Audit(entry)).await
+    }
+
+    async fn audits(&self, before: Option<u64>, limit: u32) -> Result<AuditPage, LedgerError> {
+        let limit = limit.clamp(1, AuditPage::MOST);
+        let before = before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
+        let sql = "SELECT id, at, actor, action, detail, reason FROM meshmint.audit WHERE id < $1 ORDER BY id DESC LIMIT $2";
+        let rows = i64::from(limit) + 1;
+        let parameters: [Parameter<'_>; 2] = [(&before, Type::INT8), (&rows, Type::INT8)];
+        let found = self.pool.lease().await?.ask(sql, &parameters).await?;
+        Ok(AuditPage::of(found.iter().map(rows::audit).collect::<Result<_, _>>()?, limit))
     }
 
     async fn replica_serves(&self, replica: &str, generation: GenerationNumber, bundle_number: u64, now: OffsetDateTime) -> Result<(), LedgerError> {

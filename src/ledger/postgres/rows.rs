@@ -12,7 +12,7 @@ use tokio_postgres::types::FromSql;
 
 use crate::authority::{AuthorityId, GenerationNumber};
 use crate::callers::ObjectRef;
-use crate::ledger::{CertificateRecord, HolderId, HolderRecord, Kind, LedgerError, Revocation, StoredCertificate};
+use crate::ledger::{AuditEntry, CertificateRecord, HolderId, HolderRecord, Kind, LedgerError, Revocation, StoredCertificate};
 use crate::pki::PublicKeyAlgorithm;
 
 /// The columns of `meshmint.certificates c` that [`certificate`] reads.
@@ -171,6 +171,21 @@ pub(super) fn holder(row: &Row, class: &Class, holder: &HolderId) -> Result<Hold
         issued_at: time(row, "issued_at")?,
         not_after: time(row, "not_after")?,
     })
+}
+
+/// An entry of the audit, with its number.
+///
+/// # Errors
+/// As [`class`].
+pub(super) fn audit(row: &Row) -> Result<(u64, AuditEntry), LedgerError> {
+    let entry = AuditEntry {
+        at: time(row, "at")?,
+        actor: get(row, "actor")?,
+        action: get(row, "action")?,
+        detail: get(row, "detail")?,
+        reason: get(row, "reason")?,
+    };
+    Ok((counter(row, "id")?, entry))
 }
 
 /// A column by its name.

@@ -41,8 +41,8 @@ use self::recent::Recent;
 use self::writer::{Done, Job, Opened, Writer};
 use super::query::Order;
 use super::{
-    AuditEntry, CertificateFilter, CertificateRecord, CommitWatch, Cursor, Figures, HolderId, HolderRecord, Ledger, LedgerError, OpenError, Page,
-    Stats, StoredCertificate,
+    AuditEntry, AuditPage, CertificateFilter, CertificateRecord, CommitWatch, Cursor, Figures, HolderId, HolderRecord, Ledger, LedgerError,
+    OpenError, Page, Stats, StoredCertificate,
 };
 use crate::authority::{AuthorityId, GenerationNumber};
 use crate::clock::{Entropy, random_id};
@@ -152,6 +152,10 @@ impl Ledger for SqliteLedger {
 
     async fn audit(&self, entry: AuditEntry) -> Result<(), LedgerError> {
         self.write(Command::Audit(entry)).await.map(drop)
+    }
+
+    async fn audits(&self, before: Option<u64>, limit: u32) -> Result<AuditPage, LedgerError> {
+        self.readers.ask(move |connection| queries::audits(connection, before, limit)).await
     }
 
     async fn replica_serves(&self, replica: &str, generation: GenerationNumber, bundle_number: u64, now: OffsetDateTime) -> Result<(), LedgerError> {

@@ -1,13 +1,13 @@
 //! The smaller questions as SQL. Each takes a reading connection and answers from one state of the ledger: from the tables that index,
 //! and from the rows that are not in them yet. Lists are in `lists.rs`, counts in `stats.rs`.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::entry::holder_key;
 use super::recent::Recent;
-use super::rows::{self, CERTIFICATE_COLUMNS, HOLDER_COLUMNS, counter, number};
+use super::rows::{self, CERTIFICATE_COLUMNS, HOLDER_COLUMNS, counter, number, time};
 use crate::authority::AuthorityId;
-use crate::ledger::{HolderId, HolderRecord, Kind, StoredCertificate};
+use crate::ledger::{AuditEntry, AuditPage, HolderId, HolderRecord, Kind, StoredCertificate};
 
 /// Every commit of a row gives a new id, every other one is counted.
 pub(super) const HIGH_WATER: &str = "SELECT commits + max(last_id, coalesce((SELECT max(id) FROM certificates), 0)) FROM meta";
@@ -21,6 +21,17 @@ pub(super) fn last_sequence(connection: &Connection, replica: &str) -> rusqlite:
          SELECT replica_sequence FROM certificates WHERE id > (SELECT indexed_to FROM meta) AND replica = ?1)";
     let last: Option<i64> = connection.prepare_cached(sql)?.query_row([replica], |row| row.get(0))?;
     Ok(last.and_then(|last| u64::try_from(last).ok()))
+}
+
+pub(super) fn audits(connection: &Connection, before: Option<u64>, limit: u32) -> rusqlite::Result<AuditPage> {
+    let limit = limit.clamp(1, AuditPage::MOST);
+    let before = before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
+    let sql = "SELECT id, at, actor, action, detail, reason FROM audit WHERE id < ?1 ORDER BY id DESC LIMIT ?2";
+    let entry = |row: &Row<'_>| {
+        Ok((counter(row, 0)?, AuditEntry { at: time(row, 1)?, actor: row.get(2)?, action: row.get(3)?, detail: row.get(4)?, reason: row.get(5)? }))
+    };
+    let found = connection.prepare_cached(sql)?.query_map(params![before, limit + 1], entry)?.collect::<rusqlite::Result<_>>()?;
+    Ok(AuditPage::of(found, limit))
 }
 
 pub(super) fn find_leaf(

@@ -139,7 +139,7 @@ impl CertificateReport {
 }
 
 /// Text from a certificate, safe for a terminal: what could move its cursor or turn its writing is shown as an escape.
-pub(super) fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
@@ -151,7 +151,7 @@ pub(super) fn printable(text: &str) -> String {
     safe
 }
 
-pub(super) fn name(name: &X509Name<'_>) -> String {
+pub(crate) fn name(name: &X509Name<'_>) -> String {
     printable(&name.to_string())
 }
 

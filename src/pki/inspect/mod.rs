@@ -18,6 +18,7 @@ use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
 pub use certificate::{CertificateReport, KeyReport, Kind};
+pub(crate) use certificate::{name as printable_name, printable};
 pub use chain::{ChainError, Place, Purpose, verify_as_peer};
 pub use input::{InspectError, MAX_BLOCKS, MAX_INPUT};
 pub use request::RequestReport;

@@ -20,17 +20,18 @@ use tonic::transport::server::Connected;
 
 use super::super::proto::admin::admin_server::AdminServer;
 use super::AdminApi;
+use super::caller::Caller;
 
 /// Connections at once; more are closed. A script that forgets to close its own must not take the CSR port's files.
 const MAX_CONNECTIONS: usize = 64;
 /// Questions at once on one connection; more wait.
-const MAX_QUESTIONS: usize = 16;
+pub(super) const MAX_QUESTIONS: usize = 16;
 /// Streams at once on one connection, watches among them.
-const MAX_STREAMS: u32 = 32;
+pub(super) const MAX_STREAMS: u32 = 32;
 /// How long an answer may take: a list over a large ledger. Watches go on for longer once they have begun.
-const ANSWER_TIME: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_TIME: Duration = Duration::from_secs(30);
 /// Length of a question: a filter has no more.
-const MAX_QUESTION_BYTES: usize = 64 * 1024;
+pub(super) const MAX_QUESTION_BYTES: usize = 64 * 1024;
 
 /// Listens on a Unix socket that only its owner can open. A socket that a killed process left behind is replaced.
 ///
@@ -57,19 +58,20 @@ pub(in crate::server) fn listen(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Answers on the socket until `shutdown` ends.
-pub(in crate::server) async fn serve(socket: UnixListener, api: AdminApi, shutdown: impl Future<Output = ()>) {
+pub(in crate::server) async fn serve(socket: UnixListener, api: Arc<AdminApi>, shutdown: impl Future<Output = ()>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let incoming = UnixListenerStream::new(socket).filter_map(move |accepted| {
         let stream = accepted.ok()?;
         // Dropping the stream closes it.
         let place = places.clone().try_acquire_owned().ok()?;
-        Some(Ok::<_, io::Error>(Placed { stream, _place: place }))
+        let uid = stream.peer_cred().ok().map(|peer| peer.uid());
+        Some(Ok::<_, io::Error>(Placed { stream, caller: Caller::Local { uid }, _place: place }))
     });
     let served = tonic::transport::Server::builder()
         .timeout(ANSWER_TIME)
         .concurrency_limit_per_connection(MAX_QUESTIONS)
         .max_concurrent_streams(MAX_STREAMS)
-        .add_service(AdminServer::new(api).max_decoding_message_size(MAX_QUESTION_BYTES))
+        .add_service(AdminServer::from_arc(api).max_decoding_message_size(MAX_QUESTION_BYTES))
         .serve_with_incoming_shutdown(incoming, shutdown)
         .await;
     if let Err(error) = served {
@@ -81,13 +83,17 @@ pub(in crate::server) async fn serve(socket: UnixListener, api: AdminApi, shutdo
 #[derive(Debug)]
 struct Placed {
     stream: UnixStream,
+    caller: Caller,
     _place: OwnedSemaphorePermit,
 }
 
+/// tonic puts this into the extensions of every request: whoever opened the connection is who asks.
 impl Connected for Placed {
-    type ConnectInfo = ();
+    type ConnectInfo = Caller;
 
-    fn connect_info(&self) {}
+    fn connect_info(&self) -> Caller {
+        self.caller.clone()
+    }
 }
 
 impl AsyncRead for Placed {

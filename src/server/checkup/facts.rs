@@ -202,23 +202,22 @@ pub(super) fn cluster(status: Option<&ClusterStatus>) -> Vec<Fact> {
     let Some(status) = status else {
         return vec![Fact::ok(Check::ClusterKnown, "no cluster is configured: a token counts until it expires, and nobody speaks for others")];
     };
-    let fact = |watch: &WatchStatus| {
-        let what = watch.resource.name();
-        let (severity, message) = match watch.age {
-            None => (Severity::Failed, format!("the cluster's {what} were never listed: each is asked for one by one")),
-            Some(age) if age > status.max_staleness => {
-                (Severity::Failed, format!("what is known of {what} is too old to be believed: {}", text(age)))
-            }
-            Some(age) if age > QUIET || watch.trouble.is_some() => {
-                let rest = text(status.max_staleness.saturating_sub(age));
-                (Severity::Warning, format!("nothing was heard of {what} for {}; what is known goes on for {rest}", text(age)))
-            }
-            Some(age) => (Severity::Ok, format!("{} {what} are known, as of {} ago", watch.objects, text(age))),
-        };
-        let error = watch.trouble.as_ref().map(ToString::to_string).unwrap_or_default();
-        Fact::new(Check::ClusterKnown, severity, message).with_detail(error)
+    status.watches.iter().map(|watch| watched(Check::ClusterKnown, watch, status.max_staleness)).collect()
+}
+
+/// How well one kind of object is known.
+fn watched(check: Check, watch: &WatchStatus, max_staleness: Duration) -> Fact {
+    let what = watch.resource.name();
+    let (severity, message) = match watch.age {
+        None => (Severity::Failed, format!("the cluster's {what} were never listed: each is asked for one by one")),
+        Some(age) if age > max_staleness => (Severity::Failed, format!("what is known of {what} is too old to be believed: {}", text(age))),
+        Some(age) if age > QUIET || watch.trouble.is_some() => {
+            let rest = text(max_staleness.saturating_sub(age));
+            (Severity::Warning, format!("nothing was heard of {what} for {}; what is known goes on for {rest}", text(age)))
+        }
+        Some(age) => (Severity::Ok, format!("{} {what} are known, as of {} ago", watch.objects, text(age))),
     };
-    status.watches.iter().map(fact).collect()
+    Fact::new(check, severity, message).with_detail(watch.trouble.as_ref().map(ToString::to_string).unwrap_or_default())
 }
 
 /// The other clusters: the watch of the Secrets that name them, and a line for each that could not be joined.
@@ -236,6 +235,15 @@ pub(super) fn remotes(known: Option<(WatchStatus, Vec<RemoteStatus>)>) -> Vec<Fa
             Fact::ok(Check::RemoteClusters, format!("{joined} of {} other clusters are joined", remotes.len()))
         }
     };
+    let known = remotes.iter().filter_map(|remote| Some((remote, remote.known.as_ref()?)));
+    let unheard = known.flat_map(|(remote, known)| {
+        let facts = known.watches.iter().map(|watch| watched(Check::RemoteClusters, watch, known.max_staleness));
+        let facts = facts.filter(|fact| fact.severity != Severity::Ok);
+        facts.map(|fact| {
+            let detail = [remote.cluster.as_str(), &fact.detail].join(": ");
+            fact.with_detail(detail.trim_end_matches(": "))
+        })
+    });
     let troubled = remotes.iter().filter_map(|remote| Some((remote, remote.trouble.as_ref()?)));
     let troubled = troubled.map(|(remote, trouble)| {
         let (severity, what) = match remote.joined {
@@ -244,7 +252,7 @@ pub(super) fn remotes(known: Option<(WatchStatus, Vec<RemoteStatus>)>) -> Vec<Fa
         };
         Fact::new(Check::RemoteClusters, severity, what).with_detail(format!("{}: {trouble}", remote.cluster))
     });
-    [secrets].into_iter().chain(troubled).collect()
+    [secrets].into_iter().chain(troubled).chain(unheard).collect()
 }
 
 /// How much of a bound is taken: little room from four fifths on.

@@ -1,6 +1,7 @@
 //! Whether this server is well: everything that it can find out about itself, for `meshmint check` (the admin API's `Check`) and for
 //! `/readyz?verbose`. Measuring is here; verdicts are in `facts`, ids and hints in `table`.
 
+mod controllers;
 mod facts;
 mod table;
 mod window;
@@ -20,6 +21,7 @@ use super::metrics::Metrics;
 use crate::authority::AuthorityState;
 use crate::clock::{Clock, Entropy, readable, within};
 use crate::cluster::{KeySets, Kubernetes, Remotes};
+use crate::controllers::Distribution;
 use crate::issuance::Admission;
 use crate::ledger::{CertificateFilter, Ledger};
 use crate::rotation::Keeper;
@@ -42,6 +44,8 @@ pub(super) struct CheckupParts {
     pub(super) kubernetes: Option<Arc<Kubernetes>>,
     /// None: there may be no others.
     pub(super) remotes: Option<Arc<Remotes>>,
+    /// None: others see to the root ConfigMaps.
+    pub(super) distribution: Option<Arc<Distribution>>,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) store: Arc<FileStore>,
     pub(super) admission: Arc<Admission>,
@@ -130,6 +134,8 @@ impl Checkup {
         facts.extend(facts::cluster(self.parts.kubernetes.as_ref().map(|kubernetes| kubernetes.status()).as_ref()));
         let remotes = self.parts.remotes.as_ref();
         facts.extend(facts::remotes(remotes.map(|remotes| (remotes.watch(), remotes.status()))));
+        let distribution = self.parts.distribution.as_ref().map(|distribution| distribution.status());
+        facts.extend(controllers::root_maps(distribution.as_deref(), self.parts.clock.monotonic()));
         facts.sort_by_key(|fact| fact.check);
         facts
     }

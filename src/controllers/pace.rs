@@ -1,0 +1,63 @@
+//! A limit on writes to one API server, evenly spread: in any second no more than [`Pace::PER_SECOND`].
+
+use std::time::Duration;
+
+/// Says when the next write may go. It has no clock of its own.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    /// When the next write would be due if all had been evenly spread.
+    due: Duration,
+}
+
+/// The time between two writes of an even stream, 190 a second.
+const STEP: Duration = Duration::from_nanos(1_000_000_000 / 190);
+/// How far ahead of the even stream writes may be: what a pause leaves over is caught up in one go, and 190 + 10 is what any second holds at most.
+const AHEAD: u32 = 10;
+
+impl Pace {
+    /// What an API server is asked to bear.
+    #[cfg(test)]
+    const PER_SECOND: usize = 200;
+
+    /// Takes a turn at `now`, or says when to come again.
+    pub(super) fn take(&mut self, now: Duration) -> Result<(), Duration> {
+        let due = self.due.max(now);
+        let earliest = due.saturating_sub(STEP * (AHEAD - 1));
+        if earliest > now {
+            return Err(earliest);
+        }
+        self.due = due + STEP;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_second_holds_more_than_the_limit_and_hardly_less() {
+        for pause in [1, 7, 25, 130] {
+            let (mut pace, mut now, mut turns) = (Pace::default(), Duration::from_secs(5), Vec::new());
+            while now < Duration::from_secs(15) {
+                while pace.take(now).is_ok() {
+                    turns.push(now);
+                }
+                now += Duration::from_millis(pause);
+            }
+            let most = turns.iter().map(|from| turns.iter().filter(|at| **at >= *from && **at < *from + Duration::from_secs(1)).count()).max();
+            assert!(most.unwrap() <= Pace::PER_SECOND, "{most:?} with looks every {pause} ms");
+            let least = if pause <= 25 { 1880 } else { 700 };
+            assert!(turns.len() >= least, "{} in 10 s with looks every {pause} ms", turns.len());
+        }
+    }
+
+    #[test]
+    fn it_says_when_to_come_again() {
+        let mut pace = Pace::default();
+        let now = Duration::from_secs(1);
+        let again = std::iter::repeat_with(|| pace.take(now)).find_map(Result::err).unwrap();
+        assert!(again > now && again <= now + STEP, "{again:?}");
+        assert_eq!(pace.take(again), Ok(()));
+    }
+}

@@ -1,0 +1,161 @@
+//! One root ConfigMap: what is known of it, what it should be, and what that asks for. Of its contents only a digest is kept.
+
+use std::collections::HashMap;
+
+use ring::digest::{SHA256, digest};
+use serde::Deserialize;
+
+use crate::authority::Generation;
+use crate::cluster::{Index, Metadata, Resource};
+
+/// The key under which clients read the bundle.
+pub(super) const KEY: &str = "root-cert.pem";
+
+type Digest = [u8; 32];
+
+fn digest_of(text: &str) -> Digest {
+    let mut out = [0; 32];
+    out.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
+    out
+}
+
+/// What every namespace shall have.
+#[derive(Debug, Clone)]
+pub(super) struct Wanted {
+    pub(super) bundle: std::sync::Arc<str>,
+    pub(super) number: u64,
+    digest: Digest,
+}
+
+impl Wanted {
+    pub(super) fn of(generation: &Generation) -> Self {
+        Self { bundle: generation.bundle.clone(), number: generation.bundle_number, digest: digest_of(&generation.bundle) }
+    }
+}
+
+/// What one namespace asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need<'a> {
+    /// Nothing.
+    Nothing,
+    /// Nothing from us: there is a bundle of a higher number, so there is a writer that knows more.
+    LeftAlone,
+    /// There is no ConfigMap.
+    Create,
+    /// It has another bundle, or lacks our marks; it is at this version.
+    Change(&'a str),
+}
+
+/// What is known of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Known {
+    version: Box<str>,
+    /// None: no bundle of ours.
+    number: Option<u64>,
+    digest: Option<Digest>,
+    labelled: bool,
+}
+
+/// All of them, by namespace.
+#[derive(Debug, Default)]
+pub(super) struct KnownRootMaps(HashMap<Box<str>, Known>);
+
+impl KnownRootMaps {
+    /// What this namespace asks for.
+    pub(super) fn need(&self, namespace: &str, wanted: &Wanted) -> Need<'_> {
+        match self.0.get(namespace) {
+            None => Need::Create,
+            Some(known) if known.number.is_some_and(|number| number > wanted.number) => Need::LeftAlone,
+            Some(Known { number: Some(number), digest: Some(digest), labelled: true, .. })
+                if *number == wanted.number && *digest == wanted.digest =>
+            {
+                Need::Nothing
+            }
+            Some(known) => Need::Change(&known.version),
+        }
+    }
+}
+
+/// A ConfigMap as it comes.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct RootMap {
+    metadata: Metadata,
+    #[serde(default)]
+    data: Data,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+struct Data {
+    #[serde(default, rename = "root-cert.pem")]
+    bundle: Option<String>,
+}
+
+impl Index for KnownRootMaps {
+    type Object = RootMap;
+    const RESOURCE: Resource = Resource::ConfigMaps;
+
+    fn metadata(object: &RootMap) -> &Metadata {
+        &object.metadata
+    }
+
+    fn put(&mut self, RootMap { metadata, data }: RootMap) {
+        let known = Known {
+            version: metadata.resource_version.into(),
+            number: metadata.annotations.bundle_number.and_then(|number| number.parse().ok()),
+            digest: data.bundle.as_deref().map(digest_of),
+            labelled: metadata.labels.istio_config.as_deref() == Some("true"),
+        };
+        self.0.insert(metadata.namespace.into(), known);
+    }
+
+    fn remove(&mut self, namespace: &str, _name: &str) {
+        self.0.remove(namespace);
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn wanted() -> Wanted {
+        Wanted { bundle: "bundle\n".into(), number: 7, digest: digest_of("bundle\n") }
+    }
+
+    fn need_of(labels: &Value, annotations: &Value, data: &Value) -> String {
+        let metadata = json!({"name": "m", "namespace": "shop", "uid": "u", "resourceVersion": "9", "labels": labels, "annotations": annotations});
+        let mut maps = KnownRootMaps::default();
+        maps.put(serde_json::from_value(json!({"metadata": metadata, "data": data})).unwrap());
+        format!("{:?}", maps.need("shop", &wanted()))
+    }
+
+    #[test]
+    fn what_a_namespace_asks_for() {
+        let (label, number, data) =
+            (json!({"istio.io/config": "true"}), json!({"meshmint.io/bundle-number": "7"}), json!({"root-cert.pem": "bundle\n"}));
+        assert_eq!(need_of(&label, &number, &data), "Nothing");
+        let more = |mut value: Value| {
+            value["theirs"] = json!("kept");
+            value
+        };
+        assert_eq!(need_of(&more(label.clone()), &more(number.clone()), &more(data.clone())), "Nothing", "what others keep there is theirs");
+        let change = "Change(\"9\")";
+        assert_eq!(need_of(&label, &number, &json!({"root-cert.pem": "bundle"})), change);
+        assert_eq!(need_of(&label, &number, &json!({})), change);
+        assert_eq!(need_of(&json!({}), &number, &data), change);
+        assert_eq!(need_of(&json!({"istio.io/config": "false"}), &number, &data), change);
+        for older in ["6", "0", "", "-8", "seven", "8.5", "99999999999999999999999"] {
+            assert_eq!(need_of(&label, &json!({"meshmint.io/bundle-number": older}), &data), change, "{older}");
+        }
+        assert_eq!(need_of(&label, &json!({}), &data), change, "istiod's");
+        for data in [data, json!({"root-cert.pem": "another"}), json!({})] {
+            assert_eq!(need_of(&label, &json!({"meshmint.io/bundle-number": "8"}), &data), "LeftAlone");
+        }
+        assert_eq!(KnownRootMaps::default().need("shop", &wanted()), Need::Create);
+    }
+}
