@@ -58,6 +58,11 @@ pub fn value_sets() -> BTreeMap<&'static str, Value> {
         ("replicas by load", json!({"state": {"store": "secrets"}, "postgres": postgres, "autoscaling": {"enabled": true, "maxReplicas": 4}})),
         ("root ConfigMaps", json!({"app": {"controller": {"rootConfigMap": true, "configmapNamespaceSelector": "istio-discovery=enabled"}}})),
         (
+            "istiod's CA is off",
+            json!({"app": {"controller": {"rootConfigMap": true}, "tls": {"istiodCertificateEnable": true}, "istio": {"namespace": "istio-control", "revisions": ["default", "canary"]}}}),
+        ),
+        ("admin over the network", json!({"app": {"admin": {"enabled": true}}})),
+        (
             "monitoring",
             json!({"app": {"metrics": {
                 "service": {"servicemonitor": {"enabled": true, "labels": {"release": "prometheus"}, "interval": "15s"}},

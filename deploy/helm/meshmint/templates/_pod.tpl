@@ -46,6 +46,9 @@ spec:
         - { name: tls-csr, containerPort: {{ .Values.app.server.serving.port }}, protocol: TCP }
         - { name: health, containerPort: {{ .Values.app.readinessProbe.port }}, protocol: TCP }
         - { name: metrics, containerPort: {{ .Values.app.metrics.port }}, protocol: TCP }
+        {{- if .Values.app.admin.enabled }}
+        - { name: tls-admin, containerPort: {{ .Values.app.admin.port }}, protocol: TCP }
+        {{- end }}
       # A start waits for the database, lists the cluster, and reads the end of the ledger: five minutes before it counts as hung.
       startupProbe:
         httpGet: { path: /livez, port: health }
