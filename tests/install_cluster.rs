@@ -13,7 +13,7 @@ mod sandbox;
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Output;
 
 use chart_values::{value_sets, with_image};
@@ -200,9 +200,7 @@ async fn the_charts_pod_gives_a_workload_its_certificate() {
     let token = admin.own_token().await;
     let files = BTreeMap::from([("meshmint".to_owned(), BTreeMap::from([("meshmint.yaml".to_owned(), configuration(&rendered))]))]);
     let sandbox = Sandbox::new(pod(&rendered), &files, (&token, &server.ca(), server.port()));
-    // tests/image names the file system of the image; otherwise it is the program that cargo has just built.
-    let image = std::env::var_os("MESHMINT_TEST_IMAGE").map(PathBuf::from);
-    let program = image.as_deref().map_or(Root::Program(Path::new(env!("CARGO_BIN_EXE_meshmint"))), Root::Image);
+    let program = Root::Program(Path::new(env!("CARGO_BIN_EXE_meshmint")));
     let mut container = sandbox.start(&program);
     let health = format!("127.0.0.1:{health}");
     container.ready(&health);

@@ -54,7 +54,7 @@ annotations:
 {{- end }}
 
 {{- define "meshmint.image" -}}
-{{- $repository := required "image.repository must be given: where you pushed the image that deploy/Containerfile makes" .Values.image.repository }}
+{{- $repository := required "image.repository must be given: where you pushed the image" .Values.image.repository }}
 {{- if .Values.image.digest }}
 {{- printf "%s@%s" $repository .Values.image.digest }}
 {{- else }}
