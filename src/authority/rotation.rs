@@ -73,6 +73,13 @@ pub fn step(state: &AuthorityState, facts: Facts, policy: &AuthorityPolicy, now:
     Step::Wait(next.into_iter().flatten().min().unwrap_or(reserve_at))
 }
 
+/// The reservation that a replica which does not lead may make, because the leader is late with it: certificates would get shorter otherwise.
+pub fn late_reservation(state: &AuthorityState, policy: &AuthorityPolicy, now: OffsetDateTime) -> Option<(AuthorityId, OffsetDateTime)> {
+    let (issuing, _) = state.issuing()?;
+    let late = state.reserved_not_after.get(&issuing.root).is_none_or(|mark| *mark <= now + policy.longest_leaf + SLACK);
+    late.then(|| (issuing.root.clone(), now + policy.longest_leaf * 2 + SLACK * 2))
+}
+
 /// Rounding to whole seconds and two clocks that differ a little.
 const SLACK: Duration = Duration::from_secs(2);
 
@@ -295,6 +302,20 @@ mod tests {
         assert_eq!(state.clone().with_reservation(root.clone(), NOW).reserved_not_after[&root], mark);
         let (later, _) = settle(state, NOW + policy().longest_leaf);
         assert!(later.reserved_not_after[&root] > mark);
+    }
+
+    #[test]
+    fn who_does_not_lead_reserves_only_what_the_leader_is_late_with() {
+        assert_eq!(late_reservation(&founded(NOW), &policy(), NOW), None, "nothing signs yet");
+        let (state, _) = settle(founded(NOW), NOW);
+        let root = state.trust[0].id.clone();
+        let mark = state.reserved_not_after[&root];
+        let leaders = mark - policy().longest_leaf.mul_f64(1.25) - SLACK;
+        assert!(matches!(step(&state, FACTS, &policy(), leaders), Step::Reserve { .. }));
+        assert_eq!(late_reservation(&state, &policy(), leaders), None, "the leader's turn");
+        let late = mark - policy().longest_leaf - SLACK;
+        let (found, until) = late_reservation(&state, &policy(), late).unwrap();
+        assert!(found == root && until > mark);
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl fmt::Display for GenerationNumber {
     }
 }
 
-/// Where a key is: `file:NAME` in the file store, later `secret:NAME` and `pkcs11:URI`. Never the key itself.
+/// Where a key is: `file:NAME` in the file store, `secret:NAME` in the Secrets store, later `pkcs11:URI`. Never the key itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct KeyRef(pub String);

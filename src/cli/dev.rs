@@ -84,9 +84,10 @@ async fn dev(args: &Args) -> Result<Outcome, String> {
     let jwks = serve_jwks(jwks).await?;
     write_whole(&dir.join("root-cert.pem"), server.bundle().as_bytes(), 0o644).map_err(|error| format!("root-cert.pem: {error}"))?;
     let addresses = server.addresses();
+    let csr = addresses.csr.ok_or("the CSR API doesn't listen")?;
     let endpoints = Endpoints {
         pid: std::process::id(),
-        csr: addresses.csr,
+        csr,
         health: addresses.health,
         metrics: addresses.metrics,
         jwks: format!("http://{jwks}/jwks.json"),
@@ -95,7 +96,7 @@ async fn dev(args: &Args) -> Result<Outcome, String> {
     let json = serde_json::to_string_pretty(&endpoints).map_err(|error| error.to_string())?;
     write_whole(&endpoints_file, (json + "\n").as_bytes(), 0o644).map_err(|error| format!("endpoints.json: {error}"))?;
 
-    let shown = demonstrate(args, &issuer, &server, clock.as_ref(), entropy.as_ref()).await;
+    let shown = demonstrate(args, &issuer, &server, csr, clock.as_ref(), entropy.as_ref()).await;
     if shown.is_ok() && !args.exit_after_demo {
         stop.received().await;
         answered("\nstopping\n");
@@ -110,9 +111,16 @@ async fn dev(args: &Args) -> Result<Outcome, String> {
 }
 
 /// The main job, before the user's eyes: a token, a certificate over the public API, a peer's check, and what to type next.
-async fn demonstrate(args: &Args, issuer: &DevIssuer, server: &Server, clock: &dyn Clock, entropy: &dyn Entropy) -> Result<Outcome, String> {
+async fn demonstrate(
+    args: &Args,
+    issuer: &DevIssuer,
+    server: &Server,
+    address: SocketAddr,
+    clock: &dyn Clock,
+    entropy: &dyn Entropy,
+) -> Result<Outcome, String> {
     const BOLD: anstyle::Style = anstyle::Style::new().bold();
-    let (dir, address) = (args.dir.display(), server.addresses().csr);
+    let dir = args.dir.display();
     let bundle = server.bundle();
     answered(&format!("{BOLD}meshmint dev{BOLD:#}: a SPIFFE CA for trust domain cluster.local, state and ledger in {dir}\n\n"));
 

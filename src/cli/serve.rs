@@ -58,8 +58,9 @@ pub(super) async fn run(args: Args) -> Outcome {
         Err(error) => return failed(error),
     };
     let addresses = server.addresses();
+    let csr = addresses.csr.map_or_else(|| "none".to_owned(), |address| address.to_string());
     let admin_network = addresses.admin_network.map(tracing::field::display);
-    tracing::info!(csr = %addresses.csr, health = %addresses.health, metrics = %addresses.metrics, admin = %addresses.admin.display(), admin_network, "ready");
+    tracing::info!(csr, health = %addresses.health, metrics = %addresses.metrics, admin = %addresses.admin.display(), admin_network, "ready");
     stop.received().await;
     tracing::info!("draining");
     server.shut_down().await;

@@ -10,8 +10,8 @@ use super::problem::{ConfigError, Problem};
 use super::reading::{Checking, is_https};
 use super::units::duration_text;
 use super::values::{
-    AdminNetwork, Authorities, Certificates, Cluster, Config, Controllers, Import, LogFormat, RootConfigMap, Server, TokenIssuer, Tokens, Tracing,
-    Verification,
+    AdminNetwork, Authorities, Certificates, Cluster, Config, Controllers, Import, LogFormat, Role, RootConfigMap, Server, StateSecrets, TokenIssuer,
+    Tokens, Tracing, Verification,
 };
 use crate::callers::ServiceAccountName;
 use crate::cluster::{Access, KeySource};
@@ -40,6 +40,7 @@ impl Checking<'_> {
     fn config(&mut self) -> Option<Config> {
         let trust_domain = self.scalar("trustDomain", |text, _| text.parse::<TrustDomain>().ok());
         let cluster_id = self.text("clusterID");
+        let role = self.text("role");
         let server = self.server();
         let tokens = self.tokens();
         let cluster = self.cluster();
@@ -47,6 +48,7 @@ impl Checking<'_> {
         let certificates = self.certificates();
         let authority = self.authority();
         let state_dir = self.path("state.file.dir");
+        let state_secrets = self.state_secrets();
         let ledger_path = self.path("ledger.sqlite.path");
         let ledger_retention = self.duration("ledger.retention");
         let (ledger_postgres, ledger_spool) = (self.postgres(ledger_retention), self.spool());
@@ -58,6 +60,11 @@ impl Checking<'_> {
         Some(Config {
             trust_domain: trust_domain?,
             cluster_id: cluster_id?,
+            role: match role?.as_str() {
+                "issuer" => Role::Issuer,
+                "authority" => Role::Authority,
+                _ => Role::All,
+            },
             server: server?,
             tokens: tokens?,
             cluster: cluster?,
@@ -65,6 +72,7 @@ impl Checking<'_> {
             certificates: certificates?,
             authority: authority?,
             state_dir: state_dir?,
+            state_secrets: state_secrets?,
             ledger_path: ledger_path?,
             ledger_postgres: ledger_postgres?,
             ledger_spool: ledger_spool?,
@@ -240,6 +248,19 @@ impl Checking<'_> {
 }
 
 impl Checking<'_> {
+    fn state_secrets(&mut self) -> Option<Option<StateSecrets>> {
+        let store = self.text("state.store");
+        let [namespace, prefix] = ["namespace", "prefix"].map(|name| {
+            let path = format!("state.secrets.{name}");
+            let text = self.text(&path)?;
+            // The longest name below it is PREFIX-issuing.
+            let right = is_dns_name(&text) && !text.contains('.') && text.len() <= 50;
+            if right { Some(text) } else { self.refuse(&path, &format!("{text:?} is not right: expected at most 50 of a-z, 0-9 and '-'")) }
+        });
+        let secrets = StateSecrets { namespace: namespace?, prefix: prefix? };
+        Some((store? == "secrets").then_some(secrets))
+    }
+
     fn postgres(&mut self, retention: Option<Duration>) -> Option<Option<PostgresSettings>> {
         let [url, ca_file, password_file] = ["url", "caFile", "passwordFile"].map(|name| self.optional(&format!("ledger.postgres.{name}")));
         let pool_size = self.number("ledger.postgres.poolSize");

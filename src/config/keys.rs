@@ -105,6 +105,8 @@ pub(super) const KEYS: &[Key] = &[
     key("trustDomain", Kind::TrustDomain, Is("cluster.local"), "The SPIFFE trust domain of every identity that is issued. It can't change once there is a root."),
     key("clusterID", Text, Is("Kubernetes"), "The name of the cluster whose workloads ask here; on record with each certificate."),
 
+    key("role", Choice(&["all", "issuer", "authority"]), Is("all"), "What this replica does. An issuer faces the mesh and can't read the root key; an authority has no CSR port, leads, and makes issuing keys. Roles apart need state.store: secrets and a ledger in PostgreSQL."),
+
     key("server.listen", Listen, Is("0.0.0.0:8443"), "Where the CSR API listens."),
     key("server.servingDNSNames", DnsNames, Items("meshmint.meshmint-system.svc"), "DNS names in the server's own certificate: the host of Istio's caAddress."),
     key("server.servingIPAddresses", Addresses, Items(""), "IP addresses in the server's own certificate."),
@@ -160,7 +162,10 @@ pub(super) const KEYS: &[Key] = &[
     key("authority.import.chainFile", Path, Optional("cert-chain.pem"), "The certificates between it and its root, nearest first."),
     key("authority.import.rootFile", Path, Optional("root-cert.pem"), "Its root, where it is not self-signed and the chain doesn't end with it."),
 
+    key("state.store", Choice(&["file", "secrets"]), Is("file"), "Where the authority state and its keys are: a folder, for one replica, or Secrets of the cluster (section cluster), for any number of them."),
     key("state.file.dir", Path, Is("/var/lib/meshmint"), "Folder of the authority state and the keys; made 0700. A folder that lets others in gets one of our own inside, called state."),
+    key("state.secrets.namespace", Text, Is("meshmint-system"), "Namespace of the Secrets and of the Lease by which one replica leads."),
+    key("state.secrets.prefix", Text, Is("meshmint"), "How their names begin: PREFIX-state, PREFIX-root, PREFIX-issuing and the Lease PREFIX-leader. Two installations in one namespace need two."),
 
     key("ledger.sqlite.path", Path, Is("/var/lib/meshmint/ledger.db"), "The ledger: every certificate ever issued. For one replica; several share a database (ledger.postgres)."),
     key("ledger.postgres.url", Database, Optional("postgresql://meshmint@db.example/meshmint"), "A PostgreSQL database that keeps the ledger instead, for any number of replicas. With several hosts, the one that may be written."),

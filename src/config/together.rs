@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::reading::Checking;
 use super::units::duration_text;
-use super::values::{Config, Verification};
+use super::values::{Config, Role, Verification};
 use crate::cluster::KeySource;
 
 impl Checking<'_> {
@@ -60,11 +60,20 @@ impl Checking<'_> {
             if config.admin_network.is_some() {
                 self.refuse::<()>("admin.listen", wanted);
             }
+            if config.state_secrets.is_some() {
+                self.refuse::<()>("state.store", wanted);
+            }
             for index in 0..tokens.issuers.len() {
                 if tokens.issuers.get(index).is_some_and(|issuer| issuer.keys == KeySource::ApiServer) {
                     self.refuse::<()>(&format!("tokens.issuers[{index}].keys.apiServer"), wanted);
                 }
             }
+        }
+        if config.role != Role::All && (config.state_secrets.is_none() || config.ledger_postgres.is_none()) {
+            self.refuse::<()>(
+                "role",
+                "is for replicas that share everything: expected all, or state.store: secrets and a ledger.postgres.url beside it",
+            );
         }
         for (index, issuer) in tokens.issuers.iter().enumerate() {
             if tokens.issuers.iter().take(index).any(|earlier| earlier.issuer == issuer.issuer) {

@@ -150,6 +150,25 @@ pub struct AdminNetwork {
     pub audience: String,
 }
 
+/// What a replica does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Everything.
+    All,
+    /// Answers workloads, with issuing keys that somebody else makes.
+    Issuer,
+    /// Makes issuing keys, and answers no workload.
+    Authority,
+}
+
+/// Secrets that hold the authority state, and the Lease beside them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each field is a key; src/config/keys.rs has its meaning")]
+pub struct StateSecrets {
+    pub namespace: String,
+    pub prefix: String,
+}
+
 /// Form of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -174,6 +193,7 @@ pub struct Tracing {
 pub struct Config {
     pub trust_domain: TrustDomain,
     pub cluster_id: String,
+    pub role: Role,
     pub server: Server,
     pub tokens: Tokens,
     /// None: nothing is known of what lives.
@@ -182,6 +202,8 @@ pub struct Config {
     pub certificates: Certificates,
     pub authority: Authorities,
     pub state_dir: PathBuf,
+    /// Where the state is, if it isn't in the folder `state_dir`.
+    pub state_secrets: Option<StateSecrets>,
     pub ledger_path: PathBuf,
     /// Where the ledger is, if it isn't the file at `ledger_path`.
     pub ledger_postgres: Option<PostgresSettings>,

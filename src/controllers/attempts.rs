@@ -15,8 +15,8 @@ struct Attempt {
     ended: Duration,
     /// Not before this.
     until: Duration,
-    /// The version that the latest write replaced (none: it made a new one), until the watch shows another.
-    replaced: Option<Option<Box<str>>>,
+    /// What the watch showed when the latest write began, until it shows something else.
+    replaced: Option<Box<str>>,
     /// In a row.
     failures: u32,
     /// In a row.
@@ -53,14 +53,14 @@ fn pause((first, last): (Duration, Duration), times: u32) -> Duration {
 }
 
 impl Attempts {
-    /// Whether this namespace, of which the watch shows `version`, may be written at `now`; else the time to look again.
-    pub(super) fn may(&self, namespace: &str, version: Option<&str>, now: Duration) -> Result<(), Duration> {
+    /// Whether this namespace, of which the watch shows this, may be written at `now`; else the time to look again.
+    pub(super) fn may(&self, namespace: &str, shown: &str, now: Duration) -> Result<(), Duration> {
         let Some(attempt) = self.0.get(namespace) else { return Ok(()) };
         if attempt.under_way {
             return Err(Duration::MAX);
         }
-        let shown = attempt.replaced.as_ref().is_none_or(|replaced| replaced.as_deref() != version);
-        let earliest = if shown { attempt.until } else { attempt.until.max(attempt.ended + SHOWN_WITHIN) };
+        let is_shown = attempt.replaced.as_ref().is_none_or(|replaced| **replaced != *shown);
+        let earliest = if is_shown { attempt.until } else { attempt.until.max(attempt.ended + SHOWN_WITHIN) };
         if earliest > now { Err(earliest) } else { Ok(()) }
     }
 
@@ -73,9 +73,9 @@ impl Attempts {
         self.0.entry(namespace.into()).or_default().under_way = true;
     }
 
-    /// Notes how a write ended that replaced `version`; `chance` (0 to 1) shortens a pause by up to a half, so that what failed together
+    /// Notes how a write ended that began when the watch showed this; `chance` (0 to 1) shortens a pause by up to a half, so that what failed together
     /// doesn't come again together.
-    pub(super) fn end(&mut self, namespace: &str, version: Option<Box<str>>, outcome: Outcome, now: Duration, chance: f64) {
+    pub(super) fn end(&mut self, namespace: &str, shown: &str, outcome: Outcome, now: Duration, chance: f64) {
         let attempt = self.0.entry(namespace.into()).or_default();
         attempt.under_way = false;
         if now.saturating_sub(attempt.ended) > QUIET {
@@ -85,7 +85,7 @@ impl Attempts {
         let (mut failures, mut conflicts, mut replaced) = (0, 0, None);
         let rest = match outcome {
             Outcome::Written => {
-                replaced = Some(version);
+                replaced = Some(shown.into());
                 attempt.writes += 1;
                 if attempt.writes < AT_ONCE { Duration::ZERO } else { pause(WHILE_FOUGHT_OVER, attempt.writes - AT_ONCE + 1) }
             }
@@ -122,25 +122,21 @@ mod tests {
 
     const S: Duration = Duration::from_secs(1);
 
-    fn version(text: &str) -> Option<Box<str>> {
-        Some(text.into())
-    }
-
     #[test]
     fn one_write_at_a_time_and_none_before_the_watch_shows_the_last() {
         let mut attempts = Attempts::default();
-        assert_eq!(attempts.may("a", None, S), Ok(()));
+        assert_eq!(attempts.may("a", "-", S), Ok(()));
         attempts.begin("a");
-        assert_eq!(attempts.may("a", Some("5"), S), Err(Duration::MAX));
-        attempts.end("a", version("5"), Outcome::Written, S, 0.0);
-        assert_eq!(attempts.may("a", Some("5"), S * 2), Err(S + SHOWN_WITHIN), "the watch lags");
-        assert_eq!(attempts.may("a", Some("6"), S * 2), Ok(()), "it shows something else, which may be wrong again");
-        assert_eq!(attempts.may("a", None, S * 2), Ok(()), "deleted");
-        assert_eq!(attempts.may("a", Some("5"), S + SHOWN_WITHIN), Ok(()), "it must have missed something");
-        attempts.end("b", None, Outcome::Written, S, 0.0);
-        assert_eq!((attempts.may("b", None, S).is_err(), attempts.may("b", Some("1"), S)), (true, Ok(())));
+        assert_eq!(attempts.may("a", "5", S), Err(Duration::MAX));
+        attempts.end("a", "5", Outcome::Written, S, 0.0);
+        assert_eq!(attempts.may("a", "5", S * 2), Err(S + SHOWN_WITHIN), "the watch lags");
+        assert_eq!(attempts.may("a", "6", S * 2), Ok(()), "it shows something else, which may be wrong again");
+        assert_eq!(attempts.may("a", "-", S * 2), Ok(()), "deleted");
+        assert_eq!(attempts.may("a", "5", S + SHOWN_WITHIN), Ok(()), "it must have missed something");
+        attempts.end("b", "-", Outcome::Written, S, 0.0);
+        assert_eq!((attempts.may("b", "-", S).is_err(), attempts.may("b", "1", S)), (true, Ok(())));
         attempts.tidy(S, |_| Some(true));
-        assert_eq!(attempts.may("b", None, S), Ok(()), "it was shown, and then deleted");
+        assert_eq!(attempts.may("b", "-", S), Ok(()), "it was shown, and then deleted");
     }
 
     #[test]
@@ -148,19 +144,19 @@ mod tests {
         let mut attempts = Attempts::default();
         let mut waits = Vec::new();
         for _ in 0..7 {
-            attempts.end("a", None, Outcome::Failed, Duration::ZERO, 0.0);
-            waits.push(attempts.may("a", None, Duration::ZERO).unwrap_err().as_secs());
+            attempts.end("a", "-", Outcome::Failed, Duration::ZERO, 0.0);
+            waits.push(attempts.may("a", "-", Duration::ZERO).unwrap_err().as_secs());
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 30, 30]);
-        attempts.end("a", None, Outcome::Failed, Duration::ZERO, 1.0);
-        assert_eq!(attempts.may("a", None, Duration::ZERO), Err(S * 15), "chance takes off a half at most");
+        attempts.end("a", "-", Outcome::Failed, Duration::ZERO, 1.0);
+        assert_eq!(attempts.may("a", "-", Duration::ZERO), Err(S * 15), "chance takes off a half at most");
         assert!(attempts.is_failing("a") && !attempts.is_failing("b"));
-        attempts.end("a", None, Outcome::Written, S, 0.0);
+        attempts.end("a", "-", Outcome::Written, S, 0.0);
         assert!(!attempts.is_failing("a"));
         for _ in 0..100_000 {
-            attempts.end("c", None, Outcome::Conflict, Duration::ZERO, 0.0);
+            attempts.end("c", "-", Outcome::Conflict, Duration::ZERO, 0.0);
         }
-        assert_eq!(attempts.may("c", None, Duration::ZERO), Err(S * 5));
+        assert_eq!(attempts.may("c", "-", Duration::ZERO), Err(S * 5));
         assert!(!attempts.is_failing("c"));
     }
 
@@ -170,15 +166,15 @@ mod tests {
         let mut now = Duration::ZERO;
         let mut waits = Vec::new();
         for _ in 0..12 {
-            attempts.end("a", None, Outcome::Written, now, 0.0);
-            let until = attempts.may("a", Some("theirs"), now).err().unwrap_or(now);
+            attempts.end("a", "-", Outcome::Written, now, 0.0);
+            let until = attempts.may("a", "theirs", now).err().unwrap_or(now);
             waits.push((until - now).as_secs());
             now = until;
         }
         assert_eq!(waits, [0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 60, 60]);
         now += QUIET + S;
-        attempts.end("a", None, Outcome::Written, now, 0.0);
-        assert_eq!(attempts.may("a", Some("theirs"), now), Ok(()));
+        attempts.end("a", "-", Outcome::Written, now, 0.0);
+        assert_eq!(attempts.may("a", "theirs", now), Ok(()));
     }
 
     #[test]
@@ -186,7 +182,7 @@ mod tests {
         let mut attempts = Attempts::default();
         for name in ["gone", "well", "recent", "waiting"] {
             let ended = if name == "recent" { QUIET } else { Duration::ZERO };
-            attempts.end(name, None, Outcome::Failed, ended, 0.0);
+            attempts.end(name, "-", Outcome::Failed, ended, 0.0);
         }
         attempts.begin("under way");
         attempts.tidy(QUIET + S, |name| match name {

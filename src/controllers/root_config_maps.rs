@@ -96,6 +96,8 @@ struct Due {
     namespace: Box<str>,
     /// The version to change; none: there is no ConfigMap.
     version: Option<Box<str>>,
+    /// What the watch shows.
+    shown: Box<str>,
     retry: bool,
 }
 
@@ -219,13 +221,14 @@ impl RootConfigMaps {
                     };
                     let retry = attempts.is_failing(namespace);
                     look.failing += usize::from(retry);
-                    match attempts.may(namespace, version, now) {
+                    let shown = maps.shows(namespace);
+                    match attempts.may(namespace, &shown, now) {
                         Err(at) => look.next = Some(look.next.map_or(at, |next| next.min(at))),
                         Ok(()) => {
                             let list = if version.is_none() { &mut missing } else { &mut changed };
                             // More than can be begun at once is found again at the next look.
                             if list.len() < AT_ONCE * 2 {
-                                list.push(Due { namespace: namespace.into(), version: version.map(Into::into), retry });
+                                list.push(Due { namespace: namespace.into(), version: version.map(Into::into), shown: shown.into(), retry });
                             }
                         }
                     }
@@ -290,7 +293,7 @@ impl RootConfigMaps {
         }
         drop(status);
         let chance = fraction(self.parts.entropy.as_ref()).unwrap_or(0.0);
-        attempts.end(&due.namespace, due.version, outcome, self.parts.clock.monotonic(), chance);
+        attempts.end(&due.namespace, &due.shown, outcome, self.parts.clock.monotonic(), chance);
     }
 }
 

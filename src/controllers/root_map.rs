@@ -58,12 +58,22 @@ struct Known {
 
 /// All of them, by namespace.
 #[derive(Debug, Default)]
-pub(super) struct KnownRootMaps(HashMap<Box<str>, Known>);
+pub(super) struct KnownRootMaps {
+    all: HashMap<Box<str>, Known>,
+    /// How many went away.
+    removals: u64,
+}
 
 impl KnownRootMaps {
+    /// What the watch shows of this namespace's, as one word that changes with it: one that was made and is gone again is another nothing than
+    /// before.
+    pub(super) fn shows(&self, namespace: &str) -> String {
+        self.all.get(namespace).map_or_else(|| format!("nothing after {}", self.removals), |known| known.version.to_string())
+    }
+
     /// What this namespace asks for.
     pub(super) fn need(&self, namespace: &str, wanted: &Wanted) -> Need<'_> {
-        match self.0.get(namespace) {
+        match self.all.get(namespace) {
             None => Need::Create,
             Some(known) if known.number.is_some_and(|number| number > wanted.number) => Need::LeftAlone,
             Some(Known { number: Some(number), digest: Some(digest), labelled: true, .. })
@@ -105,15 +115,15 @@ impl Index for KnownRootMaps {
             digest: data.bundle.as_deref().map(digest_of),
             labelled: metadata.labels.istio_config.as_deref() == Some("true"),
         };
-        self.0.insert(metadata.namespace.into(), known);
+        self.all.insert(metadata.namespace.into(), known);
     }
 
     fn remove(&mut self, namespace: &str, _name: &str) {
-        self.0.remove(namespace);
+        self.removals += u64::from(self.all.remove(namespace).is_some());
     }
 
     fn len(&self) -> usize {
-        self.0.len()
+        self.all.len()
     }
 }
 
@@ -157,5 +167,16 @@ mod tests {
             assert_eq!(need_of(&label, &json!({"meshmint.io/bundle-number": "8"}), &data), "LeftAlone");
         }
         assert_eq!(KnownRootMaps::default().need("shop", &wanted()), Need::Create);
+    }
+
+    #[test]
+    fn one_that_was_made_and_is_gone_again_was_shown() {
+        let metadata = json!({"name": "m", "namespace": "shop", "uid": "u", "resourceVersion": "9"});
+        let mut maps = KnownRootMaps::default();
+        let before = maps.shows("shop");
+        maps.put(serde_json::from_value(json!({"metadata": metadata})).unwrap());
+        assert_eq!(maps.shows("shop"), "9");
+        maps.remove("shop", "m");
+        assert_ne!(maps.shows("shop"), before);
     }
 }

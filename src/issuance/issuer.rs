@@ -20,6 +20,7 @@ use crate::clock::{Clock, Entropy, fraction};
 use crate::cluster::Clusters;
 use crate::ledger::{CertificateRecord, CredentialKind, HolderId, Kind, Ledger, LedgerError};
 use crate::pki::{CheckedKey, IssuedBy, PrepareError, Profile, Serial, Subject, TooLittleLeft, Validity, certificate_to_pem, check_csr, prepare};
+use crate::rotation::Successor;
 use crate::spiffe::{SpiffeId, TrustDomain};
 
 /// Issues certificates. One of them serves the whole process; it holds no lock across I/O.
@@ -45,6 +46,8 @@ pub struct IssuerParts {
     pub profile: Profile,
     /// The generation that signs now; the rotation loop replaces it.
     pub generation: Arc<ArcSwap<Generation>>,
+    /// Brings the generation after one that is closed.
+    pub successor: Successor,
     /// Where every certificate is recorded before it leaves.
     pub ledger: Arc<dyn Ledger>,
     /// Lets requests in, fairly.
@@ -206,12 +209,17 @@ impl Issuer {
             let certificate = watch.over(Step::Sign, prepared.sign(&issuer)).map_err(not_signed)?;
 
             // 9. Record, durably, before anyone can see it.
-            let _recording = self.parts.admission.recording(turn.take()).await;
+            let recording = self.parts.admission.recording(turn.take()).await;
             let record = self.record_of(recipient, serial, validity, &certificate, &generation);
             match watch.over(Step::Record, self.parts.ledger.record(record).await) {
                 // 10. Answer.
                 Ok(()) => return Ok(answer(&certificate, serial, validity, recipient.identity, &generation)),
                 Err(LedgerError::Fenced(closed)) => {
+                    drop(recording);
+                    // Another replica has closed it: its successor is in the store, and is here in a moment.
+                    if self.parts.generation.load().number <= closed {
+                        self.parts.successor.after(closed, self.parts.clock.as_ref()).await;
+                    }
                     let next = self.parts.generation.load_full();
                     if next.number <= closed {
                         return Err(Trouble::Authority(format!("generation {closed} is closed in the ledger, and no newer one is here yet")).into());

@@ -1,6 +1,9 @@
 //! What happens once, when a process starts: a state is found or founded, held against the ledger, and what a crash left is tidied up.
 
-use super::parts::{KeeperError, KeeperParts};
+use std::time::Duration;
+
+use super::advance::advance;
+use super::parts::{Duty, KeeperError, KeeperParts};
 use crate::authority::{AuthorityState, Imported, LedgerMark, MadeBy, Phase, Role, TrustEntry, first_state, make_root};
 use crate::clock::random_id;
 use crate::pki::IssuerKey;
@@ -15,18 +18,66 @@ pub struct Founding {
     pub import: Option<Imported>,
 }
 
-/// The state to go on from, bound to its ledger.
+/// How long a replica that starts waits for another one to do what it may not do itself: longer than a new leader takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The pause between two looks while it waits.
+const LOOK_PAUSE: Duration = Duration::from_millis(250);
+
+/// The state to go on from, bound to its ledger. Where several replicas found one at the same time, all of them go on from the first that was written.
 ///
 /// # Errors
 /// [`KeeperError`]; a second try is safe.
-pub(super) async fn state(parts: &KeeperParts, founding: Founding) -> Result<(AuthorityState, Version), KeeperError> {
-    let held = match parts.store.load().await? {
-        Some(stored) => adopt(stored, parts, founding.made_by)?,
-        None => found(parts, founding).await?,
-    };
-    let held = bind_ledger(held, parts).await?;
-    tidy(parts, &held.0).await?;
-    Ok(held)
+pub(super) async fn state(parts: &KeeperParts, founding: &Founding) -> Result<(AuthorityState, Version), KeeperError> {
+    let end = parts.clock.monotonic() + PATIENCE;
+    loop {
+        let bound = async {
+            let held = match parts.store.load().await? {
+                Some(stored) => adopt(stored, parts, founding.made_by)?,
+                None if parts.duty == Duty::Follow => return Err(KeeperError::NotFounded),
+                None => found(parts, founding).await?,
+            };
+            bind_ledger(held, parts).await
+        };
+        let trouble = match bound.await {
+            Ok(held) => {
+                tidy(parts, &held.0).await?;
+                return Ok(held);
+            }
+            // Another replica writes at this moment, or must do so before this one can go on.
+            Err(trouble @ (KeeperError::Store(StoreError::Conflict) | KeeperError::NotFounded | KeeperError::OtherLedger { .. }))
+                if parts.store.is_shared() =>
+            {
+                trouble
+            }
+            Err(error) => return Err(error),
+        };
+        if parts.clock.monotonic() >= end {
+            return Err(trouble);
+        }
+        parts.clock.sleep_until(parts.clock.monotonic() + LOOK_PAUSE).await;
+    }
+}
+
+/// Waits until the state is one that can sign. Who leads makes it so.
+///
+/// # Errors
+/// [`KeeperError::NoLeader`] where nobody does; what [`advance`] has.
+pub(super) async fn until_it_signs(parts: &KeeperParts, held: &mut (AuthorityState, Version)) -> Result<(), KeeperError> {
+    let end = parts.clock.monotonic() + PATIENCE;
+    loop {
+        match advance(parts, held).await {
+            Ok(_) if held.0.issuing().is_some_and(|(issuing, _)| held.0.reserved_not_after.contains_key(&issuing.root)) => return Ok(()),
+            Err(KeeperError::Store(StoreError::Conflict)) if parts.store.is_shared() => {}
+            Ok(_) if parts.store.is_shared() => {}
+            Ok(_) => return Err(KeeperError::NoParent),
+            Err(error) => return Err(error),
+        }
+        if parts.clock.monotonic() >= end {
+            return Err(KeeperError::NoLeader);
+        }
+        parts.clock.sleep_until(parts.clock.monotonic() + LOOK_PAUSE).await;
+        *held = parts.store.load().await?.ok_or(StoreError::Conflict)?;
+    }
 }
 
 /// Checks that a state that was found is ours to use.
@@ -50,9 +101,13 @@ fn adopt(found: (AuthorityState, Version), parts: &KeeperParts, mode: MadeBy) ->
 }
 
 /// Writes the first state: an imported authority, or a new root.
-async fn found(parts: &KeeperParts, founding: Founding) -> Result<(AuthorityState, Version), KeeperError> {
+async fn found(parts: &KeeperParts, founding: &Founding) -> Result<(AuthorityState, Version), KeeperError> {
     let now = parts.clock.now();
     if parts.ledger.stats(now).await?.total > 0 {
+        // A replica that founds it at the same time has written its state before the first record.
+        if parts.store.is_shared() && parts.store.load().await?.is_some() {
+            return Err(StoreError::Conflict.into());
+        }
         return Err(KeeperError::Foreign(
             "the ledger holds certificates of an authority whose state is not here: restore the state folder, or give this new authority a ledger of its own"
                 .to_owned(),
@@ -61,7 +116,9 @@ async fn found(parts: &KeeperParts, founding: Founding) -> Result<(AuthorityStat
     let tag = random_id(parts.entropy.as_ref(), 4)?;
     let (authority, trust, what) = match &founding.import {
         Some(imported) => {
-            let reference = parts.store.put_key(&format!("imported-{tag}"), &imported.key).await?;
+            // One that signs leaves itself is for every replica that issues (stores/secrets.rs).
+            let name = if imported.may_sign_authorities { format!("imported-{tag}") } else { format!("issuing-imported-{tag}") };
+            let reference = parts.store.put_key(&name, &imported.key).await?;
             let authority = imported.authority(reference, now);
             let what = format!("imported authority {}: {}", authority.id, imported.abilities());
             (authority, imported.trust.clone(), what)
@@ -75,10 +132,23 @@ async fn found(parts: &KeeperParts, founding: Founding) -> Result<(AuthorityStat
             (authority, trust, what)
         }
     };
-    tracing::info!(trust_domain = %parts.policy.trust_domain, "{what}");
-    let state = first_state(&parts.policy, founding.made_by, vec![authority], trust, now, what);
-    let version = parts.store.swap(None, &state).await?;
-    Ok((state, version))
+    let key = authority.key.clone();
+    let state = first_state(&parts.policy, founding.made_by, vec![authority], trust, now, what.clone());
+    match parts.store.swap(None, &state).await {
+        Ok(version) => {
+            tracing::info!(trust_domain = %parts.policy.trust_domain, "{what}");
+            Ok((state, version))
+        }
+        Err(StoreError::Conflict) => {
+            // Nobody but us knows this key's name.
+            if let Some(key) = key {
+                parts.store.destroy_key(&key).await?;
+            }
+            tracing::info!("another replica has founded the authority at the same time: its root counts, ours is forgotten");
+            Err(StoreError::Conflict.into())
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Notes which ledger records for this state, and that records are missing where it is another one or an older copy.
@@ -86,6 +156,16 @@ async fn bind_ledger(held: (AuthorityState, Version), parts: &KeeperParts) -> Re
     let (mut state, version) = held;
     let (id, now) = (parts.ledger.id().to_owned(), parts.clock.now());
     let high_water = parts.ledger.high_water().await?;
+    if parts.store.is_shared() {
+        match &state.ledger {
+            // Whoever changes the state next carries the count along.
+            Some(mark) if mark.id == id && mark.high_water <= high_water => return Ok((state, version)),
+            // Two replicas with two ledgers would have two fences. A leader is the one who may say that there is a new one.
+            Some(mark) if mark.id != id && !*parts.leading.borrow() => return Err(KeeperError::OtherLedger { named: mark.id.clone(), ours: id }),
+            _ if parts.duty == Duty::Follow => return Err(KeeperError::OtherLedger { named: "none, or a later copy of ours".to_owned(), ours: id }),
+            _ => {}
+        }
+    }
     let incomplete = match &mut state.ledger {
         Some(mark) if mark.id == id && mark.high_water <= high_water => {
             mark.high_water = high_water;
@@ -109,6 +189,11 @@ async fn bind_ledger(held: (AuthorityState, Version), parts: &KeeperParts) -> Re
 /// the state says it is.
 pub(super) async fn note_loss(parts: &KeeperParts, held: &mut (AuthorityState, Version)) -> Result<(), KeeperError> {
     let now = parts.clock.now();
+    if parts.duty == Duty::Follow {
+        // Whoever may write it, and lost some too, does; `check` of this replica says so all the same.
+        tracing::error!("the ledger lost certificates that this replica recorded, and a replica of role issuer can't note it in the state");
+        return Ok(());
+    }
     let (current, version) = parts.store.load().await?.ok_or(StoreError::Conflict)?;
     let mut state = current.remember(now, "the ledger lost its latest records; earlier records are missing".to_owned());
     if let Some(mark) = &mut state.ledger {
@@ -127,6 +212,10 @@ async fn tidy(parts: &KeeperParts, state: &AuthorityState) -> Result<(), KeeperE
         if let (Role::Issuing(generation), Phase::Retiring, None) = (authority.role, authority.phase, &authority.key) {
             parts.ledger.close_generation(generation, parts.clock.now()).await?;
         }
+    }
+    if parts.store.is_shared() {
+        // Another replica may be about to name one: `sweep` has time.
+        return Ok(());
     }
     for key in parts.store.keys().await? {
         if !state.authorities.iter().any(|authority| authority.key.as_ref() == Some(&key)) {

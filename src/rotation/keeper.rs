@@ -8,22 +8,19 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use rcgen::CertificateParams;
 use time::OffsetDateTime;
 use tokio::sync::{Mutex, Notify, watch};
-use x509_parser::prelude::FromDer;
 
 pub use self::trust::{TrustOrder, TrustRefusal, Trusted};
-use super::IssuingRequest;
+use super::Successor;
+use super::advance::{FOLLOW_PAUSE, advance, facts};
 use super::founding::{self, Founding};
 use super::parts::{KeeperError, KeeperParts};
-use crate::authority::rotation::{Facts, Step, chain_end, step};
-use crate::authority::{
-    Authority, AuthorityId, AuthorityState, Generation, GenerationError, GenerationNumber, Outlook, Role, certify_issuing, issuing_name,
-};
-use crate::clock::{random_id, readable};
-use crate::ledger::{CertificateRecord, CredentialKind, Kind, LedgerError};
-use crate::pki::{CheckedKey, IssuerKey, Signer, SignerError, certificates_from_pem};
+use super::publish::publishable;
+use super::sweep::Sweep;
+use crate::authority::rotation::chain_end;
+use crate::authority::{AuthorityState, Generation, GenerationNumber, Outlook};
+use crate::clock::readable;
 use crate::stores::{StoreError, Version};
 
 /// The longest pause between two looks at what is due: the wall clock may jump.
@@ -41,6 +38,7 @@ struct Held {
     stored: (AuthorityState, Version),
     /// The state that the published generation was made from.
     published: AuthorityState,
+    sweep: Sweep,
 }
 
 /// Keeps the authority of one trust domain.
@@ -50,10 +48,12 @@ pub struct Keeper {
     held: Mutex<Held>,
     published: Arc<ArcSwap<Generation>>,
     outlook: ArcSwap<Outlook>,
-    /// The state as it was in the store at the last look.
-    seen: ArcSwap<AuthorityState>,
-    /// Ends a pause: something is due now.
-    wake: Notify,
+    /// The document as this replica knows it.
+    state: ArcSwap<AuthorityState>,
+    /// When the store said last how the document is (monotonic).
+    heard: std::sync::Mutex<Duration>,
+    /// Ends a pause: a request met a generation that is closed, or something is due now.
+    wanted: Arc<Notify>,
     changes: watch::Sender<GenerationNumber>,
     failures: AtomicU64,
     /// How many records the ledger had lost when that was written into the state.
@@ -68,20 +68,21 @@ impl Keeper {
     /// # Errors
     /// [`KeeperError`]; a second try is safe.
     pub async fn start(parts: KeeperParts, founding: Founding) -> Result<Self, KeeperError> {
-        let mut held = founding::state(&parts, founding).await?;
-        advance(&parts, &mut held).await?;
+        let mut held = founding::state(&parts, &founding).await?;
+        founding::until_it_signs(&parts, &mut held).await?;
         let generation = publishable(&parts, &held.0).await?;
         let (changes, _) = watch::channel(generation.number);
         let outlook = outlook(&parts, &held.0);
-        let seen = ArcSwap::from_pointee(held.0.clone());
-        let held = Held { published: held.0.clone(), stored: held };
+        let heard = parts.clock.monotonic();
+        let held = Held { published: held.0.clone(), stored: held, sweep: Sweep::default() };
         Ok(Self {
             parts,
-            held: Mutex::new(held),
             published: Arc::new(ArcSwap::from_pointee(generation)),
             outlook: ArcSwap::from_pointee(outlook),
-            seen,
-            wake: Notify::new(),
+            state: ArcSwap::from_pointee(held.published.clone()),
+            held: Mutex::new(held),
+            heard: std::sync::Mutex::new(heard),
+            wanted: Arc::new(Notify::new()),
             changes,
             failures: AtomicU64::new(0),
             lost: AtomicU64::new(0),
@@ -99,14 +100,25 @@ impl Keeper {
         self.outlook.load_full()
     }
 
-    /// The state, as it was in the store at the last look. It holds no key.
-    pub fn state(&self) -> Arc<AuthorityState> {
-        self.seen.load_full()
-    }
-
     /// Wakes whenever another generation signs.
     pub fn changes(&self) -> watch::Receiver<GenerationNumber> {
         self.changes.subscribe()
+    }
+
+    /// For requests that meet a closed generation.
+    pub fn successor(&self) -> Successor {
+        Successor { shared: self.parts.store.is_shared(), wanted: self.wanted.clone(), changes: self.changes.subscribe() }
+    }
+
+    /// The document as this replica knows it.
+    pub fn state(&self) -> Arc<AuthorityState> {
+        self.state.load_full()
+    }
+
+    /// How long ago the store said how the document is; `None` where nobody else could have changed it.
+    pub fn state_age(&self) -> Option<Duration> {
+        let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        self.parts.store.is_shared().then(|| self.parts.clock.monotonic().saturating_sub(heard))
     }
 
     /// How often something that was due failed.
@@ -129,9 +141,14 @@ impl Keeper {
                     RETRY_PAUSE
                 }
             };
+            let pause = if self.parts.store.is_shared() { pause.min(FOLLOW_PAUSE) } else { pause };
+            let mut leading = self.parts.leading.clone();
+            leading.mark_unchanged();
             tokio::select! {
                 () = self.rest(pause, lost) => {}
-                () = self.wake.notified() => {}
+                // Where nothing is shared it is always the same, and nobody says so.
+                Ok(()) = leading.changed() => {}
+                () = self.wanted.notified() => {}
                 () = &mut shutdown => return,
             }
         }
@@ -162,6 +179,9 @@ impl Keeper {
             founding::note_loss(&self.parts, &mut held.stored).await?;
             self.lost.store(lost, Ordering::Relaxed);
         }
+        if self.parts.store.is_shared() {
+            self.follow(&mut held.stored).await?;
+        }
         let next = match advance(&self.parts, &mut held.stored).await {
             Err(KeeperError::Store(StoreError::Conflict)) => {
                 held.stored = self.parts.store.load().await?.ok_or(StoreError::Conflict)?;
@@ -171,32 +191,73 @@ impl Keeper {
         };
         self.warn_of_the_end(&held.stored.0, next);
         self.publish(&mut held).await?;
-        Ok(next)
-    }
-
-    /// Publishes the state that is in the store, where another one was published.
-    async fn publish(&self, held: &mut Held) -> Result<(), KeeperError> {
-        self.outlook.store(Arc::new(outlook(&self.parts, &held.stored.0)));
-        if held.stored.0 != held.published {
-            self.seen.store(Arc::new(held.stored.0.clone()));
-            let generation = publishable(&self.parts, &held.stored.0).await?;
-            let number = generation.number;
-            tracing::info!(
-                generation = number.0,
-                authority = %generation.authority,
-                bundle_number = generation.bundle_number,
-                limit = readable(generation.limit),
-                "publishing"
-            );
-            self.published.store(Arc::new(generation));
-            held.published = held.stored.0.clone();
-            self.changes.send_if_modified(|latest| std::mem::replace(latest, number) != number);
+        let Held { stored, sweep, .. } = &mut *held;
+        match self.parts.store.is_shared() && self.parts.leads() {
+            true => sweep.look(&self.parts, stored).await?,
+            false => sweep.rest(),
         }
-        Ok(())
+        Ok(next)
     }
 }
 
 impl Keeper {
+    /// Takes what the other replicas wrote. While the store is away, what is known goes on.
+    async fn follow(&self, stored: &mut (AuthorityState, Version)) -> Result<(), KeeperError> {
+        let store = &self.parts.store;
+        let read = async {
+            match store.version().await? {
+                Some(version) if version == stored.1 => Ok(None),
+                _ => store.load().await?.map(Some).ok_or(StoreError::Conflict),
+            }
+        };
+        match read.await {
+            Ok(changed) => {
+                if let Some(changed) = changed {
+                    *stored = changed;
+                }
+                *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = self.parts.clock.monotonic();
+                Ok(())
+            }
+            Err(error @ StoreError::Away { .. }) => {
+                tracing::debug!(%error, "the state can't be read again; what is known goes on");
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Publishes the state that is in the store, where another one was published.
+    async fn publish(&self, held: &mut Held) -> Result<(), KeeperError> {
+        let state = &held.stored.0;
+        self.outlook.store(Arc::new(outlook(&self.parts, state)));
+        if *state != **self.state.load() {
+            self.state.store(Arc::new(state.clone()));
+        }
+        if *state == held.published {
+            return Ok(());
+        }
+        let before = self.published.load_full();
+        let number = state.issuing().map_or(GenerationNumber(0), |(_, number)| number);
+        if number < before.number || state.bundle_number < before.bundle_number {
+            return Err(KeeperError::WentBack(before.number, before.bundle_number));
+        }
+        if let Some(mark) = state.ledger.as_ref().filter(|mark| mark.id != self.parts.ledger.id()) {
+            return Err(KeeperError::OtherLedger { named: mark.id.clone(), ours: self.parts.ledger.id().to_owned() });
+        }
+        let generation = publishable(&self.parts, state).await?;
+        tracing::info!(
+            generation = number.0,
+            authority = %generation.authority,
+            bundle_number = generation.bundle_number,
+            limit = readable(generation.limit),
+            "publishing"
+        );
+        self.published.store(Arc::new(generation));
+        held.published = held.stored.0.clone();
+        self.changes.send_if_modified(|latest| std::mem::replace(latest, number) != number);
+        Ok(())
+    }
+
     /// Says so, long before, when the chain that signs ends and no renewal will move its end: leaves only get shorter from then on.
     fn warn_of_the_end(&self, state: &AuthorityState, next: OffsetDateTime) {
         let policy = &self.parts.policy;
@@ -217,151 +278,6 @@ impl Keeper {
     }
 }
 
-fn facts(parts: &KeeperParts) -> Facts {
-    Facts { upstream: parts.upstream.is_some(), longest_request: parts.longest_request }
-}
-
 fn outlook(parts: &KeeperParts, state: &AuthorityState) -> Outlook {
     Outlook::of_state(state, facts(parts), &parts.policy, parts.clock.now())
-}
-
-/// Steps until nothing is due; returns when to look again.
-async fn advance(parts: &KeeperParts, held: &mut (AuthorityState, Version)) -> Result<OffsetDateTime, KeeperError> {
-    let facts = facts(parts);
-    loop {
-        let now = parts.clock.now();
-        let state = held.0.clone();
-        let next = match step(&state, facts, &parts.policy, now) {
-            Step::Wait(until) => return Ok(until),
-            Step::Reserve { root, until } => state.with_reservation(root, until),
-            Step::RenewIssuing { .. } => renew_issuing(parts, state, now).await?,
-            Step::Close(generation) => {
-                parts.ledger.close_generation(generation, now).await?;
-                let closed = state.authorities.iter().find(|authority| authority.role == Role::Issuing(generation));
-                let key = closed.and_then(|authority| authority.key.clone());
-                let next = state.with_closed(generation, now);
-                held.1 = parts.store.swap(Some(&held.1), &next).await?;
-                held.0 = next;
-                if let Some(key) = key {
-                    parts.store.destroy_key(&key).await?;
-                }
-                tracing::info!(generation = generation.0, "closed; its key is destroyed");
-                continue;
-            }
-        };
-        let next = with_high_water(parts, next).await;
-        held.1 = parts.store.swap(Some(&held.1), &next).await?;
-        held.0 = next;
-    }
-}
-
-/// The state with the ledger's present count, where it can be asked: what is written anyway carries it along.
-async fn with_high_water(parts: &KeeperParts, mut state: AuthorityState) -> AuthorityState {
-    if let (Some(mark), Ok(high_water)) = (&mut state.ledger, parts.ledger.high_water().await) {
-        mark.high_water = mark.high_water.max(high_water);
-    }
-    state
-}
-
-/// Makes an issuing key and has it certified. The key is stored before any state refers to it.
-async fn renew_issuing(parts: &KeeperParts, state: AuthorityState, now: OffsetDateTime) -> Result<AuthorityState, KeeperError> {
-    let generation = state.next_generation();
-    let key = IssuerKey::generate(parts.policy.key_algorithm)?;
-    let common_name = issuing_name(generation, parts.entropy.as_ref())?;
-    let request = IssuingRequest { csr_pem: request_pem(&key)?, common_name, lifetime: parts.policy.issuing_lifetime };
-    let certified = match &parts.upstream {
-        Some(upstream) => upstream.certify(&request).await?,
-        None => {
-            let parent = crate::authority::rotation::parent(&state).ok_or(KeeperError::NoParent)?;
-            let signer = signer_of(parts, parent).await?;
-            certify_issuing(&parts.policy, parent, &signer, &request.csr_pem, &request.common_name, now, parts.entropy.as_ref())?
-        }
-    };
-    let name = format!("issuing-{generation}-{}", random_id(parts.entropy.as_ref(), 4)?);
-    let reference = parts.store.put_key(&name, &key).await?;
-    Ok(state.with_issuing(certified, reference, now))
-}
-
-async fn signer_of(parts: &KeeperParts, authority: &Authority) -> Result<Signer, KeeperError> {
-    let reference = authority.key.as_ref().ok_or(KeeperError::NoParent)?;
-    let key = parts.store.key(reference).await?;
-    let certificates = certificates_from_pem(&authority.certificate).map_err(GenerationError::Certificate)?;
-    let der = certificates.first().ok_or(KeeperError::NoParent)?;
-    Signer::new(der, key).map_err(|error| KeeperError::Signer(authority.id.clone(), error))
-}
-
-fn request_pem(key: &IssuerKey) -> Result<String, KeeperError> {
-    let request = CertificateParams::default().serialize_request(key.pair()).map_err(|error| KeeperError::Request(error.to_string()))?;
-    pem_rfc7468::encode_string("CERTIFICATE REQUEST", pem_rfc7468::LineEnding::LF, request.der())
-        .map_err(|error| KeeperError::Request(error.to_string()))
-}
-
-/// The generation of a state, once the ledger has it open and knows its bundle and its authorities. Idempotent.
-async fn publishable(parts: &KeeperParts, state: &AuthorityState) -> Result<Generation, KeeperError> {
-    let (issuing, number) = state.issuing().ok_or(GenerationError::NoneActive)?;
-    let reference = issuing.key.as_ref().ok_or(GenerationError::NoneActive)?;
-    let generation = Generation::of_state(state, parts.store.key(reference).await?)?;
-    let now = parts.clock.now();
-    let behind = |error| match error {
-        LedgerError::Fenced(_) | LedgerError::Duplicate(_) => KeeperError::Behind(error),
-        LedgerError::ForeignCursor | LedgerError::Unavailable(_) => error.into(),
-    };
-    parts.ledger.open_generation(number, &issuing.id, now).await.map_err(behind)?;
-    parts.ledger.record_bundle(state.bundle_number, &state.bundle_pem(), now).await.map_err(behind)?;
-    for authority in &state.authorities {
-        match parts.ledger.record(authority_record(parts, authority, state, number)?).await {
-            Ok(()) | Err(LedgerError::Duplicate(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    parts.ledger.replica_serves(&parts.replica, number, state.bundle_number, now).await?;
-    Ok(generation)
-}
-
-/// An authority's own certificate as it goes on record: the inventory shows everything that the CA ever signed.
-fn authority_record(
-    parts: &KeeperParts,
-    authority: &Authority,
-    state: &AuthorityState,
-    generation: GenerationNumber,
-) -> Result<CertificateRecord, KeeperError> {
-    let unreadable = || KeeperError::Signer(authority.id.clone(), SignerError::Malformed);
-    let certificates = certificates_from_pem(&authority.certificate).map_err(GenerationError::Certificate)?;
-    let der = certificates.first().ok_or_else(unreadable)?;
-    let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(der).map_err(|_| unreadable())?;
-    let mut sha256 = [0; 32];
-    sha256.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, der).as_ref());
-    Ok(CertificateRecord {
-        issuer: issuer_of(authority)?,
-        serial: certificate.raw_serial().to_vec(),
-        sha256,
-        der: der.to_vec(),
-        kind: if authority.id == authority.root { Kind::Root } else { Kind::Intermediate },
-        spiffe_id: None,
-        cluster: None,
-        namespace: None,
-        service_account: None,
-        pod: None,
-        node: None,
-        holder: None,
-        generation,
-        bundle_number: state.bundle_number,
-        profile_digest: parts.policy.profile.digest(),
-        credential: CredentialKind::Internal,
-        key_algorithm: CheckedKey::from_subject_public_key_info(certificate.public_key()).ok().map(|key| key.algorithm()),
-        issued_at: authority.since,
-        not_before: certificate.validity().not_before.to_datetime(),
-        not_after: certificate.validity().not_after.to_datetime(),
-        replica: parts.replica.clone(),
-        replica_sequence: 0,
-    })
-}
-
-/// Who signed an authority: one of ours, the first of the chain that came with it, or its root.
-fn issuer_of(authority: &Authority) -> Result<AuthorityId, KeeperError> {
-    if let Some(parent) = &authority.parent {
-        return Ok(parent.clone());
-    }
-    let above = authority.upstream_chain.first().map(|pem| certificates_from_pem(pem)).transpose().map_err(GenerationError::Certificate)?;
-    Ok(above.as_deref().and_then(<[_]>::first).map_or_else(|| authority.root.clone(), |der| AuthorityId::of_certificate(der)))
 }

@@ -1,12 +1,17 @@
 //! The loop that asks `authority::rotation::step` what is due, does it, stores the result by compare-and-swap, and publishes a new
 //! [`crate::authority::Generation`]. Every action can be repeated, so a crash anywhere is a re-run.
 
+mod advance;
 mod founding;
 mod keeper;
 mod parts;
+mod publish;
+mod successor;
+mod sweep;
 mod upstream;
 
 pub use founding::Founding;
 pub use keeper::{Keeper, TrustOrder, TrustRefusal, Trusted};
-pub use parts::{KeeperError, KeeperParts};
+pub use parts::{Duty, KeeperError, KeeperParts};
+pub use successor::Successor;
 pub use upstream::{IssuingRequest, UpstreamError, UpstreamIssuer};

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{UpstreamError, UpstreamIssuer};
-use crate::authority::{AuthorityId, AuthorityPolicy, BirthError, GenerationError};
+use tokio::sync::watch;
+
+use crate::authority::{AuthorityId, AuthorityPolicy, BirthError, GenerationError, GenerationNumber};
 use crate::clock::{Clock, Entropy, NoEntropy};
 use crate::ledger::{Ledger, LedgerError};
 use crate::pki::{KeyError, SignerError};
@@ -23,12 +25,33 @@ pub struct KeeperParts {
     pub upstream: Option<Arc<dyn UpstreamIssuer>>,
     /// How long a request may be under way.
     pub longest_request: Duration,
+    /// Whether this replica leads: makes issuing keys and closes generations. Others follow the document. It is about who works, never about what is
+    /// right: the store's compare-and-swap and the ledger's fence hold whoever believes to lead.
+    pub leading: watch::Receiver<bool>,
+    /// What this replica may do with the store.
+    pub duty: Duty,
     /// This process.
     pub replica: String,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Names and serials.
     pub entropy: Arc<dyn Entropy>,
+}
+
+impl KeeperParts {
+    /// Whether this replica believes to lead at this moment.
+    pub(super) fn leads(&self) -> bool {
+        self.duty == Duty::Keep && *self.leading.borrow()
+    }
+}
+
+/// What a replica may do with the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Duty {
+    /// Read and write it, and lead.
+    Keep,
+    /// Read the document and the issuing keys.
+    Follow,
 }
 
 /// Why the authority can't be kept.
@@ -67,6 +90,26 @@ pub enum KeeperError {
     /// State and ledger don't belong to the same moment.
     #[error("the state is older than the ledger ({0}): restore both from the same backup, or the state from a later one")]
     Behind(LedgerError),
+    /// This replica may not found an authority.
+    #[error("there is no authority yet, and a replica of role issuer makes none: start one of role authority")]
+    NotFounded,
+    /// The state and this replica have different ledgers.
+    #[error(
+        "the state names the ledger {named}, this replica has {ours}: all replicas share one ledger (ledger.postgres.url). Where it is the new one, stop \
+         the replicas that have the old one: the next leader notes it"
+    )]
+    OtherLedger {
+        /// The ledger that the state names.
+        named: String,
+        /// The ledger of this replica.
+        ours: String,
+    },
+    /// Nobody does what must be done before anything can be signed.
+    #[error("no issuing key may sign yet, and no replica that leads makes one: look at the Lease and at the log of its holder")]
+    NoLeader,
+    /// The document in the store is older than what this replica published from it.
+    #[error("the state went back from generation {0} and bundle {1}: somebody restored an older copy of it while replicas were running")]
+    WentBack(GenerationNumber, u64),
     /// The state belongs to something else.
     #[error("{0}")]
     Foreign(String),

@@ -61,7 +61,8 @@ pub(super) struct AdminApi {
     pub(super) generation: Arc<ArcSwap<Generation>>,
     pub(super) keeper: Arc<Keeper>,
     pub(super) checkup: Arc<Checkup>,
-    pub(super) csr_address: SocketAddr,
+    /// None: there is no CSR port here.
+    pub(super) csr_address: Option<SocketAddr>,
     pub(super) serving: ServingNames,
     /// Places for [`MAX_WATCHERS`].
     pub(super) watchers: Arc<Semaphore>,
@@ -157,7 +158,7 @@ impl Admin for AdminApi {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime: duration(self.checkup.uptime()),
             facts: facts.iter().map(fact_message).collect(),
-            csr_address: self.csr_address.to_string(),
+            csr_address: self.csr_address.map(|address| address.to_string()).unwrap_or_default(),
             serving_dns_names: self.serving.dns_names.clone(),
             serving_ip_addresses: self.serving.ip_addresses.iter().map(ToString::to_string).collect(),
         }))

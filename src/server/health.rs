@@ -25,15 +25,17 @@ pub(super) struct Health {
     ledger_trouble: ArcSwapOption<String>,
     /// Whether other replicas have the same ledger, and so the same trouble with it: it is no reason to send a request to another one.
     shared_ledger: bool,
+    /// Whether workloads ask here.
+    faces_mesh: bool,
     draining: AtomicBool,
     /// Our own serving certificate, once there is one.
     serving: ArcSwapOption<ServingTimes>,
 }
 
 impl Health {
-    /// Of a replica that shares its ledger with others, or has one of its own.
-    pub(super) fn of(shared_ledger: bool) -> Self {
-        Self { shared_ledger, ..Self::default() }
+    /// Of a replica that shares its ledger with others, or has one of its own; and whom workloads ask, or not.
+    pub(super) fn of(shared_ledger: bool, faces_mesh: bool) -> Self {
+        Self { shared_ledger, faces_mesh, ..Self::default() }
     }
 
     /// From now on this replica is not ready: it is going down.
@@ -64,7 +66,7 @@ impl Health {
     /// What keeps this replica from being ready, for people; empty where nothing does.
     pub(super) fn troubles(&self, now: OffsetDateTime) -> Vec<&'static str> {
         let mut troubles = Vec::new();
-        if self.serving().is_none_or(|times| times.not_after.unix_timestamp() < now.unix_timestamp()) {
+        if self.faces_mesh && self.serving().is_none_or(|times| times.not_after.unix_timestamp() < now.unix_timestamp()) {
             troubles.push("our own serving certificate has expired: clients can't connect");
         }
         if self.is_draining() {
@@ -110,7 +112,7 @@ mod tests {
 
     #[test]
     fn ready_means_a_certificate_a_ledger_and_not_draining() {
-        let health = Health::default();
+        let health = Health::of(false, true);
         assert_eq!(health.troubles(NOW).len(), 1, "no certificate yet");
         health.serves(ServingTimes { issued_at: NOW - Duration::from_secs(2), renew_at: NOW, not_after: NOW });
         assert!(health.troubles(NOW).is_empty());
@@ -122,7 +124,8 @@ mod tests {
 
     #[test]
     fn a_ledger_that_all_replicas_share_is_nobodys_own_trouble() {
-        let health = Health::of(true);
+        assert!(Health::of(true, false).troubles(NOW).is_empty(), "an authority needs no certificate of its own");
+        let health = Health::of(true, true);
         health.serves(ServingTimes { issued_at: NOW, renew_at: NOW, not_after: NOW });
         health.ledger_trouble.store(Some(Arc::new("no answer".to_owned())));
         assert!(health.troubles(NOW).is_empty() && health.ledger_trouble().is_some());

@@ -8,6 +8,7 @@ mod expiries;
 mod ledger;
 mod places;
 mod process;
+mod replicas;
 mod rpcs;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,6 +31,8 @@ use self::ledger::LedgerMetrics;
 pub(super) use self::places::Place;
 use self::places::Places;
 use self::process::Process;
+use self::replicas::ReplicaMetrics;
+pub(super) use self::replicas::ReplicaSeen;
 pub(super) use self::rpcs::Rpc;
 use self::rpcs::Rpcs;
 use super::refusals::code_label;
@@ -63,6 +66,7 @@ pub(super) struct Metrics {
     places: Places,
     cluster: ClusterMetrics,
     controllers: ControllerMetrics,
+    replicas: ReplicaMetrics,
     ledger: Arc<LedgerMetrics>,
     expiries: Expiries,
     process: Process,
@@ -155,6 +159,7 @@ impl Metrics {
             places: Places::new(&registry)?,
             cluster: ClusterMetrics::new(&registry)?,
             controllers: ControllerMetrics::new(&registry)?,
+            replicas: ReplicaMetrics::new(&registry)?,
             ledger: Arc::new(LedgerMetrics::new(&registry)?),
             expiries: Expiries::new(&registry)?,
             process: Process::new(&registry)?,
@@ -280,6 +285,7 @@ impl Metrics {
         }
         self.cluster.refresh(seen.cluster.as_ref());
         self.controllers.refresh(&seen.controllers);
+        self.replicas.refresh(&seen.replicas);
         self.places.refresh();
         self.process.refresh();
     }
@@ -298,6 +304,7 @@ pub(super) struct Seen {
     /// None: there is no cluster.
     pub(super) cluster: Option<ClusterSeen>,
     pub(super) controllers: ControllersSeen,
+    pub(super) replicas: ReplicaSeen,
 }
 
 /// One issuer's keys.

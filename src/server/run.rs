@@ -24,21 +24,21 @@ use super::metrics::{Metrics, Place};
 use super::scrape::Scrape;
 use super::services::{CsrService, Services};
 use super::serving::{Serving, ServingError};
-use super::settings::{self, ImportFilesError, Watching};
+use super::settings::{self, ImportFilesError, State, Watching};
+use super::tls::CurrentTls;
 use super::traces::Traces;
 use crate::authority::{Generation, MadeBy};
 use crate::callers::RulesError;
 use crate::clock::{Clock, Entropy, NoEntropy, random_id};
 use crate::cluster::{ApiError, Member, Review};
-use crate::config::Config;
+use crate::config::{Config, Role};
 use crate::issuance::{Admission, Authenticator, Issuer, IssuerParts, ServingNames};
 use crate::ledger::postgres::PostgresLedger;
 use crate::ledger::spool::Spooling;
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{CommitWatch, Ledger, LedgerError, OpenError};
-use crate::rotation::{Founding, Keeper, KeeperError, KeeperParts};
-use crate::stores::file::FileStore;
-use crate::stores::{StateStore, StoreError};
+use crate::rotation::{Duty, Founding, Keeper, KeeperError, KeeperParts};
+use crate::stores::StoreError;
 
 /// A running service.
 #[derive(Debug)]
@@ -58,8 +58,8 @@ pub struct Server {
 /// Where it listens, with the ports that the system chose.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Addresses {
-    /// The CSR API.
-    pub csr: SocketAddr,
+    /// The CSR API, where this replica has one.
+    pub csr: Option<SocketAddr>,
     /// `/livez` and `/readyz`.
     pub health: SocketAddr,
     /// `/metrics`.
@@ -73,7 +73,7 @@ pub struct Addresses {
 /// Why the service could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The state folder.
+    /// The state's place.
     #[error("state: {0}")]
     Store(#[from] StoreError),
     /// The ledger.
@@ -119,7 +119,7 @@ pub enum StartError {
 }
 
 impl Server {
-    /// Starts everything; returns once the CSR port answers.
+    /// Starts everything; returns once the CSR port answers, where there is one.
     ///
     /// # Errors
     /// [`StartError`]; nothing stays behind that a second start would trip over.
@@ -128,29 +128,40 @@ impl Server {
         let metrics = Arc::new(Metrics::new().map_err(|error| StartError::Internal(error.to_string()))?);
         metrics.started(clock.now());
         let traces = Traces::start(config.tracing.as_ref(), &replica).map_err(StartError::Traces)?;
-        let health = Arc::new(Health::of(config.ledger_postgres.is_some()));
+        // A replica of role authority answers no workload: it has no CSR port, and knows no token and no pod.
+        let faces_mesh = config.role != Role::Authority;
+        let health = Arc::new(Health::of(config.ledger_postgres.is_some(), faces_mesh));
         let (stop, stopped) = watch::channel(false);
         let (mut tasks, mut last_tasks) = (JoinSet::new(), JoinSet::new());
 
-        // The state is locked before anything else: a second process must not get further than this.
-        let store = Arc::new(FileStore::open(&config.state_dir)?);
+        let watching = settings::cluster(config, &clock, &entropy).await?;
+        // A folder is locked before anything else: a second process must not get further than this.
+        let state = State::open(config, watching.as_ref().map(|watching| &watching.api), &replica, &clock)?;
+        let first = state.first_load(clock.as_ref()).await?;
+        let home = watching.as_ref().map(|watching| watching.api.clone());
+        let watching = watching.filter(|_| faces_mesh);
+        if let Some(election) = state.election() {
+            tasks.spawn(election.clone().run(until(stopped.clone())));
+        }
         let watch = CommitWatch { clock: clock.clone(), observer: metrics.commit_observer() };
         let ledger = open_ledger(config, &replica, &clock, &entropy, watch).await?;
         // Read only while there is no state: later the files may be gone.
-        let import = if store.load().await?.is_none() { settings::imported(config, clock.as_ref())? } else { None };
+        let import = if first.is_none() { settings::imported(config, clock.as_ref())? } else { None };
         let policy = settings::policy(config);
         let parts = KeeperParts {
-            store: store.clone(),
+            store: state.store(),
             ledger: ledger.clone(),
             policy: policy.clone(),
             upstream: None,
             longest_request: config.server.request_timeout,
+            leading: state.leading(),
+            duty: if config.role == Role::Issuer { Duty::Follow } else { Duty::Keep },
             replica: replica.clone(),
             clock: clock.clone(),
             entropy: entropy.clone(),
         };
+        let leading = state.leading();
         let keeper = Arc::new(Keeper::start(parts, Founding { made_by, import }).await?);
-        let watching = settings::cluster(config, &clock, &entropy).await?;
         let key_sets = settings::key_sets(config, watching.as_ref().map(|watching| watching.api.clone()), clock.clone());
         if let Some(Watching { kubernetes, .. }) = &watching {
             tasks.spawn(kubernetes.clone().run(until(stopped.clone())));
@@ -176,9 +187,7 @@ impl Server {
             }
         }
 
-        let distribution = settings::distribution(config, watching.as_ref(), remotes.as_ref(), keeper.published(), &replica, (&clock, &entropy));
-        // The only replica there is leads.
-        let (lead, leading) = watch::channel(true);
+        let distribution = settings::distribution(config, home, remotes.as_ref(), keeper.published(), &replica, (&clock, &entropy));
 
         let admission = settings::admission(config, clock.clone());
         watch_requests(&metrics, &admission, &ledger);
@@ -189,6 +198,7 @@ impl Server {
             trusted_node_accounts: config.tokens.trusted_node_accounts.iter().cloned().collect(),
             profile: policy.profile.clone(),
             generation: keeper.published(),
+            successor: keeper.successor(),
             ledger: ledger.clone(),
             admission: admission.clone(),
             observer: traces.observer(metrics.clone(), clock.clone()),
@@ -207,9 +217,9 @@ impl Server {
             metrics: metrics.clone(),
             clock: clock.clone(),
         };
-        let (tls, renewal) = serving.first().await?;
+        let served = if faces_mesh { Some(serving.first().await?) } else { None };
 
-        let csr_socket = bind("server.listen", config.server.listen)?;
+        let csr_socket = if faces_mesh { Some(bind("server.listen", config.server.listen)?) } else { None };
         let health_socket = bind("health.listen", config.health_listen)?;
         let metrics_socket = bind("metrics.listen", config.metrics_listen)?;
         let admin_network = settings::admin_network(config, watching.as_ref(), tls.clone(), &clock);
@@ -226,7 +236,7 @@ impl Server {
             error,
         })?;
         let addresses = Addresses {
-            csr: local("server.listen", &csr_socket)?,
+            csr: csr_socket.as_ref().map(|socket| local("server.listen", socket)).transpose()?,
             health: local("health.listen", &health_socket)?,
             metrics: local("metrics.listen", &metrics_socket)?,
             admin: admin_path,
@@ -236,7 +246,7 @@ impl Server {
         let api = CsrApi::new(issuer, metrics.clone(), clock.clone());
         let (services, grpc_health) =
             Services::new(api, config.server.max_request_bytes).await.map_err(|error| StartError::Internal(error.to_string()))?;
-        let listener = Listener {
+        let listener = |tls: &CurrentTls| Listener {
             tls: tls.clone(),
             services,
             guard: Guard::new(config.server.request_timeout, clock.clone(), metrics.clone(), traces.clone(), replica.get(..8).unwrap_or_default()),
@@ -246,6 +256,10 @@ impl Server {
             clock: clock.clone(),
             entropy: entropy.clone(),
         };
+        if let Some(((tls, renewal), socket)) = served.zip(csr_socket) {
+            tasks.spawn(listener(&tls).serve(socket, stopped.clone()));
+            tasks.spawn(serving.run(tls, renewal, keeper.changes(), until(stopped.clone())));
+        }
         let checkup = Arc::new(Checkup::new(CheckupParts {
             keeper: keeper.clone(),
             key_sets: key_sets.clone(),
@@ -253,10 +267,11 @@ impl Server {
             remotes: remotes.clone(),
             distribution: distribution.clone(),
             ledger: ledger.clone(),
-            store,
+            state: state.clone(),
             admission,
             health: health.clone(),
             metrics: metrics.clone(),
+            faces_mesh,
             lifetimes: settings::lifetimes(config),
             max_connections: config.server.max_connections,
             ledger_folder: settings::ledger_folder(config),
@@ -278,6 +293,7 @@ impl Server {
         });
         let scrape = Scrape {
             keeper: keeper.clone(),
+            election: state.election().cloned(),
             key_sets: key_sets.clone(),
             watching,
             remotes,
@@ -287,7 +303,6 @@ impl Server {
             clock: clock.clone(),
         };
 
-        tasks.spawn(listener.serve(csr_socket, stopped.clone()));
         let (drained, last) = watch::channel(false);
         for (socket, router) in [
             (health_socket, http::health_router(health.clone(), checkup.clone(), clock.clone())),
@@ -303,22 +318,13 @@ impl Server {
             let stopped = stopped.clone();
             async move { checkup.run(until(stopped)).await }
         });
-        let changes = keeper.changes();
-        tasks.spawn(serving.run(tls, renewal, changes, until(stopped.clone())));
         tasks.spawn({
             let (keeper, stopped) = (keeper.clone(), stopped.clone());
             async move { keeper.run(until(stopped)).await }
         });
         if let Some(distribution) = distribution {
-            tasks.spawn(distribution.run(leading.clone(), until(stopped.clone())));
+            tasks.spawn(distribution.run(leading, until(stopped.clone())));
         }
-        tasks.spawn({
-            let stopped = stopped.clone();
-            async move {
-                until(stopped).await;
-                drop(lead);
-            }
-        });
         tasks.spawn(key_sets.run(until(stopped.clone())));
         tasks.spawn({
             let (health, ledger, clock, stopped) = (health.clone(), ledger.clone(), clock.clone(), stopped.clone());

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::metrics::{ClusterSeen, ControllersSeen, KeySetSeen, Metrics, Seen};
+use super::metrics::{ClusterSeen, ControllersSeen, KeySetSeen, Metrics, ReplicaSeen, Seen};
 use super::settings::Watching;
 use crate::clock::Clock;
-use crate::cluster::{KeySets, Remotes};
+use crate::cluster::{Election, KeySets, Remotes};
 use crate::controllers::Distribution;
 use crate::ledger::Ledger;
 use crate::rotation::Keeper;
@@ -14,6 +14,8 @@ use crate::rotation::Keeper;
 #[derive(Debug)]
 pub(super) struct Scrape {
     pub(super) keeper: Arc<Keeper>,
+    /// None: this replica stands for no election.
+    pub(super) election: Option<Arc<Election>>,
     pub(super) key_sets: Arc<KeySets>,
     /// None: there is no cluster.
     pub(super) watching: Option<Watching>,
@@ -42,6 +44,7 @@ impl Scrape {
             failures: self.keeper.failures(),
             ledger: self.ledger.figures(),
             key_sets: key_sets.collect(),
+            replicas: ReplicaSeen { lease: self.election.as_ref().map(|election| election.status()), state_age: self.keeper.state_age() },
             cluster: self.watching.as_ref().map(|watching| ClusterSeen {
                 status: watching.kubernetes.status(),
                 reviews: watching.reviewer.counts(),

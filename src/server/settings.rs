@@ -8,22 +8,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use super::admin::NetworkDoor;
 use super::checkup::Lifetimes;
 use super::listener::Bounds;
 use super::tls::CurrentTls;
-use crate::authority::{AuthorityPolicy, Generation, ImportError, Imported, import};
+use crate::authority::{AuthorityPolicy, AuthorityState, Generation, ImportError, Imported, import};
 use crate::callers::{RulesError, TokenRules};
 use crate::clock::{Clock, Entropy};
 use crate::cluster::{
-    ApiError, ApiServer, Clusters, KeySets, Kubernetes, KubernetesParts, LookupLimits, Member, Operators, RemoteParts, Remotes, Review, Reviewer,
-    Timing, TrackedIssuer,
+    ApiError, ApiServer, Clusters, Election, ElectionParts, KeySets, Kubernetes, KubernetesParts, LeaseTiming, LookupLimits, Member, Operators,
+    RemoteParts, Remotes, Review, Reviewer, Timing, TrackedIssuer,
 };
-use crate::config::{Config, TokenIssuer, Verification};
+use crate::config::{Config, Role, TokenIssuer, Verification};
 use crate::controllers::{Distribution, DistributionParts, RootMaps};
 use crate::issuance::{Admission, AdmissionLimits};
 use crate::pki::Profile;
+use crate::stores::file::FileStore;
+use crate::stores::secrets::SecretsStore;
+use crate::stores::{StateStore, StoreError};
 
 /// What the operator decided about authorities and leaves.
 pub(super) fn policy(config: &Config) -> AuthorityPolicy {
@@ -88,7 +92,9 @@ pub(super) fn key_sets(config: &Config, api: Option<Arc<ApiServer>>, clock: Arc<
             fetch_timeout: FETCH_TIMEOUT,
         },
     };
-    KeySets::new(clock, api, config.tokens.issuers.iter().map(tracked))
+    // Nobody shows a token to an authority.
+    let issuers = if config.role == Role::Authority { &[] } else { config.tokens.issuers.as_slice() };
+    KeySets::new(clock, api, issuers.iter().map(tracked))
 }
 
 /// Live looks for objects that a watch hasn't seen: a node's worth of new pods at once, and little enough for any API server.
@@ -132,16 +138,16 @@ pub(super) fn clusters(config: &Config, own: Member, watching: Option<&Watching>
 /// What writes the trust bundle into the namespaces, where that is wanted.
 pub(super) fn distribution(
     config: &Config,
-    watching: Option<&Watching>,
+    api: Option<Arc<ApiServer>>,
     remotes: Option<&Arc<Remotes>>,
     generation: Arc<ArcSwap<Generation>>,
     writer: &str,
     (clock, entropy): (&Arc<dyn Clock>, &Arc<dyn Entropy>),
 ) -> Option<Arc<Distribution>> {
-    let (wanted, watching) = config.controllers.root_config_map.as_ref().zip(watching)?;
+    let (wanted, api) = config.controllers.root_config_map.as_ref().zip(api)?;
     Some(Distribution::new(DistributionParts {
         cluster: config.cluster_id.clone(),
-        api: watching.api.clone(),
+        api,
         others: remotes.map(|remotes| remotes.reachable()),
         root_maps: RootMaps {
             name: wanted.name.clone(),
@@ -165,6 +171,75 @@ pub(super) struct Watching {
     pub(super) reviewer: Arc<Reviewer>,
     pub(super) review: Review,
 }
+
+/// Where the state is.
+#[derive(Debug, Clone)]
+pub(super) enum State {
+    /// In a folder, for this process alone, which always leads.
+    File(Arc<FileStore>, watch::Sender<bool>),
+    /// In Secrets, with an election of who leads, where this replica may.
+    Secrets(Arc<SecretsStore>, Option<Arc<Election>>),
+}
+
+impl State {
+    /// Opens it: a folder is locked, of Secrets nothing is asked yet.
+    pub(super) fn open(config: &Config, api: Option<&Arc<ApiServer>>, replica: &str, clock: &Arc<dyn Clock>) -> Result<Self, StoreError> {
+        let (Some(secrets), Some(api)) = (&config.state_secrets, api) else {
+            return Ok(Self::File(Arc::new(FileStore::open(&config.state_dir)?), watch::Sender::new(true)));
+        };
+        let election = Election::new(ElectionParts {
+            api: api.clone(),
+            namespace: secrets.namespace.clone(),
+            name: format!("{}-leader", secrets.prefix),
+            identity: replica.to_owned(),
+            timing: LeaseTiming::USUAL,
+            clock: clock.clone(),
+        });
+        let store = SecretsStore::new(api.clone(), secrets.namespace.clone(), secrets.prefix.clone());
+        Ok(Self::Secrets(Arc::new(store), (config.role != Role::Issuer).then_some(election)))
+    }
+
+    pub(super) fn store(&self) -> Arc<dyn StateStore> {
+        match self {
+            Self::File(store, _) => store.clone(),
+            Self::Secrets(store, _) => store.clone(),
+        }
+    }
+
+    pub(super) fn election(&self) -> Option<&Arc<Election>> {
+        match self {
+            Self::File(..) => None,
+            Self::Secrets(_, election) => election.as_ref(),
+        }
+    }
+
+    /// Whether this replica leads. One that is alone always does, an issuer never.
+    pub(super) fn leading(&self) -> watch::Receiver<bool> {
+        match self {
+            Self::File(_, always) => always.subscribe(),
+            Self::Secrets(_, election) => election.as_ref().map_or_else(|| watch::channel(false).1, |election| election.leading()),
+        }
+    }
+
+    /// Reads the document for the first time. While the store doesn't answer it is asked again, for a while: then the process ends, and whoever
+    /// keeps it starts it again.
+    pub(super) async fn first_load(&self, clock: &dyn Clock) -> Result<Option<AuthorityState>, StoreError> {
+        let (store, end) = (self.store(), clock.monotonic() + START_PATIENCE);
+        loop {
+            match store.load().await {
+                Err(error @ (StoreError::Away { .. } | StoreError::Refused { .. })) if clock.monotonic() < end => {
+                    tracing::warn!(%error, "the authority state can't be read, so nothing is issued here; trying again");
+                    clock.sleep_until(clock.monotonic() + START_PAUSE).await;
+                }
+                read => return read.map(|found| found.map(|(state, _)| state)),
+            }
+        }
+    }
+}
+
+/// How long a replica that starts waits for a store that doesn't answer, and the pause between two questions.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+const START_PAUSE: Duration = Duration::from_secs(1);
 
 /// The cluster, where one is configured; nothing is asked of it yet.
 pub(super) async fn cluster(config: &Config, clock: &Arc<dyn Clock>, entropy: &Arc<dyn Entropy>) -> Result<Option<Watching>, ApiError> {

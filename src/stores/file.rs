@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 
 use self::place::DOCUMENT;
+use super::key_names::name_of;
 use super::{StateStore, StoreError, Version};
 use crate::authority::{AuthorityState, KeyRef};
 use crate::pki::IssuerKey;
@@ -26,8 +27,6 @@ use crate::pki::IssuerKey;
 const KEYS: &str = "keys";
 /// What a reference to a key in this store begins with.
 const SCHEME: &str = "file:";
-/// The longest name of a key, in bytes.
-const MAX_NAME_BYTES: usize = 128;
 
 /// An open file store. Cheap to clone; the lock is held until the last clone is dropped.
 #[derive(Debug, Clone)]
@@ -144,7 +143,7 @@ impl StateStore for FileStore {
             let unusable = |reason: String| StoreError::KeyUnusable { name, reason };
             match std::str::from_utf8(&bytes) {
                 Ok(pem) => IssuerKey::from_pem(pem).map_err(|error| unusable(error.to_string())),
-                Err(_) => Err(unusable("it is not PEM: restore it from your copy of the state folder".to_owned())),
+                Err(_) => Err(unusable("it is not PEM: restore it from your backup".to_owned())),
             }
         })
         .await
@@ -187,17 +186,8 @@ fn version(document: &[u8]) -> Version {
     Version(hex::encode(ring::digest::digest(&ring::digest::SHA256, document)))
 }
 
-/// The file of a key. The reference may come from a document that somebody edited, so a name that could leave the folder is refused.
 fn file_of(reference: &KeyRef) -> Result<String, StoreError> {
-    let name = reference.0.strip_prefix(SCHEME).unwrap_or_default();
-    let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
-    if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.bytes().all(allowed) {
-        return Err(StoreError::KeyUnusable {
-            name: reference.0.chars().take(MAX_NAME_BYTES).collect::<String>().escape_debug().to_string(),
-            reason: format!("a key of the file store is called {SCHEME}NAME, with 1 to {MAX_NAME_BYTES} of a-z, 0-9 and '-'"),
-        });
-    }
-    Ok(format!("{name}.pem"))
+    Ok(format!("{}.pem", name_of(reference, SCHEME)?))
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! Where the authority state and the keys live. One trait: the document is replaced whole by compare-and-swap, keys are written once.
 
 pub mod file;
+mod key_names;
+pub mod secrets;
 
 use std::fmt::Debug;
 
@@ -16,11 +18,24 @@ pub struct Version(pub String);
 /// A place for the authority state and the keys. A crash at any instruction leaves the old document or the new one.
 #[async_trait]
 pub trait StateStore: Send + Sync + Debug {
+    /// Whether other processes may work on the same state at the same time.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// The document and its version; `None` where there is none yet.
     ///
     /// # Errors
     /// [`StoreError`].
     async fn load(&self) -> Result<Option<(AuthorityState, Version)>, StoreError>;
+
+    /// Which version there is now: where that is known already, the document need not be read again.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn version(&self) -> Result<Option<Version>, StoreError> {
+        Ok(self.load().await?.map(|(_, version)| version))
+    }
 
     /// Writes the document if it is still at `expected` (`None`: if there is none yet), durably.
     ///
@@ -63,7 +78,7 @@ pub enum StoreError {
     #[error(transparent)]
     State(#[from] crate::authority::StateError),
     /// A key that the document names is not there.
-    #[error("the key {0} is missing from the store: restore it from your copy of the state folder")]
+    #[error("the key {0} is missing from the store: restore it from your backup")]
     KeyMissing(String),
     /// A key is there but can't be used.
     #[error("the key {name} can't be used: {reason}")]
@@ -84,6 +99,32 @@ pub enum StoreError {
     /// Another process has the store open.
     #[error("another meshmint is using {0}; stop it first, or give this one a folder of its own")]
     Locked(String),
+    /// The place doesn't answer now; the same question may be answered the next time.
+    #[error("{place} can't be reached: {reason}")]
+    Away {
+        /// What was asked.
+        place: String,
+        /// Why there was no answer.
+        reason: String,
+    },
+    /// The place answered that it won't, or with something that can't be used.
+    #[error("{place} can't be used: {reason}")]
+    Refused {
+        /// What was asked.
+        place: String,
+        /// What it said.
+        reason: String,
+    },
+    /// The document doesn't fit into its place.
+    #[error("{place} would hold {bytes} bytes, and {most} are the most: remove what is no longer trusted")]
+    TooLarge {
+        /// Where it should go.
+        place: String,
+        /// Its size.
+        bytes: usize,
+        /// The most that fit.
+        most: usize,
+    },
     /// The place itself failed.
     #[error("{path}: {reason}")]
     Io {

@@ -158,6 +158,35 @@ impl Client {
         }
     }
 
+    /// The same in a namespace of the test's own, which is made; accounts stay where they are.
+    pub async fn apply_rules_in(&self, namespace: &str, file: &str) {
+        self.namespace(namespace).await;
+        for mut object in objects(file) {
+            object["metadata"]["namespace"] = json!(namespace);
+            self.create(&rbac_path(&object), &object).await;
+        }
+    }
+
+    /// Replaces a role of a file, in this namespace, by one with these rules.
+    pub async fn set_role(&self, namespace: &str, file: &str, name: &str, rules: &Value) {
+        let mut role = objects(file).into_iter().find(|object| object["kind"] == "Role" && object["metadata"]["name"] == name).unwrap();
+        role["metadata"]["namespace"] = json!(namespace);
+        role["rules"] = rules.clone();
+        self.ask("PUT", &format!("{}/{name}", rbac_path(&role)), "application/json", &role).await.unwrap();
+    }
+
+    /// Waits until the API server goes by this: whether an account of meshmint's may do something with an object: its group, kind and name.
+    pub async fn until_may(&self, account: &str, namespace: &str, verb: &str, (group, resource, name): (&str, &str, &str), allowed: bool) {
+        let attributes = json!({"namespace": namespace, "verb": verb, "group": group, "resource": resource, "name": name});
+        let review = json!({"spec": {"user": format!("system:serviceaccount:meshmint-system:{account}"), "resourceAttributes": attributes}});
+        let goes = async {
+            while self.create("/apis/authorization.k8s.io/v1/subjectaccessreviews", &review).await["status"]["allowed"] != json!(allowed) {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        };
+        assert!(tokio::time::timeout(super::process::PATIENCE, goes).await.is_ok(), "{review} is not {allowed}");
+    }
+
     /// A token of meshmint's own account, for the API server.
     pub async fn own_token(&self) -> String {
         self.token("meshmint-system", "meshmint", BoundTo::Nothing, super::api_server::CLUSTER_ISSUER, 3600).await

@@ -18,7 +18,7 @@ use meshmint::issuance::{Admission, AdmissionLimits, Ask, Authenticator, Credent
 use meshmint::ledger::Ledger;
 use meshmint::ledger::sqlite::SqliteLedger;
 use meshmint::pki::{KeyAlgorithm, Profile};
-use meshmint::rotation::{Founding, Keeper, KeeperParts};
+use meshmint::rotation::{Duty, Founding, Keeper, KeeperParts};
 use meshmint::spiffe::TrustDomain;
 use meshmint::stores::file::FileStore;
 use rcgen::KeyPair;
@@ -183,6 +183,8 @@ impl World {
             policy,
             upstream: None,
             longest_request: LONGEST_REQUEST,
+            leading: tokio::sync::watch::channel(true).1,
+            duty: Duty::Keep,
             replica: "replica-1".to_owned(),
             clock: clock.clone(),
             entropy: entropy.clone(),
@@ -228,6 +230,7 @@ impl World {
             trusted_node_accounts: BTreeSet::from(["istio-system/ztunnel".parse().unwrap()]),
             profile: choices.profile.clone(),
             generation: keeper.published(),
+            successor: keeper.successor(),
             ledger: ledger.clone(),
             admission: Arc::new(Admission::new(ADMISSION, BTreeSet::new(), clock.clone())),
             observer: Arc::new(()),

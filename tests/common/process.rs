@@ -227,7 +227,9 @@ impl Serve {
                 break line.clone();
             }
         };
-        let address = |name: &str| ready[name].as_str().expect("an address").parse().expect("an address");
+        // A replica of role authority has no CSR port.
+        let none = SocketAddr::from(([0, 0, 0, 0], 0));
+        let address = |name: &str| ready[name].as_str().expect("an address").parse().unwrap_or(none);
         Self { csr: address("csr"), health: address("health"), metrics: address("metrics"), child, log, start_log: seen }
     }
 

@@ -85,6 +85,9 @@ impl Asker {
     }
 
     async fn csr_port(&self, client: &mut Client, answer: &CheckResponse, report: &mut Report) {
+        if answer.csr_address.is_empty() {
+            return report.ok(Check::CsrAnswers, "there is no CSR port here: role authority");
+        }
         let Ok(address) = answer.csr_address.parse::<SocketAddr>() else {
             return report.failed(Check::CsrAnswers, "the server doesn't tell where it listens", "");
         };

@@ -104,7 +104,7 @@ impl Keeper {
         let published: Result<(), KeeperError> = self.publish(held).await;
         if let Err(error) = &published {
             tracing::warn!(%error, "the new trust bundle is stored, but not published yet; trying again");
-            self.wake.notify_one();
+            self.wanted.notify_one();
         }
         published.is_ok()
     }

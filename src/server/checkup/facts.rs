@@ -5,7 +5,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use super::table::Check;
-use crate::cluster::{ClusterStatus, IssuerStatus, RemoteStatus, WatchStatus};
+use crate::cluster::{ClusterStatus, IssuerStatus, LeaseStatus, RemoteStatus, WatchStatus};
 use crate::ledger::{Figures, Standby};
 use crate::pki::inspect::{Severity, lifetime, span};
 
@@ -192,6 +192,38 @@ pub(super) fn token_keys(index: usize, of: usize, status: &IssuerStatus) -> Fact
     };
     let error = status.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
     Fact::new(Check::TokenKeys, severity, format!("{whose} {what}")).with_detail(format!("{}{error}", status.issuer))
+}
+
+/// Nobody who leads needs so long for a renewal, and a new leader is there sooner.
+const LEADERLESS: Duration = Duration::from_secs(20);
+
+/// Whether somebody leads: `alone` where nobody else could; no `status` where this replica stands for no election.
+pub(super) fn leader(alone: bool, status: Option<&LeaseStatus>) -> Fact {
+    let Some(status) = status else {
+        return Fact::ok(Check::LeaderKnown, if alone { "this replica is the only one" } else { "this replica follows: role issuer" });
+    };
+    let trouble = status.trouble.as_ref().map(ToString::to_string).unwrap_or_default();
+    let heard = status.age.filter(|age| *age <= LEADERLESS);
+    let fact = match (status.leading, heard, &status.holder, status.unchanged) {
+        (true, ..) => return Fact::ok(Check::LeaderKnown, "this replica leads"),
+        (false, None, ..) => Fact::warning(Check::LeaderKnown, "who leads can't be asked: issuing keys are not renewed here"),
+        (false, Some(_), Some(holder), Some(unchanged)) if unchanged <= LEADERLESS => {
+            return Fact::ok(Check::LeaderKnown, "another replica leads").with_detail(format!("replica {holder}"));
+        }
+        (false, Some(_), ..) => Fact::warning(Check::LeaderKnown, "no replica leads: issuing keys are not renewed"),
+    };
+    fact.with_detail(trouble)
+}
+
+/// How old what is known of the state is, where others may change it.
+pub(super) fn followed(age: Option<Duration>) -> Fact {
+    match age {
+        None => Fact::ok(Check::StateFollowed, "nobody else changes the state"),
+        Some(age) if age > LEADERLESS => {
+            Fact::warning(Check::StateFollowed, format!("the state was read {} ago; what is known goes on until its keys end", text(age)))
+        }
+        Some(age) => Fact::ok(Check::StateFollowed, format!("the state is known as of {} ago", text(age))),
+    }
 }
 
 /// A watch that is quiet for longer is no longer heard: there is a bookmark about once a minute.
@@ -432,6 +464,26 @@ mod tests {
             assert!(!fact.message.contains("secret") && !fact.message.contains("east"), "no name for strangers: {}", fact.message);
         }
         assert_eq!(cluster(None).remove(0).severity, Ok);
+    }
+
+    #[test]
+    fn a_leader_is_known_or_missed() {
+        let second = Duration::from_secs(1);
+        let well =
+            LeaseStatus { leading: false, holder: Some("name".to_owned()), unchanged: Some(second), age: Some(second), failures: 0, trouble: None };
+        let verdict = |status: LeaseStatus| leader(false, Some(&status));
+        assert_eq!((verdict(well.clone()).severity, leader(true, None).severity, leader(false, None).severity), (Ok, Ok, Ok));
+        assert!(!verdict(well.clone()).message.contains("name"), "no name for strangers");
+        assert_eq!(verdict(LeaseStatus { leading: true, ..well.clone() }).severity, Ok);
+        for missed in [
+            LeaseStatus { age: None, ..well.clone() },
+            LeaseStatus { age: Some(second * 21), ..well.clone() },
+            LeaseStatus { unchanged: Some(second * 21), ..well.clone() },
+            LeaseStatus { holder: None, unchanged: None, ..well },
+        ] {
+            assert_eq!(verdict(missed.clone()).severity, Warning, "{missed:?}");
+        }
+        assert_eq!([None, Some(second), Some(second * 21)].map(|age| followed(age).severity), [Ok, Ok, Warning]);
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub use self::table::{Check, Row};
 use self::window::{Counts, Window};
 use super::health::Health;
 use super::metrics::Metrics;
+use super::settings::State;
 use crate::authority::AuthorityState;
 use crate::clock::{Clock, Entropy, readable, within};
 use crate::cluster::{KeySets, Kubernetes, Remotes};
@@ -25,8 +26,7 @@ use crate::controllers::Distribution;
 use crate::issuance::Admission;
 use crate::ledger::{CertificateFilter, Ledger};
 use crate::rotation::Keeper;
-use crate::stores::StateStore;
-use crate::stores::file::FileStore;
+use crate::stores::StateStore as _;
 
 /// How long disk and ledger may take, each.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -47,10 +47,12 @@ pub(super) struct CheckupParts {
     /// None: others see to the root ConfigMaps.
     pub(super) distribution: Option<Arc<Distribution>>,
     pub(super) ledger: Arc<dyn Ledger>,
-    pub(super) store: Arc<FileStore>,
+    pub(super) state: State,
     pub(super) admission: Arc<Admission>,
     pub(super) health: Arc<Health>,
     pub(super) metrics: Arc<Metrics>,
+    /// Whether workloads ask here.
+    pub(super) faces_mesh: bool,
     pub(super) lifetimes: Lifetimes,
     pub(super) max_connections: usize,
     /// The folder of the ledger or of its spool: its disk is looked at. `None` where there is neither.
@@ -128,7 +130,14 @@ impl Checkup {
         facts.push(facts::clock(self.parts.clock.now(), newest.max(written), self.started.0, self.uptime()));
         facts.extend(self.authority());
         facts.extend(self.ledger(state.as_ref().ok()));
-        facts.push(state.err().unwrap_or_else(|| Fact::ok(Check::StatePrivate, "state and keys are ours alone")));
+        let election = self.parts.state.election().map(|election| election.status());
+        facts.push(facts::leader(matches!(self.parts.state, State::File(..)), election.as_ref()));
+        facts.push(facts::followed(self.parts.keeper.state_age()));
+        facts.push(match (state, &self.parts.state) {
+            (Err(fact), _) => fact,
+            (Ok(_), State::File(..)) => Fact::ok(Check::StatePrivate, "state and keys are ours alone"),
+            (Ok(_), State::Secrets(..)) => Fact::ok(Check::StatePrivate, "state and keys are in Secrets, for whom the cluster lets read those"),
+        });
         let keys = self.parts.key_sets.status();
         facts.extend(keys.iter().enumerate().map(|(index, status)| facts::token_keys(index, keys.len(), status)));
         facts.extend(facts::cluster(self.parts.kubernetes.as_ref().map(|kubernetes| kubernetes.status()).as_ref()));
@@ -175,13 +184,16 @@ impl Checkup {
     }
 
     fn authority(&self) -> Vec<Fact> {
-        let CheckupParts { keeper, lifetimes, health, clock, .. } = &self.parts;
+        let CheckupParts { keeper, lifetimes, health, clock, faces_mesh, .. } = &self.parts;
         let (now, generation) = (clock.now(), keeper.published().load_full());
         let numbers = format!("generation {}, bundle {}, root {}", generation.number, generation.bundle_number, generation.root);
         vec![
             facts::root(now, generation.root_not_after, lifetimes).with_detail(numbers.clone()),
             facts::issuing(now, generation.chain_end, keeper.outlook().renewal_due, lifetimes).with_detail(numbers),
-            facts::serving(now, health.serving()),
+            match faces_mesh {
+                true => facts::serving(now, health.serving()),
+                false => Fact::ok(Check::ServingCertificate, "there is no CSR port here: role authority"),
+            },
             match keeper.failures() {
                 0 => Fact::ok(Check::AuthorityRenewals, "nothing that was due has failed"),
                 count => Fact::warning(Check::AuthorityRenewals, format!("what was due failed {count} times since the start")),
@@ -219,9 +231,9 @@ impl Checkup {
         found
     }
 
-    /// The document, read from the disk anew, once folders, document and keys have been looked at.
+    /// The document: read from the disk anew, once folders, document and keys have been looked at; of Secrets, as it is followed.
     async fn state(&self) -> Result<AuthorityState, Fact> {
-        let store = &self.parts.store;
+        let State::File(store, _) = &self.parts.state else { return Ok(self.parts.keeper.state().as_ref().clone()) };
         let unsafe_place = |error: String| Fact::failed(Check::StatePrivate, "state or keys can't be read, or others can").with_detail(error);
         let read = async {
             store.check_place().await?;
@@ -244,10 +256,15 @@ impl Checkup {
     }
 
     async fn disks(&self) -> Vec<Fact> {
-        let (ledger, state) = (self.parts.ledger_folder.clone(), self.parts.store.folder().to_owned());
+        let ledger = self.parts.ledger_folder.clone();
+        let state = match &self.parts.state {
+            State::File(store, _) => Some(store.folder().to_owned()),
+            State::Secrets(..) => None,
+        };
         let in_a_database = ledger.is_none().then(|| Fact::ok(Check::LedgerSpace, "the ledger's disk is the database's"));
-        let places: Vec<_> =
-            ledger.map(|folder| (Check::LedgerSpace, "the ledger", folder)).into_iter().chain([(Check::StateSpace, "the state", state)]).collect();
+        let in_secrets = state.is_none().then(|| Fact::ok(Check::StateSpace, "the state's disk is the cluster's"));
+        let places = [ledger.map(|folder| (Check::LedgerSpace, "the ledger", folder)), state.map(|folder| (Check::StateSpace, "the state", folder))];
+        let places: Vec<_> = places.into_iter().flatten().collect();
         let checks: Vec<_> = places.iter().map(|(check, ..)| *check).collect();
         // A disk that hangs must not take a thread of the runtime with it.
         let measured = tokio::task::spawn_blocking(|| {
@@ -261,7 +278,7 @@ impl Checkup {
             Some(Ok(facts)) => facts,
             _ => checks.into_iter().map(|check| Fact::failed(check, "the disk doesn't answer")).collect(),
         };
-        in_a_database.into_iter().chain(measured).collect()
+        in_a_database.into_iter().chain(in_secrets).chain(measured).collect()
     }
 }
 

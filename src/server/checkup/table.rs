@@ -25,6 +25,8 @@ pub enum Check {
     LedgerSpace,
     LedgerStandby,
     LedgerDrained,
+    StateFollowed,
+    LeaderKnown,
     StatePrivate,
     StateSpace,
     TokenKeys,
@@ -74,6 +76,8 @@ impl Check {
         Self::LedgerSpace,
         Self::LedgerStandby,
         Self::LedgerDrained,
+        Self::StateFollowed,
+        Self::LeaderKnown,
         Self::StatePrivate,
         Self::StateSpace,
         Self::TokenKeys,
@@ -135,6 +139,13 @@ impl Check {
             Self::LedgerSpace => ledger("ledger-space", "free space, or lower ledger.retention"),
             Self::LedgerStandby => ledger("ledger-standby", "set synchronous_standby_names in the database, so that commits wait for it"),
             Self::LedgerDrained => ledger("ledger-drained", "bring the database back; until then keep this replica and its volume"),
+            Self::StateFollowed => {
+                state("state-followed", "see that the API server answers and that our account may get the Secrets (deploy/kubernetes/state.yaml)")
+            }
+            Self::LeaderKnown => state(
+                "leader-known",
+                "see that a replica of role all or authority runs, and that it may get and patch the Lease (deploy/kubernetes/state.yaml)",
+            ),
             Self::StatePrivate => state("state-private", "give the folder and its files back to the server's user: folders 0700, files 0600"),
             Self::StateSpace => state("state-space", "free space before the next renewal"),
             Self::TokenKeys => row("token-keys", "callers", "see that the key set's file or URL can be read from the server's machine"),

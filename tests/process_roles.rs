@@ -1,0 +1,102 @@
+//! Roles apart, with exactly the rules of deploy/kubernetes: an authority that leads and has no CSR port, and issuers that face the mesh and can't read
+//! the root key. Each rule is taken away in turn, and a named thing fails.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "common/in_cluster.rs"]
+mod common;
+#[path = "common/postgres.rs"]
+mod postgres;
+#[path = "common/replicas.rs"]
+mod replicas;
+
+use common::process::{Serve, get, wait_for};
+use replicas::{Load, NAMESPACE, World};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::task::block_in_place;
+
+const ROLES: &str = "deploy/kubernetes/roles.yaml";
+const STATE: &str = "deploy/kubernetes/state.yaml";
+/// Leaves of 6 s; the issuing key is renewed after 24 of its 36 s.
+const SECONDS: &str = "certificates: { defaultLifetime: 6s, maxLifetime: 6s, backdate: 0s, jitter: 0% }\nauthority: { issuingLifetime: 36s }\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_issuer_issues_and_can_not_read_the_root_key() {
+    let world = World::start().await;
+    world.admin.apply_rules(ROLES).await;
+    let (authority_config, issuer_config) = (world.kubeconfig_of("meshmint-authority").await, world.kubeconfig_of("meshmint-issuer").await);
+    let may = |account: &'static str, verb: &'static str, resource: &'static str, name: &'static str, allowed: bool| {
+        let group = if resource == "leases" { "coordination.k8s.io" } else { "" };
+        world.admin.until_may(account, NAMESPACE, verb, (group, resource, name), allowed)
+    };
+    may("meshmint-issuer", "get", "secrets", "meshmint-issuing", true).await;
+    may("meshmint-authority", "create", "leases", "", true).await;
+
+    // An issuer alone founds nothing, and says so.
+    let folder = tempfile::tempdir().unwrap();
+    let yaml = world.yaml(folder.path(), &issuer_config, &world.database, NAMESPACE, "role: issuer\n");
+    let (code, said) = block_in_place(|| Serve::refused(folder.path(), &yaml));
+    assert!(code == Some(1) && said.contains("a replica of role issuer makes none"), "{said}");
+
+    let server = ", servingLifetime: 6s, requestTimeout: 1s";
+    let mut authority = world.replica_as(&authority_config, server, &format!("role: authority\n{SECONDS}"));
+    let issuers: Vec<_> = (0..2).map(|_| world.replica_as(&issuer_config, server, &format!("role: issuer\n{SECONDS}"))).collect();
+    assert!(authority.leads() && issuers.iter().all(|issuer| !issuer.leads()));
+    let (status, report) = get(&authority.serve.health.to_string(), "/readyz?verbose");
+    assert!(status == 200 && report.contains("no CSR port here") && !report.contains("[-]"), "{report}");
+    assert_eq!(authority.serve.csr.port(), 0, "it has no CSR port");
+    assert_eq!((authority.check("csr-answers")["severity"].as_str(), issuers[0].check("csr-answers")["severity"].as_str()), (Some("ok"), Some("ok")));
+
+    // The root key is somebody else's to read, by every way to it.
+    let as_issuer = common::cluster::Client::new(&issuer_config).await;
+    let secrets = format!("/api/v1/namespaces/{NAMESPACE}/secrets");
+    let forbidden = async |method: &str, path: &str| match as_issuer.ask(method, path, "application/merge-patch+json", &json!({})).await {
+        Err(kube::Error::Api(status)) => assert_eq!(status.code, 403, "{method} {path}: {status:?}"),
+        other => panic!("{method} {path}: {other:?}"),
+    };
+    for path in ["/meshmint-root", "?fieldSelector=metadata.name=meshmint-root", "?watch=true", ""] {
+        forbidden("GET", &format!("{secrets}{path}")).await;
+    }
+    for name in ["meshmint-state", "meshmint-issuing", "meshmint-root"] {
+        forbidden("PATCH", &format!("{secrets}/{name}")).await;
+        forbidden("DELETE", &format!("{secrets}/{name}")).await;
+    }
+    forbidden("POST", &secrets).await;
+    forbidden("GET", &format!("/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/meshmint-leader")).await;
+    as_issuer.get(&format!("{secrets}/meshmint-issuing")).await;
+    assert_eq!(world.secret(NAMESPACE, "meshmint-root").await.len(), 1);
+
+    // Issuing keys come and go under load, and while the authority is frozen nobody notices.
+    let load = Load::begin(&issuers, &world.token, 3);
+    load.goes_on(20).await;
+    authority.signal(Signal::STOP);
+    load.goes_on(40).await;
+    authority.signal(Signal::CONT);
+    block_in_place(|| {
+        wait_for("another issuing key", || issuers.iter().all(|issuer| issuer.serve.metric("meshmint_generation") >= 2.0).then_some(()))
+    });
+    load.goes_on(40).await;
+    let seen = load.end().await;
+    assert!(seen.failed.is_empty(), "{:#?}", seen.failed);
+    world.assert_on_record(&seen.answers);
+    assert!(world.assert_whole(NAMESPACE).await >= 2);
+
+    // Each rule of the issuer, taken away.
+    let rule = |names: Value| json!([{"apiGroups": [""], "resources": ["secrets"], "resourceNames": names, "verbs": ["get"]}]);
+    world.admin.set_role(NAMESPACE, ROLES, "meshmint-issuer", &rule(json!(["meshmint-issuing"]))).await;
+    may("meshmint-issuer", "get", "secrets", "meshmint-state", false).await;
+    block_in_place(|| wait_for("the state to be missed", || (issuers[0].check("state-followed")["severity"] == "warning").then_some(())));
+    world.admin.set_role(NAMESPACE, ROLES, "meshmint-issuer", &rule(json!(["meshmint-state"]))).await;
+    may("meshmint-issuer", "get", "secrets", "meshmint-issuing", false).await;
+    may("meshmint-issuer", "get", "secrets", "meshmint-state", true).await;
+    block_in_place(|| wait_for("the state to be followed", || (issuers[0].check("state-followed")["severity"] == "ok").then_some(())));
+    let failures = || issuers[0].serve.metric("meshmint_authority_failures");
+    let before = failures();
+    block_in_place(|| wait_for("the keys to be missed", || (failures() > before).then_some(())));
+    world.admin.set_role(NAMESPACE, ROLES, "meshmint-issuer", &rule(json!(["meshmint-state", "meshmint-issuing"]))).await;
+    may("meshmint-issuer", "get", "secrets", "meshmint-issuing", true).await;
+    // And of the authority: without the Lease nobody leads.
+    world.admin.set_role(NAMESPACE, STATE, "meshmint-state", &json!([])).await;
+    block_in_place(|| wait_for("the lease to be missed", || (authority.check("leader-known")["severity"] == "warning").then_some(())));
+    assert!(!authority.leads());
+}
