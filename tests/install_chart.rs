@@ -18,7 +18,7 @@ use std::fs;
 use std::path::Path;
 
 use chart_values::{value_sets, with_image};
-use helm::{Helm, chart, configuration, find, names, objects, pod};
+use helm::{Helm, chart, configuration, find, names, objects, pod, workload};
 use serde_json::{Value, json};
 
 use crate::process::meshmint;
@@ -82,7 +82,9 @@ fn every_pod_is_as_restricted_as_can_be_and_out_of_the_mesh() {
         let mounts = container["volumeMounts"].as_array().unwrap();
         let writable: BTreeSet<_> =
             mounts.iter().filter(|mount| mount["readOnly"] != true).map(|mount| mount["mountPath"].as_str().unwrap()).collect();
-        assert_eq!(writable, BTreeSet::from(["/run/meshmint", "/var/lib/meshmint"]), "{name}");
+        let volume = workload(&rendered)["kind"] == "StatefulSet";
+        let expected = if volume { vec!["/run/meshmint", "/var/lib/meshmint"] } else { vec!["/run/meshmint"] };
+        assert_eq!(writable, BTreeSet::from_iter(expected), "{name}");
         let ledger = &configuration["ledger"];
         let written =
             [&configuration["state"]["file"]["dir"], &ledger["sqlite"]["path"], &ledger["spool"]["path"], &configuration["admin"]["socket"]];
@@ -95,7 +97,7 @@ fn every_pod_is_as_restricted_as_can_be_and_out_of_the_mesh() {
         }
         let mounted: BTreeSet<_> = mounts.iter().map(|mount| mount["name"].as_str().unwrap()).collect();
         let mut volumes: BTreeSet<_> = spec["volumes"].as_array().unwrap().iter().map(|volume| volume["name"].as_str().unwrap()).collect();
-        let claims = find(&rendered, "StatefulSet", "")["spec"]["volumeClaimTemplates"].as_array().cloned().unwrap_or_default();
+        let claims = workload(&rendered)["spec"]["volumeClaimTemplates"].as_array().cloned().unwrap_or_default();
         volumes.extend(claims.iter().map(|claim| claim["metadata"]["name"].as_str().unwrap()));
         assert_eq!(mounted, volumes, "{name}");
         if let Some(group) = spec["securityContext"]["fsGroup"].as_u64() {
@@ -115,7 +117,11 @@ fn every_pod_is_as_restricted_as_can_be_and_out_of_the_mesh() {
             .iter()
             .map(|port| (port["name"].as_str().unwrap(), port["containerPort"].as_u64().unwrap()))
             .collect();
-        assert_eq!(ports, BTreeMap::from([("tls-csr", port("server")), ("health", port("health")), ("metrics", port("metrics"))]), "{name}");
+        let mut expected = BTreeMap::from([("tls-csr", port("server")), ("health", port("health")), ("metrics", port("metrics"))]);
+        if configuration["admin"]["listen"].is_string() {
+            expected.insert("tls-admin", port("admin"));
+        }
+        assert_eq!(ports, expected, "{name}");
         for (probe, path) in [("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")] {
             assert_eq!(container[probe]["httpGet"], json!({"path": path, "port": "health"}), "{name}");
         }
@@ -129,7 +135,10 @@ fn every_pod_is_as_restricted_as_can_be_and_out_of_the_mesh() {
         // Everything that is in a namespace is in the release's; nothing makes a namespace.
         for object in &rendered {
             let cluster_wide = ["ClusterRole", "ClusterRoleBinding"].contains(&object["kind"].as_str().unwrap());
-            assert_eq!(object["metadata"]["namespace"].as_str(), (!cluster_wide).then_some(helm::NAMESPACE), "{name}: {object}");
+            // But for what istiod's Secret needs.
+            let istiod = object["metadata"]["name"] == "meshmint-istiod" && configuration["controllers"]["istiod"].is_object();
+            let namespace = if istiod { configuration["controllers"]["istiod"]["namespace"].as_str().unwrap() } else { helm::NAMESPACE };
+            assert_eq!(object["metadata"]["namespace"].as_str(), (!cluster_wide).then_some(namespace), "{name}: {object}");
             assert_eq!(object["metadata"]["labels"]["app.kubernetes.io/managed-by"], "Helm", "{name}: {object}");
         }
     }
@@ -194,6 +203,23 @@ fn values_become_what_they_say() {
     let chosen = pod(&rendered("a platform that chooses users"))["spec"]["securityContext"].clone();
     assert!(chosen["runAsUser"].is_null() && chosen["fsGroup"].is_null() && chosen["runAsNonRoot"] == true, "{chosen}");
 
+    let several = rendered("replicas");
+    let deployment = workload(&several);
+    assert_eq!((&deployment["kind"], &deployment["spec"]["replicas"]), (&json!("Deployment"), &json!(3)));
+    assert_eq!(deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"], 0);
+    assert_eq!(pod(&several)["spec"]["topologySpreadConstraints"].as_array().unwrap().len(), 2);
+    assert_eq!(pod(&several)["spec"]["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"], 5);
+    assert_eq!(pod(&several)["spec"]["terminationGracePeriodSeconds"], 35);
+    assert_eq!(find(&several, "PodDisruptionBudget", "")["spec"]["maxUnavailable"], 1);
+    let spool = rendered("replicas with a spool");
+    assert_eq!((&workload(&spool)["kind"], &workload(&spool)["spec"]["replicas"]), (&json!("StatefulSet"), &json!(2)));
+    let scaled = rendered("replicas by load");
+    assert!(workload(&scaled)["spec"]["replicas"].is_null(), "their number is the autoscaler's");
+    assert_eq!(find(&scaled, "HorizontalPodAutoscaler", "")["spec"]["scaleTargetRef"]["kind"], workload(&scaled)["kind"]);
+    assert!(!names(&rendered("defaults")).iter().any(|name| name.starts_with("PodDisruptionBudget")), "it would keep a node from being emptied");
+    let istiod = written("istiod's CA is off")["controllers"].clone();
+    assert_eq!(istiod["istiod"], json!({"namespace": "istio-control", "revisions": ["default", "canary"], "certificateLifetime": "24h"}));
+
     // A pod is made anew where its configuration changed, and only then.
     let checksum = |name: &str| pod(&rendered(name))["metadata"]["annotations"]["checksum/configuration"].clone();
     assert_eq!(checksum("defaults"), checksum("open network"));
@@ -254,6 +280,26 @@ fn rules_of_access_and_alerts_are_those_of_the_files() {
     assert_eq!(access(&rendered("defaults")), access(&files(&["rbac.yaml"])));
     assert_eq!(access(&rendered("several clusters")), access(&files(&["rbac.yaml", "remote-clusters.yaml"])));
 
+    let given = |values: Value| access(&helm.render(&with_image(&values)));
+    assert_eq!(access(&rendered("replicas")), access(&files(&["rbac.yaml", "state.yaml"])));
+    assert_eq!(access(&rendered("root ConfigMaps")), access(&files(&["rbac.yaml", "controllers.yaml"])));
+    let istiod = given(json!({"app": {"tls": {"istiodCertificateEnable": true}}}));
+    assert_eq!(istiod, access(&files(&["rbac.yaml", "controllers.yaml", "istiod.yaml"])));
+    assert_eq!(access(&rendered("admin over the network")), access(&files(&["rbac.yaml", "admin.yaml"])));
+    // Each file has its place: a new one must be given one.
+    let mut all: Vec<_> =
+        fs::read_dir(repository("deploy/kubernetes")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    all.sort();
+    assert_eq!(all, ["admin.yaml", "controllers.yaml", "istiod.yaml", "rbac.yaml", "remote-clusters.yaml", "state.yaml"]);
+    // The state's names are those of the configuration.
+    let west = helm.render_as("west", helm::NAMESPACE, &with_image(&sets["replicas"]));
+    let written: Value = serde_saphyr::from_str(&configuration(&west)).unwrap();
+    assert_eq!(written["state"]["secrets"], json!({"namespace": helm::NAMESPACE, "prefix": "west-meshmint"}));
+    let role = west.iter().find(|object| object["kind"] == "Role").unwrap();
+    for named in role["rules"].as_array().unwrap().iter().filter_map(|rule| rule["resourceNames"].as_array()).flatten() {
+        assert!(named.as_str().unwrap().starts_with("west-meshmint-"), "{named}");
+    }
+
     let monitoring = rendered("monitoring");
     let rules: Value = serde_saphyr::from_str(&fs::read_to_string(repository("deploy/prometheus/meshmint.rules.yaml")).unwrap()).unwrap();
     assert_eq!(find(&monitoring, "PrometheusRule", "")["spec"], rules);
@@ -303,7 +349,7 @@ fn bad_values_are_refused_in_these_words() {
 }
 
 /// Keys of the configuration that the chart writes itself, from values of other names or because they are the pod's.
-const OF_THE_CHART: [&str; 29] = [
+const OF_THE_CHART: [&str; 33] = [
     "trustDomain",
     "clusterID",
     "server.listen",
@@ -330,12 +376,16 @@ const OF_THE_CHART: [&str; 29] = [
     "ledger.onOutage",
     "ledger.spool.path",
     "admin.socket",
+    "admin.listen",
+    "state.store",
+    "state.secrets.namespace",
+    "state.secrets.prefix",
     "health.listen",
     "metrics.listen",
     "log.format",
 ];
 /// And the rest of their sections.
-const SECTIONS_OF_THE_CHART: [&str; 3] = ["authority.import.", "log.", "ledger.postgres."];
+const SECTIONS_OF_THE_CHART: [&str; 4] = ["authority.import.", "controllers.", "log.", "ledger.postgres."];
 /// In such a section, but not the chart's.
 const FREE: [&str; 1] = ["ledger.postgres.poolSize"];
 

@@ -21,7 +21,7 @@ use common::api_server::{ApiServer, CLUSTER_ISSUER};
 use common::cluster::{BoundTo, Client};
 use common::load::ask_once;
 use common::{process, tools};
-use helm::{Helm, NAMESPACE, chart, configuration, objects, pod};
+use helm::{Helm, NAMESPACE, chart, configuration, objects, pod, workload};
 use sandbox::{Root, Sandbox};
 use serde_json::{Value, json};
 
@@ -70,18 +70,18 @@ async fn a_restricted_namespace_takes_every_object_and_the_pod() {
     let server = ApiServer::start().await;
     let admin = server.admin().await;
     restricted(&admin, NAMESPACE).await;
+    admin.namespace("istio-control").await;
     operator_kinds(&admin).await;
     let helm = Helm::new();
     let create = async |kind: &str, object: &Value| {
         let path = format!("{kind}?dryRun=All&fieldValidation=Strict&fieldManager=test");
         admin.ask("POST", &path, "application/json", object).await
     };
-    let as_pod = |template: &Value| {
-        let mut pod = template.clone();
+    let as_pod = |workload: &Value| {
+        let mut pod = workload["spec"]["template"].clone();
         (pod["apiVersion"], pod["kind"], pod["metadata"]["name"]) = (json!("v1"), json!("Pod"), json!("meshmint-0"));
         // The controller of the StatefulSet adds it from the claim's template.
-        let mounted = template["spec"]["volumes"].as_array().unwrap().iter().any(|volume| volume["name"] == "data");
-        if !mounted {
+        if workload["spec"]["volumeClaimTemplates"].is_array() {
             pod["spec"]["volumes"].as_array_mut().unwrap().push(json!({"name": "data", "persistentVolumeClaim": {"claimName": "data-meshmint-0"}}));
         }
         pod
@@ -94,12 +94,12 @@ async fn a_restricted_namespace_takes_every_object_and_the_pod() {
             let created = create(&paths(object).0, object).await;
             assert!(created.is_ok(), "{name}: {:?}\n{object:#}", created.err());
         }
-        let pod = as_pod(pod(&rendered));
+        let pod = as_pod(workload(&rendered));
         let created = create(&pods, &pod).await;
         assert!(created.is_ok(), "{name}: {:?}\n{pod:#}", created.err());
     }
     // And that namespace does refuse.
-    let mut careless = as_pod(pod(&helm.render(&with_image(&json!({})))));
+    let mut careless = as_pod(workload(&helm.render(&with_image(&json!({})))));
     careless["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = json!(true);
     let refused = create(&pods, &careless).await.unwrap_err().to_string();
     assert!(refused.contains("violates PodSecurity \"restricted:latest\""), "{refused}");
@@ -130,7 +130,7 @@ async fn helm_installs_upgrades_rolls_back_and_uninstalls() {
 
     let first = helm.values(&with_image(&json!({})));
     let said = run("install", &[chart, "--values", first.to_str().unwrap()]);
-    assert!(said.contains("kubectl -n meshmint-system exec meshmint-0 -- meshmint check"), "{said}");
+    assert!(said.contains("kubectl -n meshmint-system exec statefulset/meshmint -- meshmint check"), "{said}");
     let (before, checksum) = written().await;
     assert_eq!(before["certificates"]["maxLifetime"], "24h");
     assert!(admin.text(&role).await.is_err());

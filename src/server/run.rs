@@ -207,7 +207,7 @@ impl Server {
             entropy: entropy.clone(),
         }));
 
-        let istiod_tls = settings::istiod_tls(config, watching.as_ref(), (&issuer, keeper.published()), &replica, (&clock, &entropy));
+        let istiod_tls = settings::istiod_tls(config, home.clone(), (&issuer, keeper.published()), &replica, (&clock, &entropy));
         let names = ServingNames { dns_names: config.server.serving_dns_names.clone(), ip_addresses: config.server.serving_ip_addresses.clone() };
         let serving = Serving {
             issuer: issuer.clone(),

@@ -143,14 +143,14 @@ pub(super) fn clusters(config: &Config, own: Member, watching: Option<&Watching>
 /// What keeps istiod's certificate, where that is wanted.
 pub(super) fn istiod_tls(
     config: &Config,
-    watching: Option<&Watching>,
+    api: Option<Arc<ApiServer>>,
     (issuer, generation): (&Arc<Issuer>, Arc<ArcSwap<Generation>>),
     writer: &str,
     (clock, entropy): (&Arc<dyn Clock>, &Arc<dyn Entropy>),
 ) -> Option<Arc<IstiodTls>> {
-    let (istiod, watching) = config.controllers.istiod.as_ref().zip(watching)?;
+    let (istiod, api) = config.controllers.istiod.as_ref().zip(api)?;
     Some(IstiodTls::new(IstiodTlsParts {
-        api: watching.api.clone(),
+        api,
         issuer: issuer.clone(),
         generation,
         namespace: istiod.namespace.clone(),

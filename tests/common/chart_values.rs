@@ -53,6 +53,15 @@ pub fn value_sets() -> BTreeMap<&'static str, Value> {
             "import with configuration",
             json!({"config": {"authority": {"issuingLifetime": "60d"}}, "app": {"authority": {"import": {"secret": "cacerts"}}}}),
         ),
+        ("replicas", json!({"replicaCount": 3, "state": {"store": "secrets"}, "postgres": postgres})),
+        ("replicas with a spool", json!({"replicaCount": 2, "state": {"store": "secrets"}, "postgres": spool})),
+        ("replicas by load", json!({"state": {"store": "secrets"}, "postgres": postgres, "autoscaling": {"enabled": true, "maxReplicas": 4}})),
+        ("root ConfigMaps", json!({"app": {"controller": {"rootConfigMap": true, "configmapNamespaceSelector": "istio-discovery=enabled"}}})),
+        (
+            "istiod's CA is off",
+            json!({"app": {"controller": {"rootConfigMap": true}, "tls": {"istiodCertificateEnable": true}, "istio": {"namespace": "istio-control", "revisions": ["default", "canary"]}}}),
+        ),
+        ("admin over the network", json!({"app": {"admin": {"enabled": true}}})),
         (
             "monitoring",
             json!({"app": {"metrics": {

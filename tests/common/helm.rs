@@ -111,11 +111,16 @@ pub fn names(objects: &[Value]) -> Vec<String> {
     objects.iter().map(|object| format!("{} {}", object["kind"].as_str().unwrap(), object["metadata"]["name"].as_str().unwrap())).collect()
 }
 
-/// The pod's template, wherever it is.
-pub fn pod(objects: &[Value]) -> &Value {
+/// What makes the pods.
+pub fn workload(objects: &[Value]) -> &Value {
     let found: Vec<_> = objects.iter().filter(|object| !object["spec"]["template"].is_null()).collect();
     assert_eq!(found.len(), 1, "{:?}", names(objects));
-    &found[0]["spec"]["template"]
+    found[0]
+}
+
+/// The pod's template.
+pub fn pod(objects: &[Value]) -> &Value {
+    &workload(objects)["spec"]["template"]
 }
 
 /// meshmint.yaml of the ConfigMap.

@@ -3,8 +3,11 @@
 {{- define "meshmint.configuration" -}}
 {{- $app := .Values.app }}
 {{- $ports := list (int $app.server.serving.port) (int $app.readinessProbe.port) (int $app.metrics.port) }}
-{{- if ne (len (uniq $ports)) 3 }}
-{{- fail "app.server.serving.port, app.readinessProbe.port and app.metrics.port must differ" }}
+{{- if $app.admin.enabled }}
+{{- $ports = append $ports (int $app.admin.port) }}
+{{- end }}
+{{- if ne (len (uniq $ports)) (len $ports) }}
+{{- fail "app.server.serving.port, app.readinessProbe.port, app.metrics.port and app.admin.port must differ" }}
 {{- end }}
 {{- if and (eq .Values.postgres.onOutage "spool") (not .Values.postgres.url) }}
 {{- fail "postgres.onOutage: spool is for a database: give postgres.url" }}
@@ -51,6 +54,10 @@
 {{- else }}
 {{- $_ := set $ledger "sqlite" (dict "path" "/var/lib/meshmint/ledger.db") }}
 {{- end }}
+{{- $state := dict "file" (dict "dir" "/var/lib/meshmint/state") }}
+{{- if include "meshmint.shared" . }}
+{{- $state = dict "store" "secrets" "secrets" (dict "namespace" .Release.Namespace "prefix" (include "meshmint.fullname" .)) }}
+{{- end }}
 {{- $written := dict
   "trustDomain" $app.tls.trustDomain
   "clusterID" $app.server.clusterID
@@ -63,13 +70,30 @@
   "cluster" $cluster
   "certificates" (dict "maxLifetime" $longest "defaultLifetime" (default $longest $app.server.defaultCertificateDuration))
   "authority" $authority
-  "state" (dict "file" (dict "dir" "/var/lib/meshmint/state"))
+  "state" $state
   "ledger" $ledger
   "admin" (dict "socket" "/run/meshmint/admin.sock")
   "health" (dict "listen" (printf "0.0.0.0:%d" (int $app.readinessProbe.port)))
   "metrics" (dict "listen" (printf "0.0.0.0:%d" (int $app.metrics.port)))
   "log" (dict "format" $app.logFormat "level" $app.logLevel)
 }}
+{{- $controllers := dict }}
+{{- if $app.controller.rootConfigMap }}
+{{- $map := dict "enabled" true }}
+{{- with $app.controller.configmapNamespaceSelector }}
+{{- $_ := set $map "namespaceSelector" . }}
+{{- end }}
+{{- $_ := set $controllers "rootConfigMap" $map }}
+{{- end }}
+{{- if $app.tls.istiodCertificateEnable }}
+{{- $_ := set $controllers "istiod" (dict "namespace" $app.istio.namespace "revisions" $app.istio.revisions "certificateLifetime" $app.tls.istiodCertificateDuration) }}
+{{- end }}
+{{- if $controllers }}
+{{- $_ := set $written "controllers" $controllers }}
+{{- end }}
+{{- if $app.admin.enabled }}
+{{- $_ := set $written.admin "listen" (printf "0.0.0.0:%d" (int $app.admin.port)) }}
+{{- end }}
 {{- if not $authority }}
 {{- $written = omit $written "authority" }}
 {{- end }}

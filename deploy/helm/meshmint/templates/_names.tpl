@@ -61,3 +61,34 @@ annotations:
 {{- printf "%s:%s" $repository (default .Chart.AppVersion .Values.image.tag) }}
 {{- end }}
 {{- end }}
+
+{{/* "true" where any number of replicas share state and ledger. */}}
+{{- define "meshmint.shared" -}}
+{{- if eq .Values.state.store "secrets" }}
+{{- if not .Values.postgres.url }}
+{{- fail "state.store: secrets needs postgres.url: replicas share their ledger, too" }}
+{{- end -}}
+true
+{{- else if or (gt (int .Values.replicaCount) 1) .Values.autoscaling.enabled }}
+{{- fail "several replicas need state.store: secrets: keys on a volume are for one" }}
+{{- end }}
+{{- end }}
+
+{{/* "true" where something must outlive the pod on a volume of its own: keys, a ledger, or a spool. */}}
+{{- define "meshmint.volume" -}}
+{{- if or (not (include "meshmint.shared" .)) (eq .Values.postgres.onOutage "spool") -}}
+true
+{{- end }}
+{{- end }}
+
+{{/* "true" where there may be several replicas. */}}
+{{- define "meshmint.several" -}}
+{{- if and (include "meshmint.shared" .) (or .Values.autoscaling.enabled (gt (int .Values.replicaCount) 1)) -}}
+true
+{{- end }}
+{{- end }}
+
+{{/* Seconds between "no longer an endpoint" and SIGTERM: until every node has heard, new connections still come. */}}
+{{- define "meshmint.pause" -}}
+{{- if and (include "meshmint.several" .) (semverCompare ">=1.30-0" .Capabilities.KubeVersion.Version) }}5{{ else }}0{{ end }}
+{{- end }}

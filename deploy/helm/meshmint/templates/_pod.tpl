@@ -31,19 +31,24 @@ spec:
   securityContext:
     {{- toYaml .Values.podSecurityContext | nindent 4 }}
   # Requests under way are answered first (server.drainTimeout), then the ledger is closed.
-  terminationGracePeriodSeconds: {{ add (int .Values.app.server.drainSeconds) 10 }}
+  terminationGracePeriodSeconds: {{ add (int .Values.app.server.drainSeconds) (int (include "meshmint.pause" .)) 10 }}
   containers:
     - name: meshmint
       image: {{ include "meshmint.image" . | quote }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
       args: [serve, --config, /etc/meshmint/config/meshmint.yaml]
+      {{- if include "meshmint.volume" . }}
       env:
         # SQLite's short-lived files; the image has no other place where it could write.
         - { name: SQLITE_TMPDIR, value: /var/lib/meshmint }
+      {{- end }}
       ports:
         - { name: tls-csr, containerPort: {{ .Values.app.server.serving.port }}, protocol: TCP }
         - { name: health, containerPort: {{ .Values.app.readinessProbe.port }}, protocol: TCP }
         - { name: metrics, containerPort: {{ .Values.app.metrics.port }}, protocol: TCP }
+        {{- if .Values.app.admin.enabled }}
+        - { name: tls-admin, containerPort: {{ .Values.app.admin.port }}, protocol: TCP }
+        {{- end }}
       # A start waits for the database, lists the cluster, and reads the end of the ledger: five minutes before it counts as hung.
       startupProbe:
         httpGet: { path: /livez, port: health }
@@ -61,6 +66,12 @@ spec:
         periodSeconds: 5
         timeoutSeconds: 5
         failureThreshold: 2
+      {{- if ne (include "meshmint.pause" .) "0" }}
+      # Meanwhile other nodes hear that it is no longer an endpoint; it still answers.
+      lifecycle:
+        preStop:
+          sleep: { seconds: {{ include "meshmint.pause" . }} }
+      {{- end }}
       securityContext:
         {{- toYaml .Values.securityContext | nindent 8 }}
       resources:
@@ -68,7 +79,9 @@ spec:
       volumeMounts:
         - { name: config, mountPath: /etc/meshmint/config, readOnly: true }
         - { name: admin, mountPath: /run/meshmint }
+        {{- if include "meshmint.volume" . }}
         - { name: data, mountPath: /var/lib/meshmint }
+        {{- end }}
         {{- if .Values.app.authority.import.secret }}
         - { name: import, mountPath: /etc/meshmint/import, readOnly: true }
         {{- end }}
@@ -87,7 +100,7 @@ spec:
     # The admin API's socket; in memory, because nothing of it outlives the pod.
     - name: admin
       emptyDir: { medium: Memory, sizeLimit: 1Mi }
-    {{- if .Values.persistence.existingClaim }}
+    {{- if and (include "meshmint.volume" .) .Values.persistence.existingClaim }}
     - name: data
       persistentVolumeClaim: { claimName: {{ .Values.persistence.existingClaim }} }
     {{- end }}
@@ -124,5 +137,19 @@ spec:
   {{- with .Values.affinity }}
   affinity:
     {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- if .Values.topologySpreadConstraints }}
+  topologySpreadConstraints:
+    {{- toYaml .Values.topologySpreadConstraints | nindent 4 }}
+  {{- else if include "meshmint.several" . }}
+  topologySpreadConstraints:
+    {{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+    - topologyKey: {{ . }}
+      maxSkew: 1
+      whenUnsatisfiable: ScheduleAnyway
+      labelSelector:
+        matchLabels:
+          {{- include "meshmint.selector" $ | nindent 10 }}
+    {{- end }}
   {{- end }}
 {{- end }}
