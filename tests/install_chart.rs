@@ -286,7 +286,7 @@ fn rules_of_access_and_alerts_are_those_of_the_files() {
     let istiod = given(json!({"app": {"tls": {"istiodCertificateEnable": true}}}));
     assert_eq!(istiod, access(&files(&["rbac.yaml", "controllers.yaml", "istiod.yaml"])));
     assert_eq!(access(&rendered("admin over the network")), access(&files(&["rbac.yaml", "admin.yaml"])));
-    // Each file has its place: a new one must be given one. The chart installs role `all`; roles.yaml is for those who keep them apart by hand.
+    // Each file has its place, or is for what the chart does not do (roles apart): a new one must be given one.
     let mut all: Vec<_> =
         fs::read_dir(repository("deploy/kubernetes")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     all.sort();
