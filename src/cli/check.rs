@@ -27,7 +27,8 @@ const PAUSE: Duration = Duration::from_secs(1);
     meshmint check --config /etc/meshmint/meshmint.yaml\n  \
     meshmint check --admin /run/meshmint/admin.sock --wait 1m -o json\n  \
     meshmint check --kube --context staging\n  \
-    meshmint check --kube --address localhost:8444 --roots roots.pem --token-file token\n\n\
+    meshmint check --kube --address localhost:8444 --server-name meshmint.meshmint-system.svc \
+      --roots roots.pem --token-file token\n\n\
     Exit code 0: all is well. 1: something has failed. 3: warnings only. docs/checks.md explains each line.")]
 pub(super) struct Args {
     #[command(flatten)]

@@ -97,7 +97,8 @@ impl Asker {
         let Ok(address) = answer.csr_address.parse::<SocketAddr>() else {
             return report.failed(Check::CsrAnswers, "the server doesn't tell where it listens", "");
         };
-        let address = reachable(address, self.target.host().await);
+        let far = self.target.host().await;
+        let address = reachable(address, far);
         let roots = match client.get_bundle(GetBundleRequest {}).await {
             Ok(bundle) => certificates_from_pem(&bundle.into_inner().pem).unwrap_or_default(),
             Err(status) => return report.failed(Check::CsrCertificate, "there is no bundle to verify it with", words(&status)),
@@ -107,6 +108,10 @@ impl Asker {
         let name = wanted.first().and_then(|(_, name)| ServerName::try_from(name.clone()).ok()).unwrap_or_else(|| address.ip().into());
         let seen = match live::look(&address.to_string(), name, &self.clock).await {
             Ok(seen) => seen,
+            // Behind a Service or a forwarded port it has another address, and who asks there can't know it.
+            Err(error) if far.is_some() => {
+                return report.warning(Check::CsrAnswers, format!("{address} can't be reached from here, so it wasn't tried"), error.to_string());
+            }
             Err(error) => return report.failed(Check::CsrAnswers, format!("{address} doesn't answer a TLS handshake"), error.to_string()),
         };
         match (&seen.server.handshake_trouble, seen.server.alpn.as_deref()) {

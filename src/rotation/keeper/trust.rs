@@ -58,9 +58,17 @@ impl Keeper {
     /// # Errors
     /// [`TrustRefusal`]; nothing was changed then.
     pub async fn add_trust(&self, order: &TrustOrder) -> Result<Trusted, TrustRefusal> {
+        let mut on_record = false;
+        let outcome = self.try_to_add(order, &mut on_record).await;
+        if let (true, Err(why)) = (on_record, &outcome) {
+            self.audit_failure(order, why).await;
+        }
+        outcome
+    }
+
+    async fn try_to_add(&self, order: &TrustOrder, on_record: &mut bool) -> Result<Trusted, TrustRefusal> {
         let parts = &self.parts;
         let mut held = self.held.lock().await;
-        let mut on_record = false;
         for _ in 0..TRIES {
             // Another replica may have changed it.
             held.stored = parts.store.load().await?.ok_or(StoreError::Conflict)?;
@@ -75,10 +83,10 @@ impl Keeper {
                 }
             };
             let id = root.entry.id.clone();
-            if !on_record {
+            if !*on_record {
                 let detail = format!("root {id} ({})", root.subject);
                 self.audit(ACTION, order, detail).await.map_err(TrustRefusal::Audit)?;
-                on_record = true;
+                *on_record = true;
             }
             let next = with_high_water(parts, state.clone().with_foreign_root(&root, now)).await;
             match parts.store.swap(Some(version), &next).await {
@@ -90,13 +98,9 @@ impl Keeper {
                     return Ok(Trusted { id, added: true, bundle_number, published });
                 }
                 Err(StoreError::Conflict) => {}
-                Err(error) => {
-                    self.audit_failure(order, &error).await;
-                    return Err(error.into());
-                }
+                Err(error) => return Err(error.into()),
             }
         }
-        self.audit_failure(order, &StoreError::Conflict).await;
         Err(StoreError::Conflict.into())
     }
 
@@ -117,7 +121,7 @@ impl Keeper {
     }
 
     /// Says in the audit that nothing came of the entry before.
-    async fn audit_failure(&self, order: &TrustOrder, why: &StoreError) {
+    async fn audit_failure(&self, order: &TrustOrder, why: &TrustRefusal) {
         if let Err(error) = self.audit(&format!("{ACTION}.failed"), order, why.to_string()).await {
             tracing::warn!(%error, "the audit could not be told that a root was not added");
         }

@@ -53,11 +53,12 @@ impl Gate {
             tracing::info!(peer = %peer.address(), path, "a token for the admin API stands for nobody");
             return Err(Status::unauthenticated("the cluster doesn't know this token, or it is for another audience"));
         };
-        peer.becomes_known();
         if !self.operators.may(&operator, permission).await.map_err(unavailable)? {
             tracing::info!(peer = %peer.address(), user = ?operator.name, path, "RBAC doesn't allow it");
             return Err(denied(permission));
         }
+        // Not before: any pod can have a token for our audience.
+        peer.becomes_known();
         Ok(Caller::Kubernetes { user: operator.name })
     }
 }
