@@ -53,8 +53,12 @@ struct Inner {
     /// The generations that the database told this process are open, with their authorities.
     open: Mutex<HashSet<(GenerationNumber, AuthorityId)>>,
     undrained: AtomicU64,
+    /// Who recorded what is in the file: this process, and earlier ones.
+    replicas: Mutex<BTreeSet<String>>,
     /// Milliseconds on the monotonic clock: when the database was written last.
     heard: AtomicU64,
+    /// The same plus one: since when certificates aren't recorded there, though it may be heard; 0: they are.
+    failing: AtomicU64,
     away: AtomicBool,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
@@ -83,7 +87,9 @@ impl Spooling {
             spool: RwLock::new(Some(spool)),
             open: Mutex::default(),
             undrained: AtomicU64::new(undrained),
+            replicas: Mutex::default(),
             heard: AtomicU64::new(0),
+            failing: AtomicU64::new(0),
             away: AtomicBool::new(false),
             clock,
             entropy,
@@ -137,10 +143,23 @@ impl Inner {
         }
     }
 
-    /// Whether certificates may leave although the database can't be written.
+    /// Whether certificates may leave although the database can't be written: for so long after it was heard last, and after it took one last.
     fn may_spool(&self) -> bool {
-        let since = self.clock.monotonic().saturating_sub(Duration::from_millis(self.heard.load(Ordering::Relaxed)));
-        since <= self.settings.max_outage
+        let since = |millis: u64| self.clock.monotonic().saturating_sub(Duration::from_millis(millis)) <= self.settings.max_outage;
+        let failing = self.failing.load(Ordering::Relaxed).checked_sub(1);
+        since(self.heard.load(Ordering::Relaxed)) && failing.is_none_or(since)
+    }
+
+    /// What the database made of a certificate.
+    fn note_record(&self, answer: &Result<(), LedgerError>) {
+        self.note(answer);
+        if matches!(answer, Err(LedgerError::Unavailable(_))) {
+            let now = u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX - 1) + 1;
+            // An error means that it fails for longer already.
+            let _ = self.failing.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+        } else {
+            self.failing.store(0, Ordering::Relaxed);
+        }
     }
 
     fn spooled(&self, reason: &str) {
@@ -206,7 +225,8 @@ impl Inner {
             return self.exchange(after).await.map(|()| false);
         }
         let count = u64::try_from(page.certificates.len()).unwrap_or(u64::MAX);
-        let replicas: BTreeSet<String> = page.certificates.iter().map(|stored| stored.record.replica.clone()).collect();
+        let replicas = page.certificates.iter().map(|stored| stored.record.replica.clone());
+        self.replicas.lock().unwrap_or_else(PoisonError::into_inner).extend(replicas);
         let recorded = page.certificates.into_iter().map(|stored| self.database.record_late(stored.record));
         for answer in futures_util::future::join_all(recorded).await {
             match answer {
@@ -221,7 +241,6 @@ impl Inner {
         let left = self.undrained.load(Ordering::Relaxed).saturating_sub(count).max(1);
         self.undrained.store(left, Ordering::Relaxed);
         self.database.spools(left);
-        self.database.drained(replicas.into_iter().collect()).await?;
         if let Some(next) = page.next {
             *after = next;
         }
@@ -238,6 +257,13 @@ impl Inner {
         if !rest.is_empty() {
             return Ok(());
         }
+        // Until here the database says that something is undrained: gates read it.
+        let replicas: Vec<String> = self.replicas.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
+        self.database.spools(0);
+        self.database.drained(replicas).await?;
+        self.replicas.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        // A file that was removed by half is drained from its beginning again: what is on record already counts as drained.
+        *after = start();
         let (old, path) = (spool.take(), self.settings.path.clone());
         let unavailable = |error: &dyn std::fmt::Display| LedgerError::Unavailable(error.to_string());
         let removed = tokio::task::spawn_blocking(move || {
@@ -251,8 +277,6 @@ impl Inner {
         });
         removed.await.map_err(|error| unavailable(&error))?.map_err(|error| unavailable(&error))?;
         self.undrained.store(0, Ordering::Relaxed);
-        self.database.spools(0);
-        *after = start();
         tracing::info!("the spool is drained");
         self.open_again(&mut spool).await
     }
@@ -270,7 +294,7 @@ impl Ledger for Spooling {
 
     async fn record(&self, record: CertificateRecord) -> Result<(), LedgerError> {
         let answer = self.0.database.record(record.clone()).await;
-        self.0.note(&answer);
+        self.0.note_record(&answer);
         match answer {
             Err(LedgerError::Unavailable(reason)) => self.0.keep(record, reason).await,
             other => other,

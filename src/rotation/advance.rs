@@ -43,7 +43,7 @@ pub(super) async fn advance(parts: &KeeperParts, held: &mut (AuthorityState, Ver
     Ok(now + FOLLOW_PAUSE)
 }
 
-/// Steps until nothing is due, or until it leads no longer; returns when to look again.
+/// Steps until nothing is due; returns when to look again. One that leads no longer meanwhile loses the next swap.
 async fn lead(parts: &KeeperParts, held: &mut (AuthorityState, Version)) -> Result<OffsetDateTime, KeeperError> {
     let facts = facts(parts);
     loop {

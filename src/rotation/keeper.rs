@@ -29,6 +29,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const WARN_PAUSE: Duration = Duration::from_secs(3600);
 /// The pause between two looks at whether the ledger lost records.
 const LOOK_PAUSE: Duration = Duration::from_secs(2);
+/// The shortest pause where requests want a look.
+const LEAST_PAUSE: Duration = Duration::from_millis(100);
 /// The pause after a failure.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -131,7 +133,9 @@ impl Keeper {
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
             let lost = self.parts.ledger.figures().lost;
-            let pause = match self.tick().await {
+            let outcome = self.tick().await;
+            let failed = outcome.is_err();
+            let pause = match outcome {
                 Ok(next) => {
                     Duration::try_from(next - self.parts.clock.now()).unwrap_or(Duration::ZERO).clamp(Duration::from_millis(20), LONGEST_PAUSE)
                 }
@@ -142,16 +146,24 @@ impl Keeper {
                 }
             };
             let pause = if self.parts.store.is_shared() { pause.min(FOLLOW_PAUSE) } else { pause };
+            let least = if failed { RETRY_PAUSE } else { LEAST_PAUSE };
             let mut leading = self.parts.leading.clone();
             leading.mark_unchanged();
             tokio::select! {
                 () = self.rest(pause, lost) => {}
                 // Where nothing is shared it is always the same, and nobody says so.
                 Ok(()) = leading.changed() => {}
-                () = self.wanted.notified() => {}
+                () = self.wanted(least) => {}
                 () = &mut shutdown => return,
             }
         }
+    }
+
+    /// Ends when somebody wants a look before its time, but not before `least`: each request that meets a closed generation may want one.
+    async fn wanted(&self, least: Duration) {
+        let clock = &self.parts.clock;
+        clock.sleep_until(clock.monotonic() + least).await;
+        self.wanted.notified().await;
     }
 
     /// Ends after `pause`, or when the ledger has lost more records than `lost`.
@@ -173,14 +185,16 @@ impl Keeper {
     /// [`KeeperError`].
     pub async fn tick(&self) -> Result<OffsetDateTime, KeeperError> {
         let mut held = self.held.lock().await;
+        if self.parts.store.is_shared() {
+            self.follow(&mut held.stored).await?;
+            // Before anything is done to it: what is closed in another ledger isn't closed.
+            self.fits(&held.stored.0)?;
+        }
         let lost = self.parts.ledger.figures().lost;
         if lost > self.lost.load(Ordering::Relaxed) {
             // The state is another one then, so it is published anew below: what was opened and recorded last may be lost too.
             founding::note_loss(&self.parts, &mut held.stored).await?;
             self.lost.store(lost, Ordering::Relaxed);
-        }
-        if self.parts.store.is_shared() {
-            self.follow(&mut held.stored).await?;
         }
         let next = match advance(&self.parts, &mut held.stored).await {
             Err(KeeperError::Store(StoreError::Conflict)) => {
@@ -226,6 +240,19 @@ impl Keeper {
         }
     }
 
+    /// Whether a document can follow what is published, and names our ledger.
+    fn fits(&self, state: &AuthorityState) -> Result<(), KeeperError> {
+        let before = self.published.load();
+        let number = state.issuing().map_or(GenerationNumber(0), |(_, number)| number);
+        if number < before.number || state.bundle_number < before.bundle_number {
+            return Err(KeeperError::WentBack(before.number, before.bundle_number));
+        }
+        match state.ledger.as_ref().filter(|mark| mark.id != self.parts.ledger.id()) {
+            Some(mark) => Err(KeeperError::OtherLedger { named: mark.id.clone(), ours: self.parts.ledger.id().to_owned() }),
+            None => Ok(()),
+        }
+    }
+
     /// Publishes the state that is in the store, where another one was published.
     async fn publish(&self, held: &mut Held) -> Result<(), KeeperError> {
         let state = &held.stored.0;
@@ -236,14 +263,8 @@ impl Keeper {
         if *state == held.published {
             return Ok(());
         }
-        let before = self.published.load_full();
+        self.fits(state)?;
         let number = state.issuing().map_or(GenerationNumber(0), |(_, number)| number);
-        if number < before.number || state.bundle_number < before.bundle_number {
-            return Err(KeeperError::WentBack(before.number, before.bundle_number));
-        }
-        if let Some(mark) = state.ledger.as_ref().filter(|mark| mark.id != self.parts.ledger.id()) {
-            return Err(KeeperError::OtherLedger { named: mark.id.clone(), ours: self.parts.ledger.id().to_owned() });
-        }
         let generation = publishable(&self.parts, state).await?;
         tracing::info!(
             generation = number.0,

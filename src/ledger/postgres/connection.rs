@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use hyper_rustls::ConfigBuilderExt as _;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
@@ -13,7 +14,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_postgres::error::{Severity, SqlState};
-use tokio_postgres::{AsyncMessage, CancelToken, Client, NoTls};
+use tokio_postgres::{AsyncMessage, CancelToken, Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::settings::{PostgresSettings, Target, UrlError, chain_of, target};
@@ -21,6 +22,9 @@ use crate::clock::{Clock, within};
 
 /// How long it may take to connect, over all hosts.
 const CONNECT_TIME: Duration = Duration::from_secs(3);
+
+/// How long after a host the next one is asked too, where it doesn't answer.
+const NEXT_HOST: Duration = Duration::from_millis(250);
 
 /// How long it may take to tell a server that nobody waits for its answer any more.
 const CANCEL_TIME: Duration = Duration::from_secs(1);
@@ -86,12 +90,39 @@ impl Connector {
         within(self.clock.as_ref(), CONNECT_TIME, self.connect_at_leisure(purpose)).await.unwrap_or_else(slow)
     }
 
+    /// Asks each host; the first that may be written is taken. The first in order has a start on the others, and one that is silent doesn't keep them
+    /// from being asked.
     async fn connect_at_leisure(&self, purpose: Purpose) -> Result<Connection, ConnectError> {
-        let mut config = self.target.config.clone();
-        if let Some(path) = &self.password_file {
-            let text = tokio::fs::read_to_string(path).await.map_err(|error| unreadable(path, &error))?;
-            config.password(text.trim_end_matches(['\n', '\r']));
+        let password = match &self.password_file {
+            Some(path) => Some(tokio::fs::read_to_string(path).await.map_err(|error| unreadable(path, &error))?),
+            None => None,
+        };
+        let tls = if self.target.tls { Some(self.tls().await?) } else { None };
+        let began = self.clock.monotonic();
+        let attempt = |(config, place): (&Config, u32)| {
+            let mut config = config.clone();
+            if let Some(password) = &password {
+                config.password(password.trim_end_matches(['\n', '\r']));
+            }
+            let tls = tls.clone();
+            async move {
+                self.clock.sleep_until(began + NEXT_HOST * place).await;
+                self.connect_to(config, tls, purpose).await
+            }
+        };
+        let mut attempts: FuturesUnordered<_> = self.target.hosts.iter().zip(0..).map(attempt).collect();
+        let mut trouble = None;
+        while let Some(attempted) = attempts.next().await {
+            match attempted {
+                Ok(connection) => return Ok(connection),
+                // What somebody has to change is told rather than that another host can't be reached.
+                Err(error) => trouble = trouble.filter(|known| matches!(known, ConnectError::Refused(_))).or(Some(error)),
+            }
         }
+        Err(trouble.unwrap_or_else(|| ConnectError::Refused("the URL names no host".to_owned())))
+    }
+
+    async fn connect_to(&self, mut config: Config, tls: Option<ClientConfig>, purpose: Purpose) -> Result<Connection, ConnectError> {
         // A server that lost its client goes on with its work, and holds its locks, until it notices.
         let timeouts = match purpose {
             Purpose::Write => "-c idle_in_transaction_session_timeout=30s",
@@ -100,8 +131,7 @@ impl Connector {
         let options = config.get_options().map_or_else(|| timeouts.to_owned(), |given| format!("{given} {timeouts}"));
         config.options(options);
         let failed = |error: tokio_postgres::Error| self.failed(&error);
-        if self.target.tls {
-            let tls = self.tls().await?;
+        if let Some(tls) = tls {
             let (client, connection) = config.connect(MakeRustlsConnect::new(tls.clone())).await.map_err(failed)?;
             Ok(Connection::new(client, Some(tls), connection, self.clock.clone()))
         } else {

@@ -18,7 +18,7 @@ pub struct PostgresSettings {
     pub ca_file: Option<PathBuf>,
     /// A file with the password, read at each connect.
     pub password_file: Option<PathBuf>,
-    /// Connections for questions; two more are used for writing.
+    /// Connections for questions; three more are used for the rest.
     pub pool_size: usize,
     /// How long certificates stay after their notAfter: it decides how many of them one dropped table forgets.
     pub retention: Duration,
@@ -52,8 +52,8 @@ pub enum UrlError {
 /// A checked URL.
 #[derive(Debug, Clone)]
 pub(super) struct Target {
-    /// Everything but the password.
-    pub(super) config: Config,
+    /// One for each host, in the order of the URL.
+    pub(super) hosts: Vec<Config>,
     pub(super) tls: bool,
     /// For people: hosts and database.
     pub(super) name: String,
@@ -86,7 +86,8 @@ pub(super) fn target(url: &str) -> Result<Target, UrlError> {
         }
     }
     let text = if others.is_empty() { place.to_owned() } else { format!("{place}?{}", others.join("&")) };
-    let mut config: Config = text.parse().map_err(|error: tokio_postgres::Error| UrlError::Other(chain_of(&error)))?;
+    let read = |text: &str| text.parse::<Config>().map_err(|error| UrlError::Other(chain_of(&error)));
+    let config = read(&text)?;
     if config.get_password().is_some() {
         return Err(UrlError::Password);
     }
@@ -96,15 +97,26 @@ pub(super) fn target(url: &str) -> Result<Target, UrlError> {
     if tls && config.get_hosts().iter().any(|host| matches!(host, Host::Unix(_))) {
         return Err(UrlError::Socket);
     }
-    config.ssl_mode(if tls { SslMode::Require } else { SslMode::Disable });
-    // Of several hosts, the one that may be written.
-    config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-    config.keepalives_idle(KEEPALIVE).tcp_user_timeout(KEEPALIVE);
-    if config.get_application_name().is_none() {
-        config.application_name("meshmint");
+    let mut hosts = for_each_host(&text).iter().map(|text| read(text)).collect::<Result<Vec<_>, _>>()?;
+    for config in &mut hosts {
+        config.ssl_mode(if tls { SslMode::Require } else { SslMode::Disable });
+        // Of several hosts, the one that may be written.
+        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        config.keepalives_idle(KEEPALIVE).tcp_user_timeout(KEEPALIVE);
+        if config.get_application_name().is_none() {
+            config.application_name("meshmint");
+        }
     }
-    let name = name(&config);
-    Ok(Target { config, tls, name })
+    Ok(Target { hosts, tls, name: name(&config) })
+}
+
+/// The URL with each of its hosts alone. The driver asks one host after the other, and one that is silent would keep the others from being asked.
+fn for_each_host(url: &str) -> Vec<String> {
+    let Some((scheme, rest)) = url.split_once("://") else { return vec![url.to_owned()] };
+    let (authority, path) = rest.find(['/', '?']).map_or((rest, ""), |end| rest.split_at(end));
+    let start = authority.rfind('@').map_or(0, |at| at + 1);
+    let (user, hosts) = authority.split_at(start);
+    hosts.split(',').map(|host| format!("{scheme}://{user}{host}{path}")).collect()
 }
 
 fn name(config: &Config) -> String {
@@ -144,7 +156,8 @@ mod tests {
         ] {
             let target = target(url).unwrap();
             assert_eq!((target.tls, target.name.as_str()), (tls, name), "{url}");
-            assert_eq!(target.config.get_ssl_mode() == SslMode::Require, tls, "{url}");
+            assert!(target.hosts.iter().all(|host| host.get_hosts().len() == 1 && (host.get_ssl_mode() == SslMode::Require) == tls), "{url}");
+            assert_eq!(target.hosts.len(), 1 + name.matches(',').count(), "{url}");
         }
     }
 

@@ -123,7 +123,8 @@ impl Writer {
         let again = jobs.iter().any(|job| job.tried);
         let outcome = match sent {
             // Done, but by a warning perhaps only here: the next commit waits for the standby, and so for this one.
-            Some(Sent::Done(_)) if warned && !again => return self.put_back(jobs),
+            // An audit's entry would stand there twice; it is alone in its batch.
+            Some(Sent::Done(_)) if warned && !again && !jobs.iter().any(|job| matches!(job.work, Work::Audit(_))) => return self.put_back(jobs),
             Some(Sent::InTheWay(_)) if !again => return self.put_back(jobs),
             Some(Sent::InTheWay(reason)) => Sent::Refused(reason),
             Some(Sent::Done(_)) if warned => Sent::Refused("it warns that it may not have waited for its standby".to_owned()),
@@ -173,13 +174,13 @@ impl Writer {
     }
 
     fn attempt(&self, pause: Duration) -> Attempt {
-        let (connector, identity, undrained) = (Arc::clone(&self.connector), self.identity.clone(), self.accounts.undrained());
+        let (connector, identity, accounts) = (Arc::clone(&self.connector), self.identity.clone(), Arc::clone(&self.accounts));
         Box::pin(async move {
             let clock = connector.clock();
             clock.sleep_until(clock.monotonic() + pause).await;
             let connection = connector.connect(Purpose::Write).await.map_err(ConnectError::into_reason)?;
             let slow = || Err("the database doesn't answer".to_owned());
-            let greeting = within(clock.as_ref(), COMMIT_TIME, greet(&connection, &identity, undrained)).await.unwrap_or_else(slow);
+            let greeting = within(clock.as_ref(), COMMIT_TIME, greet(&connection, &identity, accounts.undrained())).await.unwrap_or_else(slow);
             connection.take_warning();
             match greeting {
                 Ok(greeting) => Ok((connection, greeting)),

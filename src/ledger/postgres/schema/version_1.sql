@@ -154,6 +154,11 @@ BEGIN
     IF current_setting('synchronous_commit') NOT IN ('on', 'remote_apply') THEN
         RAISE EXCEPTION 'synchronous_commit is %: what is committed could be lost', current_setting('synchronous_commit') USING ERRCODE = 'MM001';
     END IF;
+    -- The fence reads what was committed before its statement began, after it waited for its lock.
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'the isolation is %: it must be read committed, or a closed generation could be taken as open',
+            current_setting('transaction_isolation') USING ERRCODE = 'MM001';
+    END IF;
 END
 $$;
 
