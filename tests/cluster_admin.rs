@@ -92,7 +92,7 @@ impl World {
 
     fn allowed(&self, token: &str, args: &[&str]) -> String {
         let output = self.ask(token, args);
-        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{args:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
     }
 
@@ -147,7 +147,10 @@ async fn rbac_decides_who_may_see_and_who_may_change() {
     world.allowed(&viewer, &["authority", "show", authorities["authorities"][0]["id"].as_str().unwrap()]);
     assert_eq!(world.allowed(&viewer, &["bundle"]).as_bytes(), world.local(&["bundle"]).stdout);
     assert_eq!(world.json(&viewer, &["audit", "list"])["entries"], Value::Null);
-    let report = world.json(&viewer, &["check"]);
+    // This machine may have little room on its disk, which is a warning.
+    let output = world.ask(&viewer, &["check", "-o", "json"]);
+    assert!(matches!(output.status.code(), Some(0 | 3)), "{output:?}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let answers = report["checks"].as_array().unwrap().iter().find(|check| check["check"] == "csr-answers").unwrap();
     assert_eq!(answers["severity"], "ok", "{report:#}");
 

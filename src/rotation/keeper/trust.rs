@@ -56,7 +56,7 @@ impl Keeper {
     /// Lets a root join the bundle. It may be asked again: a root that is there already changes nothing.
     ///
     /// # Errors
-    /// [`TrustRefusal`]; nothing was changed then.
+    /// [`TrustRefusal`]; nothing was changed then, unless the store is away: then it may have been.
     pub async fn add_trust(&self, order: &TrustOrder) -> Result<Trusted, TrustRefusal> {
         let mut on_record = false;
         let outcome = self.try_to_add(order, &mut on_record).await;
@@ -79,7 +79,7 @@ impl Keeper {
                 Joining::Already(id) => {
                     let bundle_number = state.bundle_number;
                     let published = self.publish_or_wake(&mut held).await;
-                    return Ok(Trusted { id, added: false, bundle_number, published });
+                    return Ok(Trusted { id, added: *on_record, bundle_number, published });
                 }
             };
             let id = root.entry.id.clone();
@@ -97,7 +97,8 @@ impl Keeper {
                     let published = self.publish_or_wake(&mut held).await;
                     return Ok(Trusted { id, added: true, bundle_number, published });
                 }
-                Err(StoreError::Conflict) => {}
+                // One that didn't answer may have written it all the same: the next look tells.
+                Err(StoreError::Conflict | StoreError::Away { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
         }
