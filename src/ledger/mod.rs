@@ -4,6 +4,7 @@
 //! so a process that was frozen through a rotation can't answer from the old root. [`Ledger`] is what a backend must do;
 //! `tests/ledger_conformance.rs` is one suite that is run against each of them.
 
+mod class;
 mod figures;
 pub mod postgres;
 mod query;

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use tokio_postgres::types::{ToSql, Type};
 
-use super::rows::{Class, holder_key, micros, number};
+use super::rows::{holder_key, micros, number};
+use crate::ledger::class::Class;
 use crate::ledger::{CertificateRecord, HolderId};
 
 /// The types of the arrays, in the order of `meshmint.record_1`.
@@ -76,13 +77,7 @@ impl<'r> Batch<'r> {
 
     /// The place of a record's class, from 1 as PostgreSQL counts.
     fn class_of(&mut self, places: &mut HashMap<Class, i32>, record: &'r CertificateRecord) -> i32 {
-        let class = Class {
-            kind: record.kind,
-            issuer: record.issuer.clone(),
-            generation: record.generation,
-            bundle_number: record.bundle_number,
-            key_algorithm: record.key_algorithm,
-        };
+        let class = Class::of(record);
         let next = i32::try_from(places.len() + 1).unwrap_or(i32::MAX);
         let place = *places.entry(class).or_insert(next);
         if place == next {

@@ -33,9 +33,10 @@ use self::chores::Chores;
 use self::connection::{ConnectError, Connection, Connector, Purpose};
 use self::lists::PAGE;
 use self::pool::{Lease, Parameter, Pool};
-use self::rows::{COLUMNS, Class, Classes, SELECT_CLASSES, counter, get, holder_key, integer, keepable, keepable_text, micros, number};
+use self::rows::{COLUMNS, Classes, SELECT_CLASSES, counter, get, holder_key, integer, keepable, keepable_text, micros, number};
 pub use self::settings::{PostgresSettings, UrlError};
 use self::writer::{Identity, Writer};
+use super::class::Class;
 use super::query::Order;
 use super::{
     AuditEntry, AuditPage, CertificateFilter, CertificateRecord, CommitWatch, Cursor, Figures, HolderId, HolderRecord, Ledger, LedgerError,

@@ -12,8 +12,8 @@ use tokio_postgres::types::FromSql;
 
 use crate::authority::{AuthorityId, GenerationNumber};
 use crate::callers::ObjectRef;
-use crate::ledger::{AuditEntry, CertificateRecord, HolderId, HolderRecord, Kind, LedgerError, Revocation, StoredCertificate};
-use crate::pki::PublicKeyAlgorithm;
+use crate::ledger::class::Class;
+use crate::ledger::{AuditEntry, CertificateRecord, HolderId, HolderRecord, LedgerError, Revocation, StoredCertificate};
 
 /// The columns of `meshmint.certificates c` that [`certificate`] reads.
 pub(super) const COLUMNS: &str = "c.id, c.class, c.serial, c.sha256, c.der, c.spiffe_id, c.cluster, c.namespace, c.service_account, c.pod_name, \
@@ -22,16 +22,6 @@ pub(super) const COLUMNS: &str = "c.id, c.class, c.serial, c.sha256, c.der, c.sp
 
 /// Microseconds in a minute.
 pub(super) const MINUTE: i64 = 60_000_000;
-
-/// What many certificates have in common.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Class {
-    pub(super) kind: Kind,
-    pub(super) issuer: AuthorityId,
-    pub(super) generation: GenerationNumber,
-    pub(super) bundle_number: u64,
-    pub(super) key_algorithm: Option<PublicKeyAlgorithm>,
-}
 
 /// Classes by their numbers.
 pub(super) type Classes = HashMap<i32, Arc<Class>>;

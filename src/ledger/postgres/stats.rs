@@ -9,8 +9,9 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::pool::{Lease, Parameter};
-use super::rows::{self, Class, Classes, MINUTE, SELECT_CLASSES, at, counter, get};
+use super::rows::{self, Classes, MINUTE, SELECT_CLASSES, at, counter, get};
 use crate::authority::GenerationNumber;
+use crate::ledger::class::Class;
 use crate::ledger::query::LIFETIME_CLASSES;
 use crate::ledger::{Kind, LedgerError, Stats, StatsRow};
 

@@ -7,9 +7,9 @@ use rusqlite::{Connection, params};
 
 use super::rows::{counter, micros, number, parsed};
 use crate::authority::{AuthorityId, GenerationNumber};
+use crate::ledger::class::Class;
 use crate::ledger::query::LIFETIME_CLASSES;
 use crate::ledger::{CertificateRecord, HolderId, Kind};
-use crate::pki::PublicKeyAlgorithm;
 
 /// Microseconds in a minute.
 pub(super) const MINUTE: i64 = 60_000_000;
@@ -40,16 +40,6 @@ pub(super) fn lifetime_class(lifetime: i64) -> u8 {
     let lifetime = u64::try_from(lifetime).unwrap_or(0);
     let class = LIFETIME_CLASSES.iter().position(|class| lifetime <= class * 1_000_000).unwrap_or(LIFETIME_CLASSES.len());
     u8::try_from(class).unwrap_or(u8::MAX)
-}
-
-/// What many certificates have in common.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Class {
-    pub(super) kind: Kind,
-    pub(super) issuer: AuthorityId,
-    pub(super) generation: GenerationNumber,
-    pub(super) bundle_number: u64,
-    pub(super) key_algorithm: Option<PublicKeyAlgorithm>,
 }
 
 /// One certificate on its way into the tables.
@@ -134,13 +124,7 @@ impl Numbers {
     }
 
     fn class_or_new(&mut self, connection: &Connection, record: &CertificateRecord) -> rusqlite::Result<i64> {
-        let class = Class {
-            kind: record.kind,
-            issuer: record.issuer.clone(),
-            generation: record.generation,
-            bundle_number: record.bundle_number,
-            key_algorithm: record.key_algorithm,
-        };
+        let class = Class::of(record);
         if let Some(number) = self.classes.get(&class) {
             return Ok(*number);
         }

@@ -8,9 +8,10 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, params};
 use time::OffsetDateTime;
 
-use super::entry::{Class, HolderKey, MINUTE, classes, holder_key, lifetime_class, minute_and_offset};
+use super::entry::{HolderKey, MINUTE, classes, holder_key, lifetime_class, minute_and_offset};
 use super::rows::{counter, key_algorithm, micros, parsed};
 use crate::authority::{AuthorityId, GenerationNumber};
+use crate::ledger::class::Class;
 use crate::ledger::query::LIFETIME_CLASSES;
 use crate::ledger::{Kind, Stats, StatsRow};
 
