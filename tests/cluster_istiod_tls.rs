@@ -240,6 +240,7 @@ async fn it_is_issued_again_until_istiod_shows_the_bundle_and_renewed_at_half_of
     admin.namespace("istio-system").await;
     admin.apply_rules(RULES).await;
     let clock = ManualClock::at(OffsetDateTime::now_utc());
+    common::goes_on(&clock);
     let world = common::issuer::World::found(Choices::default(), Arc::new(clock.clone()), SeededEntropy::new(7)).await;
     let api = Api::connect(&Access::Kubeconfig(shared.kubeconfig(shared.server.port())), Arc::new(clock.clone())).await.unwrap();
     let istiod = IstiodTls::new(IstiodTlsParts {
@@ -279,7 +280,7 @@ async fn it_is_issued_again_until_istiod_shows_the_bundle_and_renewed_at_half_of
         let before = admin.get(SECRET).await;
         show(&admin, kind, name, label, &other).await;
         settled(1).await;
-        clock.advance(Duration::from_secs(110));
+        clock.advance(Duration::from_secs(80));
         settled(1).await;
         assert_eq!(admin.get(SECRET).await["data"], before["data"], "the kubelet takes a while");
         clock.advance(minutes(1));

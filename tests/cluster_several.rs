@@ -210,6 +210,7 @@ async fn a_cluster_whose_tokens_get_another_issuer_is_joined_anew() {
     here.create(SECRETS, &secret(&west.admin_kubeconfig())).await;
 
     let clock = ManualClock::at(OffsetDateTime::now_utc());
+    common::goes_on(&clock);
     let shared: Arc<dyn Clock> = Arc::new(clock.clone());
     let rules = TokenRules::new(
         "cluster.local".parse().unwrap(),

@@ -138,3 +138,16 @@ pub async fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
     };
     assert!(tokio::time::timeout(PATIENCE, reached).await.is_ok(), "timed out waiting for {what}");
 }
+
+/// Lets a clock that a test moves also go on by itself, about as fast as a real one: a leap may end the time of a question that is under way,
+/// and what pauses then must come back. Until the test's runtime ends.
+pub fn goes_on(clock: &ManualClock) {
+    const TICK: Duration = Duration::from_millis(20);
+    let clock = clock.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(TICK).await;
+            clock.advance(TICK);
+        }
+    });
+}
