@@ -9,7 +9,7 @@ mod postgres;
 #[path = "common/replicas.rs"]
 mod replicas;
 
-use common::process::{Serve, get, wait_for};
+use common::process::{Serve, get, meshmint, wait_for};
 use replicas::{Load, NAMESPACE, World};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -65,6 +65,14 @@ async fn an_issuer_issues_and_can_not_read_the_root_key() {
     forbidden("GET", &format!("/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/meshmint-leader")).await;
     as_issuer.get(&format!("{secrets}/meshmint-issuing")).await;
     assert_eq!(world.secret(NAMESPACE, "meshmint-root").await.len(), 1);
+    // Nor does it change anything for an operator, who hears whom to ask.
+    let root = issuers[0].folder.path().join("root.pem");
+    std::fs::write(&root, issuers[0].bundle()).unwrap();
+    let socket = issuers[0].folder.path().join("admin.sock");
+    let add = ["authority", "trust", "add", root.to_str().unwrap(), "--reason", "a move", "--admin", socket.to_str().unwrap()];
+    let refused = block_in_place(|| meshmint(&add));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && said.contains("ask one of role authority"), "{said}");
 
     // Issuing keys come and go under load, and while the authority is frozen nobody notices.
     let load = Load::begin(&issuers, &world.token, 3);

@@ -14,7 +14,7 @@ use common::clock::ManualClock;
 use common::issuer::SeededEntropy;
 use common::shared;
 use meshmint::authority::{AuthorityPolicy, AuthorityState, GenerationNumber, MadeBy, Role};
-use meshmint::clock::SystemClock;
+use meshmint::clock::{Clock as _, SystemClock};
 use meshmint::cluster::{Access, ApiServer as Api};
 use meshmint::ledger::Ledger;
 use meshmint::ledger::sqlite::SqliteLedger;
@@ -252,6 +252,23 @@ async fn what_does_not_fit_together_is_refused() {
     world.store.swap(version.as_ref(), &current).await.unwrap();
     for keeper in [&leader, &follower] {
         keeper.tick().await.unwrap();
+    }
+
+    // Where the state names another ledger, what is recorded in ours counts for nobody: nothing is signed until it names ours again.
+    let mut moved = current.clone();
+    moved.ledger.as_mut().unwrap().id = "another".to_owned();
+    let (_, version) = world.store.load().await.unwrap().unwrap();
+    world.store.swap(Some(&version), &moved).await.unwrap();
+    for keeper in [&leader, &follower] {
+        assert!(keeper.published().load().limit > world.clock.now());
+        assert!(matches!(keeper.tick().await, Err(KeeperError::OtherLedger { .. })));
+        assert!(keeper.published().load().limit < world.clock.now());
+    }
+    let (_, version) = world.store.load().await.unwrap().unwrap();
+    world.store.swap(Some(&version), &current).await.unwrap();
+    for keeper in [&leader, &follower] {
+        keeper.tick().await.unwrap();
+        assert!(keeper.published().load().limit > world.clock.now());
     }
 
     // A replica with a ledger of its own would have a fence of its own.

@@ -38,8 +38,8 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 struct Held {
     /// The state as it is in the store.
     stored: (AuthorityState, Version),
-    /// The state that the published generation was made from.
-    published: AuthorityState,
+    /// The state that the published generation was made from; `None` where that generation was ended.
+    published: Option<AuthorityState>,
     sweep: Sweep,
 }
 
@@ -76,12 +76,13 @@ impl Keeper {
         let (changes, _) = watch::channel(generation.number);
         let outlook = outlook(&parts, &held.0);
         let heard = parts.clock.monotonic();
-        let held = Held { published: held.0.clone(), stored: held, sweep: Sweep::default() };
+        let state = ArcSwap::from_pointee(held.0.clone());
+        let held = Held { published: Some(held.0.clone()), stored: held, sweep: Sweep::default() };
         Ok(Self {
             parts,
             published: Arc::new(ArcSwap::from_pointee(generation)),
             outlook: ArcSwap::from_pointee(outlook),
-            state: ArcSwap::from_pointee(held.published.clone()),
+            state,
             held: Mutex::new(held),
             heard: std::sync::Mutex::new(heard),
             wanted: Arc::new(Notify::new()),
@@ -141,7 +142,8 @@ impl Keeper {
                 }
                 Err(error) => {
                     self.failures.fetch_add(1, Ordering::Relaxed);
-                    tracing::error!(%error, "the authority could not be kept up to date; the one in use goes on, trying again");
+                    let without = if error.is_of_the_fence() { "nothing is signed until then" } else { "the one in use goes on" };
+                    tracing::error!(%error, "the authority could not be kept up to date; {without}, trying again");
                     RETRY_PAUSE
                 }
             };
@@ -188,7 +190,12 @@ impl Keeper {
         if self.parts.store.is_shared() {
             self.follow(&mut held.stored).await?;
             // Before anything is done to it: what is closed in another ledger isn't closed.
-            self.fits(&held.stored.0)?;
+            if let Err(error) = self.fits(&held.stored.0) {
+                if error.is_of_the_fence() {
+                    self.end(&mut held);
+                }
+                return Err(error);
+            }
         }
         let lost = self.parts.ledger.figures().lost;
         if lost > self.lost.load(Ordering::Relaxed) {
@@ -260,7 +267,7 @@ impl Keeper {
         if *state != **self.state.load() {
             self.state.store(Arc::new(state.clone()));
         }
-        if *state == held.published {
+        if held.published.as_ref() == Some(state) {
             return Ok(());
         }
         self.fits(state)?;
@@ -274,9 +281,17 @@ impl Keeper {
             "publishing"
         );
         self.published.store(Arc::new(generation));
-        held.published = held.stored.0.clone();
+        held.published = Some(held.stored.0.clone());
         self.changes.send_if_modified(|latest| std::mem::replace(latest, number) != number);
         Ok(())
+    }
+
+    /// Lets the published generation sign nothing more: another ledger has the fence now, and what is recorded in ours counts for nobody.
+    fn end(&self, held: &mut Held) {
+        if held.published.take().is_some() {
+            let last = Generation::clone(&self.published.load());
+            self.published.store(Arc::new(Generation { limit: OffsetDateTime::UNIX_EPOCH, ..last }));
+        }
     }
 
     /// Says so, long before, when the chain that signs ends and no renewal will move its end: leaves only get shorter from then on.

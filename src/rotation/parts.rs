@@ -114,3 +114,10 @@ pub enum KeeperError {
     #[error("{0}")]
     Foreign(String),
 }
+
+impl KeeperError {
+    /// Whether the fence of this replica isn't that of the others, so that nothing may be signed here.
+    pub(super) fn is_of_the_fence(&self) -> bool {
+        matches!(self, Self::OtherLedger { .. })
+    }
+}

@@ -168,9 +168,19 @@ impl ApiServer {
         }
     }
 
-    /// SIGSTOP: connections stay open, and nothing is answered.
+    /// SIGSTOP: connections stay open, and nothing is answered. Returns once every thread has stopped: one that runs a moment longer may answer.
     pub fn freeze(&self) {
-        self.server.as_ref().expect("it runs").signal(Signal::STOP);
+        let server = self.server.as_ref().expect("it runs");
+        server.signal(Signal::STOP);
+        let threads = format!("/proc/{}/task", server.pid.as_raw_nonzero());
+        let stopped = |stat: &str| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'));
+        super::process::wait_for("every thread to stop", || {
+            let all = std::fs::read_dir(&threads).unwrap().flatten();
+            // A thread that ended meanwhile is as good.
+            all.map(|thread| std::fs::read_to_string(thread.path().join("stat")).unwrap_or_else(|_| ") T".to_owned()))
+                .all(|stat| stopped(&stat))
+                .then_some(())
+        });
     }
 
     /// SIGCONT.

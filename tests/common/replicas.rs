@@ -95,7 +95,14 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let yaml = self.yaml(folder.path(), kubeconfig, &self.database, NAMESPACE, more);
         let yaml = yaml.replace("servingIPAddresses: [127.0.0.1]", &format!("servingIPAddresses: [127.0.0.1]{server}"));
-        Replica { serve: block_in_place(|| Serve::start(folder.path(), &yaml)), folder, yaml }
+        Replica::start(folder, yaml)
+    }
+
+    /// One that logs as an operator has it, for measurements.
+    pub fn quiet_replica(&self) -> Replica {
+        let folder = tempfile::tempdir().unwrap();
+        let yaml = self.yaml(folder.path(), &self.kubeconfig(), &self.database, NAMESPACE, "").replace("level: debug", "level: info");
+        Replica::start(folder, yaml)
     }
 
     /// The entries of a Secret, decoded.
@@ -142,6 +149,10 @@ impl World {
 }
 
 impl Replica {
+    fn start(folder: TempDir, yaml: String) -> Self {
+        Self { serve: block_in_place(|| Serve::start(folder.path(), &yaml)), folder, yaml }
+    }
+
     pub fn leads(&self) -> bool {
         self.serve.metric("meshmint_leading") == 1.0
     }

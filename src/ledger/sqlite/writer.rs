@@ -5,7 +5,8 @@
 //! is rolled back, and the next one finds (or makes) a sound connection: nobody has to restart anything.
 //!
 //! Between commits it does its chores, two milliseconds or so of them at a time: it indexes what was appended (`indexing.rs`) and forgets
-//! what is past its retention (`pruning.rs`). What is new always goes first.
+//! what is past its retention (`pruning.rs`). What is new always goes first: under load a step comes with every so many new rows, so that chores are
+//! done in time and are spread evenly; in a pause they are all done.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -51,8 +52,9 @@ const PAGES_OF_A_COMMIT: usize = 3;
 const ROWS_OF_A_PAGE: usize = 3;
 const PAGES_OF_A_CHORE: usize = 64;
 
-/// Rows in one commit for each step of indexing that follows it: more is indexed than comes in.
-const ROWS_FOR_A_STEP: usize = 64;
+/// New rows for each step of a chore. A batch of 4,096 rows takes about forty steps to index and a step forgets fifty, so this is enough for both,
+/// turn by turn, where as much is forgotten as comes in.
+const ROWS_FOR_A_STEP: usize = 24;
 
 /// What a command did, where its caller wants to know.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -101,6 +103,10 @@ pub(super) struct Writer {
     prunes: VecDeque<Job>,
     /// How many commands the last commit carried.
     carried: usize,
+    /// New rows since the last step of a chore that was due.
+    since_step: usize,
+    /// Whether that step pruned: the next one indexes, if it can.
+    pruned: bool,
     /// After a chore that failed: turns until they are tried again, however much there is to commit.
     rest: usize,
     /// Whether the last transaction failed, so that the log tells the change and not every failure.
@@ -125,8 +131,24 @@ impl Writer {
         readers.reopen(opened.identity);
         let main = opened.identity.main;
         let opened = Some(opened);
-        let (high_water, prunes, carried, rest, failing) = (0, VecDeque::new(), 0, 0, false);
-        Ok(Self { place, ledger_id, main, opened, high_water, commits, readers, accounts, recent, checkpoints, prunes, carried, rest, failing })
+        Ok(Self {
+            place,
+            ledger_id,
+            main,
+            opened,
+            high_water: 0,
+            commits,
+            readers,
+            accounts,
+            recent,
+            checkpoints,
+            prunes: VecDeque::new(),
+            carried: 0,
+            since_step: 0,
+            pruned: false,
+            rest: 0,
+            failing: false,
+        })
     }
 
     /// Works until every sender is gone and the queue is empty, then closes the ledger.
@@ -137,10 +159,15 @@ impl Writer {
             self.carried = jobs.len();
             self.rest = self.rest.saturating_sub(1);
             let rows = self.answer(&mut jobs);
-            match woken {
-                Woken::Quiet => self.chores(usize::MAX, || !queue.is_empty()),
-                _ if self.is_due() => self.chores(1 + rows / ROWS_FOR_A_STEP, || false),
-                _ => {}
+            if woken == Woken::Quiet {
+                self.since_step = 0;
+                self.chores(usize::MAX, || !queue.is_empty());
+            } else if self.is_due() {
+                self.since_step += rows;
+                // Where little comes in, there is time for a step with each commit.
+                let steps = (self.since_step / ROWS_FOR_A_STEP).max(usize::from(self.carried < SEVERAL));
+                self.since_step %= ROWS_FOR_A_STEP;
+                self.chores(steps, || false);
             }
         }
         self.close();
@@ -148,14 +175,12 @@ impl Writer {
 
     /// Waits for something to do; `None` when nothing will come any more. A command that comes alone is not kept waiting.
     fn wait(&self, queue: &Receiver<Job>) -> Option<Woken> {
-        if self.is_due() {
-            return Some(if queue.is_empty() { Woken::Quiet } else { Woken::Filled });
-        }
         if self.carried >= SEVERAL && queue.wait(GATHERED, Some(GATHERING)) == Woken::Filled {
             return Some(Woken::Filled);
         }
         let complete = self.opened.as_ref().and_then(|opened| opened.index.as_ref()).is_none_or(Index::is_complete);
-        match queue.wait(1, (!complete || !self.prunes.is_empty()).then_some(QUIET)) {
+        let patience = if self.is_due() { Some(GATHERING) } else { (!complete || !self.prunes.is_empty()).then_some(QUIET) };
+        match queue.wait(1, patience) {
             Woken::Closed => None,
             woken => Some(woken),
         }
@@ -260,6 +285,7 @@ impl Writer {
 
     /// One step of pruning or indexing; returns whether there is more to do.
     fn chore(&mut self) -> Result<bool, String> {
+        let pruned = std::mem::take(&mut self.pruned);
         let wanted = self.prunes.front().map(|job| match job.command {
             Command::Prune { before, limit } => (before, limit),
             _ => (OffsetDateTime::UNIX_EPOCH, 0),
@@ -273,6 +299,7 @@ impl Writer {
         // What was issued before anything that is due may end is indexed first: it may be due, too, and whether it is its holder's latest can be
         // told only as long as that holder's other certificates are on record.
         let prunable = wanted.filter(|(before, _)| index.earliest().is_none_or(|earliest| earliest >= micros(*before)));
+        let prunable = prunable.filter(|_| !(pruned && index.is_due()));
         let connection = &mut opened.connection;
         let outcome = schema::unflushed(connection, |connection| match prunable {
             Some((before, limit)) => prune(connection, index, micros(before), limit).map(Some),
@@ -283,6 +310,7 @@ impl Writer {
                 let (more, waiting) = (!index.is_complete(), index.waiting());
                 self.checkpoints.appended(PAGES_OF_A_CHORE);
                 self.accounts.chore(done.map_or(0, |done| done.pruned), waiting);
+                self.pruned = done.is_some();
                 if let Some(done) = done
                     && let Some(job) = self.prunes.pop_front()
                 {

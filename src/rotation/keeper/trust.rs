@@ -2,7 +2,7 @@
 //! any other change of the state, so that it is in the very next answer.
 
 use super::super::advance::with_high_water;
-use super::super::parts::KeeperError;
+use super::super::parts::{Duty, KeeperError};
 use super::Keeper;
 use crate::authority::{AuthorityId, Joining, TrustError, foreign_root};
 use crate::ledger::{AuditEntry, LedgerError};
@@ -41,6 +41,9 @@ pub struct Trusted {
 /// Why a root is not trusted.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustRefusal {
+    /// This replica may not write the state.
+    #[error("a replica of role issuer changes nothing: ask one of role authority")]
+    Issuer,
     /// The root.
     #[error(transparent)]
     Root(#[from] TrustError),
@@ -58,6 +61,9 @@ impl Keeper {
     /// # Errors
     /// [`TrustRefusal`]; nothing was changed then, unless the store is away: then it may have been.
     pub async fn add_trust(&self, order: &TrustOrder) -> Result<Trusted, TrustRefusal> {
+        if self.parts.duty == Duty::Follow {
+            return Err(TrustRefusal::Issuer);
+        }
         let mut on_record = false;
         let outcome = self.try_to_add(order, &mut on_record).await;
         if let (true, Err(why)) = (on_record, &outcome) {

@@ -39,7 +39,7 @@ fn clients_read(pem: &str) -> Result<(), Status> {
 fn refused(refusal: &TrustRefusal) -> Status {
     let words = refusal.to_string();
     match refusal {
-        TrustRefusal::Root(TrustError::Full(_)) => Status::failed_precondition(words),
+        TrustRefusal::Issuer | TrustRefusal::Root(TrustError::Full(_)) => Status::failed_precondition(words),
         TrustRefusal::Root(_) => Status::invalid_argument(words),
         TrustRefusal::Audit(_) | TrustRefusal::Store(_) => Status::unavailable(words),
     }
