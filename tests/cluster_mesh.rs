@@ -265,7 +265,9 @@ async fn each_thing_that_is_wrong_is_told_and_what_is_right_is_not() {
 
     // Versions.
     let ztunnel = |image: &str| program_of(image, "DaemonSet", "ztunnel", &[("CA_ADDRESS", &format!("{OURS}:443"))]);
-    for (image, said) in [("host:5000/ztunnel:1.29.1-distroless", "ztunnel 1.29.1 must be restarted after every new root"), ("ztunnel:1.27.9", "older than 1.28.0")] {
+    for (image, said) in
+        [("host:5000/ztunnel:1.29.1-distroless", "ztunnel 1.29.1 must be restarted after every new root"), ("ztunnel:1.27.9", "older than 1.28.0")]
+    {
         world.put(&format!("{DAEMON_SETS}/ztunnel"), &ztunnel(image)).await;
         let seen = world.look();
         well(&seen, &["mesh-versions"]);
@@ -324,7 +326,12 @@ async fn permissions_are_those_of_the_configuration_that_is_installed() {
     let seen = world.look_as(&admin, &[]);
     let (severity, said) = seen.one("mesh-permissions");
     assert!(severity == "failed" && said.contains("lacks permissions with its configuration"), "{said}");
-    let lacking = ["patch configmaps/istio-ca-root-cert", "create secrets/istiod-tls in istio-system", "list mutatingwebhookconfigurations", "create subjectaccessreviews"];
+    let lacking = [
+        "patch configmaps/istio-ca-root-cert",
+        "create secrets/istiod-tls in istio-system",
+        "list mutatingwebhookconfigurations",
+        "create subjectaccessreviews",
+    ];
     assert!(lacking.iter().all(|each| said.contains(each)) && !said.contains("pods"), "{said}");
     seen.assert_one("mesh-versions", "warning", "meshmint-system/meshmint is 9.9.9, this command is");
 
@@ -336,7 +343,11 @@ async fn permissions_are_those_of_the_configuration_that_is_installed() {
 
     // The file that somebody is about to install goes before the one that is there.
     let file = world.folder.path().join("next.yaml");
-    std::fs::write(&file, configuration("cluster: { inCluster: true, remoteSecretsNamespace: meshmint-system }\n").replacen("cluster: { inCluster: true }\n", "", 1)).unwrap();
+    std::fs::write(
+        &file,
+        configuration("cluster: { inCluster: true, remoteSecretsNamespace: meshmint-system }\n").replacen("cluster: { inCluster: true }\n", "", 1),
+    )
+    .unwrap();
     let next = world.look_as(&admin, &["--config", file.to_str().unwrap(), "--admin", world.folder.path().join("admin.sock").to_str().unwrap()]);
     next.assert_one("mesh-permissions", "failed", "list secrets in meshmint-system");
 

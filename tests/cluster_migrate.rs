@@ -127,15 +127,19 @@ impl World {
         for namespace in ["istio-system", "shop", "cert-manager", NAMESPACE] {
             admin.namespace(namespace).await;
         }
-        admin.create("/apis/apps/v1/namespaces/istio-system/deployments", &program("Deployment", "istiod", "docker.io/istio/pilot:1.30.3", istiod)).await;
+        admin
+            .create("/apis/apps/v1/namespaces/istio-system/deployments", &program("Deployment", "istiod", "docker.io/istio/pilot:1.30.3", istiod))
+            .await;
         let address = if ca_address.is_empty() { "istiod.istio-system.svc:15012" } else { ca_address };
         let ztunnel = program("DaemonSet", "ztunnel", "docker.io/istio/ztunnel:1.30.3-distroless", &[("CA_ADDRESS", address)]);
         admin.create("/apis/apps/v1/namespaces/istio-system/daemonsets", &ztunnel).await;
         let labels = json!({"istio.io/rev": "default"});
-        let mesh = "trustDomain: mesh.example\ndefaultConfig:\n  discoveryAddress: istiod.istio-system.svc:15012\n  proxyMetadata:\n    SECRET_TTL: 12h\n";
+        let mesh =
+            "trustDomain: mesh.example\ndefaultConfig:\n  discoveryAddress: istiod.istio-system.svc:15012\n  proxyMetadata:\n    SECRET_TTL: 12h\n";
         admin.create(MAPS, &json!({"metadata": {"name": "istio", "labels": labels}, "data": {"mesh": mesh, "meshNetworks": "networks: {}"}})).await;
         let injector = json!({"global": {"caAddress": ca_address, "multiCluster": {"clusterName": "east"}, "sds": {"token": {"aud": "istio-ca"}}}});
-        let injector = json!({"metadata": {"name": "istio-sidecar-injector", "labels": labels}, "data": {"config": "", "values": injector.to_string()}});
+        let injector =
+            json!({"metadata": {"name": "istio-sidecar-injector", "labels": labels}, "data": {"config": "", "values": injector.to_string()}});
         admin.create(MAPS, &injector).await;
         admin.create(MAPS, &json!({"metadata": {"name": "istio-ca-root-cert"}, "data": {"root-cert.pem": ca.certificate}})).await;
         let proxy = json!({"name": "istio-proxy", "image": "image", "env": [{"name": "CA_ADDR", "value": ca_address}]});
@@ -155,7 +159,9 @@ impl World {
     }
 
     fn plan_as(&self, kubeconfig: &Path, args: &[&str]) -> Printed {
-        Printed::of(&meshmint(&[&["migrate", "plan", "--image", "registry.example/meshmint", "--kubeconfig", kubeconfig.to_str().unwrap()], args].concat()))
+        Printed::of(&meshmint(
+            &[&["migrate", "plan", "--image", "registry.example/meshmint", "--kubeconfig", kubeconfig.to_str().unwrap()], args].concat(),
+        ))
     }
 
     /// Runs a printed command in a real shell, in a folder with these files; kubectl only notes what it is called with. Returns the calls.
@@ -165,13 +171,14 @@ impl World {
         std::fs::create_dir(&calls).unwrap();
         std::fs::create_dir(&bin).unwrap();
         let kubectl = bin.join("kubectl");
-        std::fs::write(&kubectl, "#!/bin/sh\nprintf '%s\\0' \"$@\" > \"$CALLS/$$\"\n[ \"$4\" != create ] || cat > /dev/null\n").unwrap();
+        std::fs::write(&kubectl, "#!/bin/sh\nprintf '%s\\0' \"$@\" > \"$CALLS/$$\"\n[ \"$3\" != create ] || cat > /dev/null\n").unwrap();
         std::fs::set_permissions(&kubectl, std::fs::Permissions::from_mode(0o755)).unwrap();
         for (name, text) in files {
             std::fs::write(at.path().join(name), text).unwrap();
         }
         let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
-        let ran = Command::new("sh").args(["-euc", command]).current_dir(at.path()).env("CALLS", &calls).env("PATH", path).stdin(Stdio::null()).output();
+        let ran =
+            Command::new("sh").args(["-euc", command]).current_dir(at.path()).env("CALLS", &calls).env("PATH", path).stdin(Stdio::null()).output();
         let ran = ran.unwrap();
         assert!(ran.status.success(), "{command}: {}", String::from_utf8_lossy(&ran.stderr));
         let noted = std::fs::read_dir(&calls).unwrap().map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap());
@@ -235,14 +242,29 @@ async fn istiods_own_key_is_handed_over_as_planned() {
     let plan = printed.json();
     let found = &plan["found"];
     assert_eq!(plan["way"], "keepRoot");
-    assert_eq!((&found["trustDomain"], &found["cluster"], &found["lifetime"]), (&json!("mesh.example"), &json!("east"), &json!(12 * 3600)), "{found:#}");
+    assert_eq!(
+        (&found["trustDomain"], &found["cluster"], &found["lifetime"]),
+        (&json!("mesh.example"), &json!("east"), &json!(12 * 3600)),
+        "{found:#}"
+    );
     assert_eq!((&found["tokenIssuer"], &found["remoteClusters"]), (&json!(CLUSTER_ISSUER), &json!(["west"])));
-    assert_eq!((&found["signer"]["on"], &found["signer"]["key"]["secret"], &found["signer"]["key"]["form"]), (&json!(true), &json!("istio-ca-secret"), &json!("selfSigned")));
-    assert_eq!((&found["istiods"][0]["version"], &found["ztunnels"][0]["version"], &found["proxies"]), (&json!("1.30.3"), &json!("1.30.3"), &json!({"shop": 1})));
+    assert_eq!(
+        (&found["signer"]["on"], &found["signer"]["key"]["secret"], &found["signer"]["key"]["form"]),
+        (&json!(true), &json!("istio-ca-secret"), &json!("selfSigned"))
+    );
+    assert_eq!(
+        (&found["istiods"][0]["version"], &found["ztunnels"][0]["version"], &found["proxies"]),
+        (&json!("1.30.3"), &json!("1.30.3"), &json!({"shop": 1}))
+    );
     let secrets = [&*ca.key, &*base64(&ca.key), "token-of-another-cluster"];
     for args in [&[][..], &["--new-root"], &["--back"], &["-o", "json"]] {
         let printed = world.plan(args);
-        assert!(printed.code == Some(0) && !secrets.iter().any(|secret| printed.text.contains(secret)), "{args:?}: {}{}", printed.text, printed.error);
+        assert!(
+            printed.code == Some(0) && !secrets.iter().any(|secret| printed.text.contains(secret)),
+            "{args:?}: {}{}",
+            printed.text,
+            printed.error
+        );
     }
     let helm = Helm::new();
     let rendered = assert_values_render(&helm, &plan);
@@ -346,9 +368,16 @@ async fn cert_managers_kinds(admin: &Client) {
 fn istio_csr(issuer: (&str, &str)) -> Value {
     let mut csr = program("Deployment", "cert-manager-istio-csr", "quay.io/jetstack/cert-manager-istio-csr:v0.14.3", &[]);
     csr["spec"]["template"]["spec"]["containers"][0]["args"] = json!([
-        "--log-level=1", "--certificate-namespace=istio-system", "--issuer-enabled=true", format!("--issuer-kind={}", issuer.0),
-        format!("--issuer-name={}", issuer.1), "--issuer-group=cert-manager.io", "--root-ca-file=", "--max-client-certificate-duration=1h",
-        "--runtime-issuance-config-map-name=", "--runtime-issuance-config-map-namespace=cert-manager",
+        "--log-level=1",
+        "--certificate-namespace=istio-system",
+        "--issuer-enabled=true",
+        format!("--issuer-kind={}", issuer.0),
+        format!("--issuer-name={}", issuer.1),
+        "--issuer-group=cert-manager.io",
+        "--root-ca-file=",
+        "--max-client-certificate-duration=1h",
+        "--runtime-issuance-config-map-name=",
+        "--runtime-issuance-config-map-namespace=cert-manager",
     ]);
     csr
 }
@@ -366,7 +395,8 @@ async fn istio_csr_and_its_issuer_are_found() {
     cert_managers_kinds(&world.admin).await;
     let deployments = "/apis/apps/v1/namespaces/cert-manager/deployments";
     world.admin.create(deployments, &istio_csr(("Issuer", "istio-ca"))).await;
-    let issuer = json!({"apiVersion": "cert-manager.io/v1", "kind": "Issuer", "metadata": {"name": "istio-ca"}, "spec": {"ca": {"secretName": "istio-ca"}}});
+    let issuer =
+        json!({"apiVersion": "cert-manager.io/v1", "kind": "Issuer", "metadata": {"name": "istio-ca"}, "spec": {"ca": {"secretName": "istio-ca"}}});
     world.admin.create("/apis/cert-manager.io/v1/namespaces/istio-system/issuers", &issuer).await;
     world.secret("istio-system", "istio-ca", &[("tls.crt", &ca.certificate), ("tls.key", &ca.key), ("ca.crt", &root_pem)]).await;
     let annotations = json!({"cert-manager.io/certificate-name": "istiod"});
@@ -374,7 +404,10 @@ async fn istio_csr_and_its_issuer_are_found() {
 
     let helm = Helm::new();
     let plan = world.plan(&["-o", "json"]).json();
-    assert_eq!((&plan["way"], &plan["found"]["signer"]["kind"], &plan["found"]["signer"]["issuer"]), (&json!("keepRoot"), &json!("istioCsr"), &json!("Issuer istio-ca")));
+    assert_eq!(
+        (&plan["way"], &plan["found"]["signer"]["kind"], &plan["found"]["signer"]["issuer"]),
+        (&json!("keepRoot"), &json!("istioCsr"), &json!("Issuer istio-ca"))
+    );
     assert_eq!((&plan["found"]["lifetime"], &plan["found"]["unread"]), (&json!(3600), &json!([])), "{plan:#}");
     let rendered = assert_values_render(&helm, &plan);
     assert_eq!(rendered[0]["certificates"]["maxLifetime"], "1h");
@@ -386,9 +419,14 @@ async fn istio_csr_and_its_issuer_are_found() {
     assert!(back.code == Some(0) && back.text.contains(&format!("caAddress: {CSR}")), "{}", back.text);
 
     // Another type of issuer has its key elsewhere.
-    let vault = json!({"apiVersion": "cert-manager.io/v1", "kind": "ClusterIssuer", "metadata": {"name": "vault"}, "spec": {"vault": {"path": "pki"}}});
+    let vault =
+        json!({"apiVersion": "cert-manager.io/v1", "kind": "ClusterIssuer", "metadata": {"name": "vault"}, "spec": {"vault": {"path": "pki"}}});
     world.admin.create("/apis/cert-manager.io/v1/clusterissuers", &vault).await;
-    world.admin.ask("PUT", &format!("{deployments}/cert-manager-istio-csr"), "application/json", &istio_csr(("ClusterIssuer", "vault"))).await.unwrap();
+    world
+        .admin
+        .ask("PUT", &format!("{deployments}/cert-manager-istio-csr"), "application/json", &istio_csr(("ClusterIssuer", "vault")))
+        .await
+        .unwrap();
     let plan = world.plan(&["-o", "json"]).json();
     assert_eq!((&plan["way"], &plan["found"]["signer"]["key"]), (&json!("newRoot"), &Value::Null));
     assert!(assert_values_render(&helm, &plan).iter().all(|configuration| configuration["authority"].is_null()));

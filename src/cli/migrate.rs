@@ -97,7 +97,8 @@ async fn planned(args: PlanArgs) -> Result<(String, bool), String> {
     };
     let clock = SystemClock::shared();
     let access = Access::Person { kubeconfig: args.kubeconfig, context: args.context };
-    let (surveyor, kubernetes) = Surveyor::connect(&access, clock.clone()).await.map_err(|error| format!("the cluster can't be looked at: {error}"))?;
+    let (surveyor, kubernetes) =
+        Surveyor::connect(&access, clock.clone()).await.map_err(|error| format!("the cluster can't be looked at: {error}"))?;
     let mesh = surveyor.mesh().await;
     let mut namespaces: Vec<_> = mesh.istiods.iter().flatten().map(|istiod| istiod.namespace.as_str()).collect();
     namespaces.sort_unstable();

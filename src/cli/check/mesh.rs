@@ -280,7 +280,9 @@ mod tests {
             clock(&ApiVersion { version: "v1.34.1".to_owned(), date }, now, &mut report);
             report.outcome()
         };
-        for (apart, outcome) in [(0, Outcome::Ok), (5, Outcome::Ok), (6, Outcome::Warnings), (-6, Outcome::Warnings), (31, Outcome::Failed), (-31, Outcome::Failed)] {
+        for (apart, outcome) in
+            [(0, Outcome::Ok), (5, Outcome::Ok), (6, Outcome::Warnings), (-6, Outcome::Warnings), (31, Outcome::Failed), (-31, Outcome::Failed)]
+        {
             assert_eq!(severity(Some(now + time::Duration::seconds(apart))), outcome, "{apart}");
         }
         assert_eq!(severity(None), Outcome::Warnings);

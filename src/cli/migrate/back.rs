@@ -46,7 +46,10 @@ impl Planner<'_> {
             title: "See that the root of the CA of before is trusted everywhere".to_owned(),
             why: "Otherwise the first workload that goes back is refused by the others.".to_owned(),
             act,
-            done: vec![self.look(), say("The line mesh-roots is ok, and bundle.pem (`meshmint inspect bundle.pem`) has the root of the CA of before.")],
+            done: vec![
+                self.look(),
+                say("The line mesh-roots is ok, and bundle.pem (`meshmint inspect bundle.pem`) has the root of the CA of before."),
+            ],
             back: vec![],
         }
     }
@@ -60,7 +63,10 @@ impl Planner<'_> {
         if key.form == Form::SelfSigned {
             act.push(say("istiod signs with istio-ca-secret, and hands out that root alone. That is right where meshmint has the same root (it was imported). With a root of its own, make the Secret cacerts first as in the way there, or workloads don't trust meshmint's certificates any more."));
         } else {
-            act.extend([say("istiod must go on handing out meshmint's root, too:"), run([put_file(&key.namespace, &key.secret, entry, "bundle.pem")])]);
+            act.extend([
+                say("istiod must go on handing out meshmint's root, too:"),
+                run([put_file(&key.namespace, &key.secret, entry, "bundle.pem")]),
+            ]);
         }
         act.extend(self.upgrade_istiod(&self.address(), Some(true)));
         Step {
@@ -81,7 +87,10 @@ impl Planner<'_> {
             title: "Let new pods ask the CA of before".to_owned(),
             why: "meshmint goes on signing for the pods of before.".to_owned(),
             act: self.upgrade_istiod(&address, None),
-            done: vec![say("Restart one workload that you can spare: it is ready, and talks to the others."), run(["kubectl --namespace NAMESPACE rollout restart deployment/NAME".to_owned()])],
+            done: vec![
+                say("Restart one workload that you can spare: it is ready, and talks to the others."),
+                run(["kubectl --namespace NAMESPACE rollout restart deployment/NAME".to_owned()]),
+            ],
             back: self.upgrade_istiod(&self.address(), None),
         }
     }
@@ -127,7 +136,13 @@ impl Planner<'_> {
                 run([self.helm("upgrade"), self.rolled_out(), format!("kubectl --namespace {istio} delete secret istiod-tls")]),
                 ending,
             ],
-            done: vec![run([format!("kubectl --namespace {istio} rollout status deployment --timeout=5m"), "meshmint check --kube --bundle bundle.pem".to_owned()]), say("The line mesh-webhooks is ok, and new pods are injected.")],
+            done: vec![
+                run([
+                    format!("kubectl --namespace {istio} rollout status deployment --timeout=5m"),
+                    "meshmint check --kube --bundle bundle.pem".to_owned(),
+                ]),
+                say("The line mesh-webhooks is ok, and new pods are injected."),
+            ],
             back: vec![values("meshmint", chart::meshmint(self.facts, &self.choice.image, Stage::Alone, None)), run([self.helm("upgrade")])],
         }
     }
@@ -136,10 +151,15 @@ impl Planner<'_> {
         let ours = word(&self.choice.namespace);
         Step {
             title: "Uninstall meshmint".to_owned(),
-            why: format!("Not before its last certificate has ended ({} hours): until then workloads must trust its root.", hours(self.facts.lifetime)),
+            why: format!(
+                "Not before its last certificate has ended ({} hours): until then workloads must trust its root.",
+                hours(self.facts.lifetime)
+            ),
             act: vec![
                 run([format!("helm uninstall meshmint --namespace {ours}")]),
-                say("Its volume stays (data-meshmint-0). It is the CA and its record: delete it when you need neither. Take its root out of root-cert.pem of the old CA last."),
+                say(
+                    "Its volume stays (data-meshmint-0). It is the CA and its record: delete it when you need neither. Take its root out of root-cert.pem of the old CA last.",
+                ),
             ],
             done: vec![run([format!("kubectl --namespace {ours} get all")])],
             back: vec![run([self.helm("install")])],

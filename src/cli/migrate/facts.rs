@@ -12,8 +12,8 @@ use super::super::istio::Version;
 use crate::authority::AuthorityId;
 use crate::cluster::{ApiError, ApiVersion, CaSecret, CertManagerIssuer, IstioCsr, IstiodTls, Program, Signing, Survey};
 use crate::config::parse_duration;
-use crate::pki::inspect::printable_name;
 use crate::pki::certificates_from_pem;
+use crate::pki::inspect::printable_name;
 
 /// How long certificates live where nobody says otherwise: what Istio's agents ask for, and istio-csr's limit.
 const LIFETIME: Duration = Duration::from_secs(24 * 3600);
@@ -163,7 +163,9 @@ pub(super) struct Unread {
 /// In words, where there is nothing to plan for.
 pub(super) fn facts(kubernetes: &ApiVersion, survey: &Survey, signing: &Signing) -> Result<Facts, String> {
     let found = survey.istiods.as_ref().map_err(|error| {
-        format!("istiod's Deployments can't be read ({error}); without them there is no plan. See `kubectl auth can-i list deployments --all-namespaces`")
+        format!(
+            "istiod's Deployments can't be read ({error}); without them there is no plan. See `kubectl auth can-i list deployments --all-namespaces`"
+        )
     })?;
     let Some(first) = found.first() else {
         return Err("there is no istiod in this cluster (no Deployment with label app=istiod)".to_owned());
@@ -292,8 +294,7 @@ fn of_istio_csr(csr: &IstioCsr, or_note: &mut impl FnMut(&str, &ApiError, &str, 
         Err(error) => or_note("istio-csr's issuer", error, "a new root", "get issuers.cert-manager.io --all-namespaces"),
     }
     let longest = csr.flags.get("max-client-certificate-duration").and_then(|text| go_duration(text)).unwrap_or(ISTIO_CSR_LIFETIME);
-    let signer =
-        Signer::IstioCsr { namespace: csr.namespace.clone(), deployment: csr.name.clone(), release: csr.release.clone(), issuer, key };
+    let signer = Signer::IstioCsr { namespace: csr.namespace.clone(), deployment: csr.name.clone(), release: csr.release.clone(), issuer, key };
     (signer, longest)
 }
 
@@ -348,4 +349,3 @@ fn certificate(der: &[u8]) -> Option<Certificate> {
         path_length: read.basic_constraints().ok().flatten().and_then(|constraints| constraints.value.path_len_constraint),
     })
 }
-

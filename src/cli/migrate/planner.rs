@@ -41,7 +41,10 @@ pub(super) fn plan<'a>(facts: &'a Facts, choice: &Choice, now: OffsetDateTime) -
         Some(Way::KeepRoot) if facts.key().is_none() => {
             return Err("the root can't be kept: the key of istio-csr's issuer isn't in a Secret that could be read. Plan with --new-root".to_owned());
         }
-        Some(Way::Back) => (Way::Back, "You chose it. Each step undoes one of the way there, in the other order: first the signer, then who gives out roots.".to_owned()),
+        Some(Way::Back) => (
+            Way::Back,
+            "You chose it. Each step undoes one of the way there, in the other order: first the signer, then who gives out roots.".to_owned(),
+        ),
         Some(way) if way != suits => (way, format!("You chose it. What would suit is the other way: {because}")),
         _ => (suits, because),
     };
@@ -49,9 +52,13 @@ pub(super) fn plan<'a>(facts: &'a Facts, choice: &Choice, now: OffsetDateTime) -
     if let (Signer::Istiod { on: false, .. }, false) = (&facts.signer, way == Way::Back) {
         let asked = &facts.new_pods_ask;
         return Err(if *asked == planner.address() {
-            "this mesh has moved: istiod's CA is off and new pods ask meshmint. `meshmint check --kube` says what is left; --back plans the way back".to_owned()
+            "this mesh has moved: istiod's CA is off and new pods ask meshmint. `meshmint check --kube` says what is left; --back plans the way back"
+                .to_owned()
         } else {
-            format!("istiod's CA is off, and new pods ask {asked:?}, which is neither istio-csr nor meshmint ({}): there is no plan for that CA", planner.address())
+            format!(
+                "istiod's CA is off, and new pods ask {asked:?}, which is neither istio-csr nor meshmint ({}): there is no plan for that CA",
+                planner.address()
+            )
         });
     }
     let steps = if way == Way::Back { planner.steps_back() } else { planner.steps_there() };
@@ -61,7 +68,10 @@ pub(super) fn plan<'a>(facts: &'a Facts, choice: &Choice, now: OffsetDateTime) -
 /// The way that suits, and why.
 fn suits(facts: &Facts, now: OffsetDateTime) -> (Way, String) {
     let Some(key) = facts.key() else {
-        return (Way::NewRoot, "The key of istio-csr's issuer isn't in a Secret that can be read, so meshmint begins with a root of its own.".to_owned());
+        return (
+            Way::NewRoot,
+            "The key of istio-csr's issuer isn't in a Secret that can be read, so meshmint begins with a root of its own.".to_owned(),
+        );
     };
     match &key.certificate {
         Some(certificate) if certificate.not_after - now < WORTH_KEEPING => (
@@ -150,7 +160,10 @@ impl Planner<'_> {
 
     /// A command of meshmint's in its pod.
     pub(super) fn inside(&self, command: &str) -> String {
-        format!("kubectl --namespace {} exec statefulset/meshmint -- meshmint {command} --admin /run/meshmint/admin.sock", word(&self.choice.namespace))
+        format!(
+            "kubectl --namespace {} exec statefulset/meshmint -- meshmint {command} --admin /run/meshmint/admin.sock",
+            word(&self.choice.namespace)
+        )
     }
 
     /// The bundle, and the mesh held against it.
@@ -172,7 +185,10 @@ impl Planner<'_> {
         let mut parts = vec![values("istiod", chart::istiod(ca_address, signs))];
         parts.extend(self.facts.istiods.iter().map(|istiod| match &istiod.release {
             Some(release) => run([upgrade(release, "istiod", &istiod.namespace, istiod.version.map(|version| version.to_string()))]),
-            None => say(format!("{}/{} is no Helm release: put these values where you installed it with (below spec.values of an IstioOperator), and install again.", istiod.namespace, istiod.deployment)),
+            None => say(format!(
+                "{}/{} is no Helm release: put these values where you installed it with (below spec.values of an IstioOperator), and install again.",
+                istiod.namespace, istiod.deployment
+            )),
         }));
         parts
     }
@@ -182,7 +198,10 @@ impl Planner<'_> {
         let mut parts = vec![values("ztunnel", chart::ztunnel(ca_address))];
         parts.extend(self.facts.ztunnels.iter().map(|ztunnel| match &ztunnel.release {
             Some(release) => run([upgrade(release, "ztunnel", &ztunnel.namespace, ztunnel.version.map(|version| version.to_string()))]),
-            None => say(format!("{}/{} is no Helm release: put these values where you installed it with, and install again.", ztunnel.namespace, ztunnel.daemon_set)),
+            None => say(format!(
+                "{}/{} is no Helm release: put these values where you installed it with, and install again.",
+                ztunnel.namespace, ztunnel.daemon_set
+            )),
         }));
         parts.extend(self.facts.ztunnels.iter().map(|ztunnel| {
             run([format!("kubectl --namespace {} rollout status daemonset/{}", word(&ztunnel.namespace), word(&ztunnel.daemon_set))])
@@ -203,7 +222,10 @@ impl Planner<'_> {
     /// Restarts what makes pods with proxies, a namespace after the other.
     pub(super) fn restart_workloads(&self) -> Vec<Part> {
         if self.facts.proxies.is_empty() {
-            return vec![run(["kubectl --namespace NAMESPACE rollout restart deployment,statefulset,daemonset".to_owned()])];
+            return vec![
+                say("No pod with a proxy was found, or pods could not be read. Where there are some:"),
+                run(["kubectl --namespace NAMESPACE rollout restart deployment,statefulset,daemonset"]),
+            ];
         }
         let kinds = "deployment,statefulset,daemonset";
         vec![
@@ -228,7 +250,11 @@ impl Planner<'_> {
         }
         if let (Way::KeepRoot, Some(Key { certificate: Some(certificate), form, .. })) = (self.way, facts.key()) {
             if certificate.path_length == Some(0) && !certificate.self_signed {
-                notes.push(format!("{} may have no CA below it (pathlen:0), so meshmint signs with it directly and can't renew it: it ends {}.", certificate.subject, certificate.not_after.date()));
+                notes.push(format!(
+                    "{} may have no CA below it (pathlen:0), so meshmint signs with it directly and can't renew it: it ends {}.",
+                    certificate.subject,
+                    certificate.not_after.date()
+                ));
             } else if certificate.not_after - now < SOON {
                 notes.push(format!("{} ends {}, and meshmint has no rotation of roots yet.", certificate.subject, certificate.not_after.date()));
             }
@@ -238,23 +264,33 @@ impl Planner<'_> {
         }
         if let Some(Key { cert_manager: Some(certificate), secret, .. }) = facts.key() {
             let what = match self.way {
-                Way::NewRoot if matches!(facts.signer, Signer::Istiod { .. }) => "would undo the change of its roots: delete the Certificate first (the Secret stays)",
+                Way::NewRoot if matches!(facts.signer, Signer::Istiod { .. }) => {
+                    "would undo the change of its roots: delete the Certificate first (the Secret stays)"
+                }
                 _ => "renews it, with a new key where it is told to: after that the copy here is another CA",
             };
             notes.push(format!("cert-manager keeps Secret {secret} (Certificate {certificate}) and {what}."));
         }
         for istiod in &facts.istiods {
             if istiod.cert_provider != "istiod" {
-                notes.push(format!("{}/{} has PILOT_CERT_PROVIDER={}: agents then don't take their roots from istio-ca-root-cert. This plan is for `istiod`.", istiod.namespace, istiod.deployment, istiod.cert_provider));
+                notes.push(format!(
+                    "{}/{} has PILOT_CERT_PROVIDER={}: agents then don't take their roots from istio-ca-root-cert. This plan is for `istiod`.",
+                    istiod.namespace, istiod.deployment, istiod.cert_provider
+                ));
             }
             if self.way == Way::NewRoot && istiod.version.is_some_and(super::super::istio::Version::istiod_loses_roots) {
-                notes.push(format!("{}/{} is 1.25.1, which gives workloads only one root of several (istio/istio#55793): update it first.", istiod.namespace, istiod.deployment));
+                notes.push(format!(
+                    "{}/{} is 1.25.1, which gives workloads only one root of several (istio/istio#55793): update it first.",
+                    istiod.namespace, istiod.deployment
+                ));
             }
         }
         for ztunnel in &facts.ztunnels {
             let Some(version) = ztunnel.version else { continue };
             if self.way != Way::KeepRoot && version.ztunnel_trusts_one_root() {
-                notes.push(format!("ztunnel {version} trusts only one of several roots (before 1.25.2): there is no way without an outage with it. Update it first."));
+                notes.push(format!(
+                    "ztunnel {version} trusts only one of several roots (before 1.25.2): there is no way without an outage with it. Update it first."
+                ));
             }
         }
         if !facts.remote_clusters.is_empty() {

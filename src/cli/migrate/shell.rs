@@ -41,7 +41,8 @@ mod tests {
         for plain in ["istio-system", "istiod-1-30", "https://a.example:443", "docker.io/istio/pilot:1.30.3"] {
             assert_eq!(word(plain), plain);
         }
-        for (odd, quoted) in [("", "''"), ("a b", "'a b'"), ("$(reboot)", "'$(reboot)'"), ("a'b", r"'a'\''b'"), ("a\nreboot\x1b[2J", "'areboot[2J'")] {
+        for (odd, quoted) in [("", "''"), ("a b", "'a b'"), ("$(reboot)", "'$(reboot)'"), ("a'b", r"'a'\''b'"), ("a\nreboot\x1b[2J", "'areboot[2J'")]
+        {
             assert_eq!(word(odd), quoted);
         }
         let copy = copy_secret(("istio-system", "a;b"), ("ours", "new"), &[("ca-cert.pem", "tls.crt")]);

@@ -61,10 +61,8 @@ impl Planner<'_> {
 
     fn install(&self, key: Option<&Key>) -> Step {
         let ours = word(&self.choice.namespace);
-        let namespace = [
-            format!("kubectl create namespace {ours}"),
-            format!("kubectl label namespace {ours} pod-security.kubernetes.io/enforce=restricted"),
-        ];
+        let namespace =
+            [format!("kubectl create namespace {ours}"), format!("kubectl label namespace {ours} pod-security.kubernetes.io/enforce=restricted")];
         let mut commands = if key.is_some() { Vec::new() } else { namespace.to_vec() };
         commands.extend([self.helm("install"), self.rolled_out()]);
         let mut done = vec![run([self.inside("check"), self.inside("authority list")])];
@@ -135,16 +133,26 @@ impl Planner<'_> {
             Form::Tls => ("ca.crt", true),
         };
         if !exists {
-            let entries = [("ca-cert.pem", "ca-cert.pem"), ("ca-key.pem", "ca-key.pem"), ("cert-chain.pem", "ca-cert.pem"), ("root-cert.pem", "ca-cert.pem")];
+            let entries =
+                [("ca-cert.pem", "ca-cert.pem"), ("ca-key.pem", "ca-key.pem"), ("cert-chain.pem", "ca-cert.pem"), ("root-cert.pem", "ca-cert.pem")];
             let act = vec![
-                say("The same CA, plugged in, so that istiod takes more roots than its own. All four entries must be there, or istiod refuses to start."),
-                run([copy_secret((&key.namespace, &key.secret), (&key.namespace, PLUGGED_IN), &entries), put_file(&key.namespace, PLUGGED_IN, entry, "bundle.pem")]),
+                say(
+                    "The same CA, plugged in, so that istiod takes more roots than its own. All four entries must be there, or istiod refuses to start.",
+                ),
+                run([
+                    copy_secret((&key.namespace, &key.secret), (&key.namespace, PLUGGED_IN), &entries),
+                    put_file(&key.namespace, PLUGGED_IN, entry, "bundle.pem"),
+                ]),
                 self.restart_istiods(),
             ];
             let back = vec![run([format!("kubectl --namespace {istio} delete secret {PLUGGED_IN}")]), self.restart_istiods()];
             return (act, back);
         }
-        let before = format!("kubectl --namespace {istio} get secret {} --output jsonpath='{{.data.{}}}' | base64 --decode > roots-before.pem", word(&key.secret), entry.replace('.', "\\."));
+        let before = format!(
+            "kubectl --namespace {istio} get secret {} --output jsonpath='{{.data.{}}}' | base64 --decode > roots-before.pem",
+            word(&key.secret),
+            entry.replace('.', "\\.")
+        );
         let mut act = vec![run([before, put_file(&key.namespace, &key.secret, entry, "bundle.pem")])];
         if self.facts.istiods.iter().all(|istiod| istiod.reloads_roots) {
             act.push(say("istiod takes it within two minutes (ISTIO_MULTIROOT_MESH is on). It needs no restart."));
@@ -186,18 +194,25 @@ impl Planner<'_> {
             "Wait {} hours: proxies and ztunnel renew at half of a certificate's life ({half} hours), and one try may fail. Or restart workloads now; each has both roots then.",
             hours(self.facts.lifetime)
         ))];
-        let old: Vec<_> = self.facts.ztunnels.iter().filter(|each| each.version.is_none_or(super::super::istio::Version::ztunnel_reads_root_once)).collect();
+        let old: Vec<_> =
+            self.facts.ztunnels.iter().filter(|each| each.version.is_none_or(super::super::istio::Version::ztunnel_reads_root_once)).collect();
         if !old.is_empty() {
             act.push(say("ztunnel of this version reads the root that it verifies istiod with once, at its start. Restart it now; open connections of pods on a node end when its ztunnel has drained:"));
-            act.push(run(old.iter().map(|each| format!("kubectl --namespace {} rollout restart daemonset/{}", word(&each.namespace), word(&each.daemon_set)))));
+            act.push(run(old
+                .iter()
+                .map(|each| format!("kubectl --namespace {} rollout restart daemonset/{}", word(&each.namespace), word(&each.daemon_set)))));
         }
-        let mut done = vec![say("No certificate is older than step 3. For a pod with a proxy, two roots:"), run(["istioctl proxy-config secret POD --namespace NAMESPACE --output json | grep -A3 ROOTCA".to_owned()])];
+        let mut done = vec![
+            say("No certificate is older than step 3. For a pod with a proxy, two roots:"),
+            run(["istioctl proxy-config secret POD --namespace NAMESPACE --output json | grep -A3 ROOTCA".to_owned()]),
+        ];
         if !self.facts.ztunnels.is_empty() {
             done.push(run(["istioctl ztunnel-config certificates --namespace istio-system".to_owned()]));
         }
         Step {
             title: "Wait until every workload trusts both roots".to_owned(),
-            why: "The first certificate below the new root is refused by whoever has only the old one. This is the step that must not be cut short.".to_owned(),
+            why: "The first certificate below the new root is refused by whoever has only the old one. This is the step that must not be cut short."
+                .to_owned(),
             act,
             done,
             back: vec![say("As from step 3.")],
@@ -212,7 +227,9 @@ impl Planner<'_> {
         };
         Step {
             title: "Let new pods ask meshmint".to_owned(),
-            why: format!("The address is written into a pod when it is made, so this is about pods made from now on. {signs}: pods of before still renew there."),
+            why: format!(
+                "The address is written into a pod when it is made, so this is about pods made from now on. {signs}: pods of before still renew there."
+            ),
             act: self.upgrade_istiod(&self.address(), None),
             done: vec![
                 say("Restart one workload that you can spare. It is ready, and its certificate is on the list:"),
@@ -227,8 +244,8 @@ impl Planner<'_> {
     pub(super) fn old_address(&self) -> String {
         let ours = self.address();
         let asked = self.facts.ztunnels.iter().map(|ztunnel| &ztunnel.ca_address).chain([&self.facts.new_pods_ask]);
-        let asked = asked.filter(|address| !address.is_empty() && **address != ours);
-        asked.cloned().next().unwrap_or_else(|| match &self.facts.signer {
+        let mut asked = asked.filter(|address| !address.is_empty() && **address != ours);
+        asked.next().cloned().unwrap_or_else(|| match &self.facts.signer {
             Signer::IstioCsr { namespace, deployment, .. } => format!("{deployment}.{namespace}.svc:443"),
             Signer::Istiod { .. } => self.facts.istiods.first().map(chart::istiod_address).unwrap_or_default(),
         })
@@ -275,26 +292,49 @@ impl Planner<'_> {
                 act.extend(self.upgrade_istiod(&self.address(), Some(false)));
             }
             Signer::IstioCsr { namespace, release, .. } => {
-                act.push(say("Then istio-csr goes, with the Certificate behind istiod-tls, and last the Secret, which meshmint makes anew within a second:"));
+                act.push(say(
+                    "Then istio-csr goes, with the Certificate behind istiod-tls, and last the Secret, which meshmint makes anew within a second:",
+                ));
                 let remove = release.as_ref().map_or_else(
                     || say("Remove istio-csr as you installed it."),
                     |release| run([format!("helm uninstall {} --namespace {}", word(release), word(namespace))]),
                 );
                 act.push(remove);
-                let certificates: Vec<_> = self.facts.istiods.iter().filter_map(|istiod| istiod.istiod_tls.as_deref()).filter(|name| !["meshmint", "unknown"].contains(name)).collect();
-                act.push(run(certificates.iter().take(1).map(|name| format!("kubectl --namespace {istio} delete certificate {} --ignore-not-found", word(name)))));
+                let certificates: Vec<_> = self
+                    .facts
+                    .istiods
+                    .iter()
+                    .filter_map(|istiod| istiod.istiod_tls.as_deref())
+                    .filter(|name| !["meshmint", "unknown"].contains(name))
+                    .collect();
+                act.push(run(certificates
+                    .iter()
+                    .take(1)
+                    .map(|name| format!("kubectl --namespace {istio} delete certificate {} --ignore-not-found", word(name)))));
                 act.push(run([format!("kubectl --namespace {istio} delete secret istiod-tls")]));
                 act.push(self.until_istiod_tls());
             }
         }
         let back = match &self.facts.signer {
-            Signer::Istiod { .. } => [self.upgrade_istiod(&self.address(), Some(true)), vec![say("Then the values of meshmint as in its installation, `helm upgrade`, and:"), run([format!("kubectl --namespace {istio} delete secret istiod-tls")]), self.restart_istiods()]].concat(),
-            Signer::IstioCsr { .. } => vec![say("Install istio-csr again with the values of before; then the values of meshmint as in its installation, `helm upgrade`, and delete the Secret istiod-tls, which cert-manager makes anew.")],
+            Signer::Istiod { .. } => [
+                self.upgrade_istiod(&self.address(), Some(true)),
+                vec![
+                    say("Then the values of meshmint as in its installation, `helm upgrade`, and:"),
+                    run([format!("kubectl --namespace {istio} delete secret istiod-tls")]),
+                    self.restart_istiods(),
+                ],
+            ]
+            .concat(),
+            Signer::IstioCsr { .. } => vec![say(
+                "Install istio-csr again with the values of before; then the values of meshmint as in its installation, `helm upgrade`, and delete the Secret istiod-tls, which cert-manager makes anew.",
+            )],
         };
         let who = if matches!(self.facts.signer, Signer::Istiod { .. }) { "istiod with its CA off" } else { "istio-csr, once it is gone," };
         Step {
             title: "Let meshmint do what the CA of before did besides signing".to_owned(),
-            why: format!("{who} no longer writes the roots into namespaces nor istiod's own certificate. While both write, they write the same roots."),
+            why: format!(
+                "{who} no longer writes the roots into namespaces nor istiod's own certificate. While both write, they write the same roots."
+            ),
             act,
             done: vec![self.look(), say("Every line of the mesh is ok. The line mesh-webhooks may take some minutes.")],
             back,

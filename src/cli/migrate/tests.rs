@@ -6,11 +6,11 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use time::macros::datetime;
 
+use super::super::istio::Version;
 use super::IMAGE;
 use super::facts::{Certificate, Facts, Form, Istiod, Key, Signer, Unread, Ztunnel};
 use super::plan::{Part, Plan, Way};
 use super::planner::{Choice, plan};
-use super::super::istio::Version;
 
 const NOW: OffsetDateTime = datetime!(2026-11-26 12:00 UTC);
 const OURS: &str = "meshmint.meshmint-system.svc:443";
@@ -271,7 +271,15 @@ fn notes_name_what_stands_in_the_way() {
     facts.remote_clusters = vec!["west".to_owned()];
     facts.token_issuer = None;
     let new = text(&planned(&facts, Some(Way::NewRoot)));
-    for said in ["only one root of several", "before 1.25.2", "PILOT_CERT_PROVIDER=custom", "Other clusters (west)", "app.tokens.issuers", "multiCluster", "rollout restart daemonset/ztunnel"] {
+    for said in [
+        "only one root of several",
+        "before 1.25.2",
+        "PILOT_CERT_PROVIDER=custom",
+        "Other clusters (west)",
+        "app.tokens.issuers",
+        "multiCluster",
+        "rollout restart daemonset/ztunnel",
+    ] {
         assert!(new.contains(said), "{said}: {new}");
     }
     let keep = text(&planned(&facts, Some(Way::KeepRoot)));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::facts::{Facts, Form, Istiod, Key};
 
@@ -24,26 +24,26 @@ pub(super) fn meshmint(facts: &Facts, image: &str, stage: Stage, key: Option<&Ke
     let accounts: Vec<_> = facts.ztunnels.iter().map(|ztunnel| format!("{}/{}", ztunnel.namespace, ztunnel.account)).collect();
     // What nobody could read must be filled in: the chart's own default is some cluster's, and a wrong one refuses every token.
     let issuer = facts.token_issuer.as_deref().unwrap_or("https://FILL-IN.invalid");
-    let mut app = json!({
-        "tls": {"trustDomain": trust_domain},
-        "server": {"clusterID": cluster, "caTrustedNodeAccounts": accounts.join(","), "maxCertificateDuration": duration(*lifetime)},
-        "tokens": {"issuers": [issuer], "audiences": [facts.audience]},
-    });
+    let mut tls = Map::from_iter([("trustDomain".to_owned(), json!(trust_domain))]);
+    let server = json!({"clusterID": cluster, "caTrustedNodeAccounts": accounts.join(","), "maxCertificateDuration": duration(*lifetime)});
+    let tokens = json!({"issuers": [issuer], "audiences": [facts.audience]});
+    let mut app = Map::from_iter([("server".to_owned(), server), ("tokens".to_owned(), tokens)]);
     if !facts.remote_clusters.is_empty() {
-        app["multiCluster"] = json!({"enabled": true});
+        app.insert("multiCluster".to_owned(), json!({"enabled": true}));
     }
     if let Some(key) = key {
-        app["authority"] = json!({"import": {"secret": IMPORT, "chain": has_chain(key)}});
+        app.insert("authority".to_owned(), json!({"import": {"secret": IMPORT, "chain": has_chain(key)}}));
     }
     if stage == Stage::Alone {
         let namespace = facts.istiods.first().map_or("istio-system", |istiod| &istiod.namespace);
         let mut revisions: Vec<_> = facts.istiods.iter().filter(|istiod| istiod.namespace == namespace).map(|istiod| &istiod.revision).collect();
         revisions.sort();
         revisions.dedup();
-        app["tls"]["istiodCertificateEnable"] = json!(true);
-        app["controller"] = json!({"rootConfigMap": true});
-        app["istio"] = json!({"namespace": namespace, "revisions": revisions});
+        tls.insert("istiodCertificateEnable".to_owned(), json!(true));
+        app.insert("controller".to_owned(), json!({"rootConfigMap": true}));
+        app.insert("istio".to_owned(), json!({"namespace": namespace, "revisions": revisions}));
     }
+    app.insert("tls".to_owned(), Value::Object(tls));
     json!({"image": {"repository": image}, "app": app})
 }
 
@@ -68,11 +68,11 @@ fn duration(lifetime: Duration) -> String {
 
 /// istiod's chart: whom agents ask, and whether istiod signs; `None` where that isn't touched.
 pub(super) fn istiod(ca_address: &str, signs: Option<bool>) -> Value {
-    let mut values = json!({"global": {"caAddress": ca_address}});
-    if let Some(signs) = signs {
-        values["pilot"] = json!({"env": {"ENABLE_CA_SERVER": signs.to_string()}});
+    let global = json!({"caAddress": ca_address});
+    match signs {
+        Some(signs) => json!({"global": global, "pilot": {"env": {"ENABLE_CA_SERVER": signs.to_string()}}}),
+        None => json!({"global": global}),
     }
-    values
 }
 
 /// ztunnel's chart.
