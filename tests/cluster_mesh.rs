@@ -63,6 +63,10 @@ fn istiod(env: &[(&str, &str)]) -> Value {
 }
 
 fn program(kind: &str, name: &str, env: &[(&str, &str)]) -> Value {
+    program_of("image", kind, name, env)
+}
+
+fn program_of(image: &str, kind: &str, name: &str, env: &[(&str, &str)]) -> Value {
     let env: Vec<_> = env.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
     // Charts also take variables from elsewhere.
     let pod = json!({"fieldRef": {"fieldPath": "metadata.name"}});
@@ -71,7 +75,7 @@ fn program(kind: &str, name: &str, env: &[(&str, &str)]) -> Value {
         "apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name, "labels": {"app": name}},
         "spec": {
             "selector": {"matchLabels": {"app": name}},
-            "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [{"name": "main", "image": "image", "env": env}]}},
+            "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [{"name": "main", "image": image, "env": env}]}},
         },
     })
 }
@@ -104,11 +108,12 @@ impl World {
         let serve = Serve::start(folder.path(), &yaml.replace("servingDNSNames: [localhost]", &format!("servingDNSNames: [localhost, {OURS}]")));
         let socket = folder.path().join("admin.sock");
         let bundle = String::from_utf8(meshmint(&["bundle", "--admin", socket.to_str().unwrap()]).stdout).unwrap();
-        for namespace in ["istio-system", "shop"] {
+        // istiod gives the last one no roots, as it gives kube-public and kube-node-lease none; kube-system has them.
+        for namespace in ["istio-system", "shop", "local-path-storage"] {
             admin.namespace(namespace).await;
         }
         let this = Self { shared, admin, _serve: serve, folder, bundle };
-        for namespace in ["default", "meshmint-system", "istio-system", "shop"] {
+        for namespace in ["default", "kube-system", "meshmint-system", "istio-system", "shop"] {
             this.put_roots(namespace, &this.bundle, true).await;
         }
         let address = format!("{OURS}:443");
@@ -152,7 +157,17 @@ fn injector(address: &str) -> Value {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_thing_that_is_wrong_is_told_and_what_is_right_is_not() {
     let world = World::start().await;
-    let ids = ["mesh-readable", "mesh-permissions", "mesh-roots", "mesh-istiod", "mesh-address", "mesh-webhooks"];
+    let ids = [
+        "mesh-readable",
+        "mesh-clock",
+        "mesh-versions",
+        "mesh-permissions",
+        "mesh-roots",
+        "mesh-istiod",
+        "mesh-address",
+        "mesh-workloads",
+        "mesh-webhooks",
+    ];
     let well = |seen: &Seen, but: &[&str]| {
         for id in ids.iter().filter(|id| !but.contains(id)) {
             assert_eq!(seen.one(id).0, "ok", "{id}: {:#}", seen.report);
@@ -162,19 +177,19 @@ async fn each_thing_that_is_wrong_is_told_and_what_is_right_is_not() {
     let seen = world.look();
     well(&seen, &[]);
     assert_eq!(seen.one("admin-answers").0, "ok", "the server is asked too");
-    assert!(seen.one("mesh-roots").1.contains("all 4 namespaces have the trust bundle"), "{:#}", seen.report);
+    assert!(seen.one("mesh-roots").1.contains("all 5 namespaces have the trust bundle"), "{:#}", seen.report);
 
     // Roots.
     let stranger = common::csrs::pem("CERTIFICATE", rcgen::generate_simple_self_signed(vec!["x".to_owned()]).unwrap().cert.der());
     world.put_roots("shop", &stranger, false).await;
     let seen = world.look();
     well(&seen, &["mesh-roots"]);
-    seen.assert_one("mesh-roots", "failed", "1 of 4 namespaces lack a root of the trust bundle (shop)");
+    seen.assert_one("mesh-roots", "failed", "1 of 5 namespaces lack a root of the trust bundle (shop)");
     assert_eq!(seen.code, Some(1));
     world.put_roots("shop", &(stranger.clone() + &world.bundle), false).await;
     assert_eq!(world.look().one("mesh-roots").0, "ok", "more than the bundle is as good");
     world.admin.delete("/api/v1/namespaces/shop/configmaps/istio-ca-root-cert", 0).await;
-    world.look().assert_one("mesh-roots", "warning", "1 of 4 namespaces have no istio-ca-root-cert (shop)");
+    world.look().assert_one("mesh-roots", "warning", "1 of 5 namespaces have no istio-ca-root-cert (shop)");
     world.put_roots("shop", &world.bundle, true).await;
 
     // istiod.
@@ -212,6 +227,55 @@ async fn each_thing_that_is_wrong_is_told_and_what_is_right_is_not() {
     );
     world.put("/api/v1/namespaces/istio-system/configmaps/istio-sidecar-injector", &injector(&format!("{OURS}:443"))).await;
 
+    // Pods: whom a proxy asks is written into its pod, also where it is a sidecar of Kubernetes' own kind.
+    let proxy = |name: &str, list: &str, address: Option<&str>| {
+        let env: Vec<_> = address.iter().map(|address| json!({"name": "CA_ADDR", "value": address})).collect();
+        let main = json!({"name": "main", "image": "image"});
+        let mut pod = json!({"metadata": {"name": name}, "spec": {"containers": [main]}});
+        let proxy = json!({"name": "istio-proxy", "image": "image", "env": env, "restartPolicy": "Always"});
+        if list == "containers" {
+            let mut proxy = proxy;
+            proxy.as_object_mut().unwrap().remove("restartPolicy");
+            pod["spec"][list].as_array_mut().unwrap().push(proxy);
+        } else {
+            pod["spec"][list] = json!([proxy]);
+        }
+        pod
+    };
+    const PODS: &str = "/api/v1/namespaces/shop/pods";
+    world.admin.pod("shop", "without-proxy", "default", "").await;
+    for list in ["containers", "initContainers"] {
+        world.admin.create(PODS, &proxy(&list.to_lowercase(), list, Some(&format!("{OURS}:443")))).await;
+    }
+    world.look().assert_one("mesh-workloads", "ok", "all 2 proxies ask us");
+    world.admin.create(PODS, &proxy("other", "containers", Some("ca.example:443"))).await;
+    let seen = world.look();
+    well(&seen, &["mesh-workloads"]);
+    seen.assert_one("mesh-workloads", "warning", "1 of 3 proxies ask another CA (shop/other: ca.example:443)");
+    world.admin.create(PODS, &proxy("old", "initContainers", None)).await;
+    let seen = world.look();
+    seen.assert_one("mesh-workloads", "failed", "2 of 4 proxies ask another CA, and istiod's is off");
+    assert!(seen.one("mesh-workloads").1.contains("shop/old: istiod"), "{:#}", seen.report);
+    world.put(&format!("{DEPLOYMENTS}/istiod"), &istiod(&[])).await;
+    world.look().assert_one("mesh-workloads", "warning", "2 of 4 proxies ask another CA");
+    world.put(&format!("{DEPLOYMENTS}/istiod"), &istiod(&[("ENABLE_CA_SERVER", "false")])).await;
+    world.admin.delete(&format!("{PODS}/other"), 0).await;
+    world.admin.phase("shop", "old", "Succeeded").await;
+    well(&world.look(), &[]);
+
+    // Versions.
+    let ztunnel = |image: &str| program_of(image, "DaemonSet", "ztunnel", &[("CA_ADDRESS", &format!("{OURS}:443"))]);
+    for (image, said) in
+        [("host:5000/ztunnel:1.29.1-distroless", "ztunnel 1.29.1 must be restarted after every new root"), ("ztunnel:1.27.9", "older than 1.28.0")]
+    {
+        world.put(&format!("{DAEMON_SETS}/ztunnel"), &ztunnel(image)).await;
+        let seen = world.look();
+        well(&seen, &["mesh-versions"]);
+        assert!(seen.lines("mesh-versions").iter().any(|(severity, text)| severity == "warning" && text.contains(said)), "{:#}", seen.report);
+    }
+    world.put(&format!("{DAEMON_SETS}/ztunnel"), &ztunnel("ztunnel:1.30.3@sha256:0")).await;
+    world.look().assert_one("mesh-versions", "ok", ", ztunnel 1.30.3");
+
     // Webhooks.
     let put_webhook = async |bundle: &str| {
         let path = format!("{VALIDATING}/istio-validator");
@@ -237,6 +301,80 @@ async fn each_thing_that_is_wrong_is_told_and_what_is_right_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn permissions_are_those_of_the_configuration_that_is_installed() {
+    let world = World::start().await;
+    let admin = world.shared.server.admin_kubeconfig();
+    world.look_as(&admin, &[]).assert_one("mesh-permissions", "ok", "meshmint-system/meshmint may do what it needs in any case");
+
+    // As Helm makes them; kustomize puts a digest behind the ConfigMap's name and leaves older ones beside it.
+    const MAPS: &str = "/api/v1/namespaces/meshmint-system/configmaps";
+    let configuration = |more: &str| {
+        format!(
+            "server: {{ servingDNSNames: [ca] }}\ncluster: {{ inCluster: true }}\n\
+             tokens: {{ issuers: [{{ issuer: '{CLUSTER_ISSUER}', keys: {{ apiServer: true }} }}] }}\n{more}"
+        )
+    };
+    let map = |name: &str, text: &str| json!({"metadata": {"name": name}, "data": {"meshmint.yaml": text}});
+    world.admin.create(MAPS, &map("meshmint-1", &configuration(""))).await;
+    let controllers = "controllers: { rootConfigMap: { enabled: true }, istiod: { namespace: istio-system } }\nadmin: { listen: '0.0.0.0:8444' }\n";
+    world.admin.create(MAPS, &map("meshmint-2", &configuration(controllers))).await;
+    let mut set = program_of("registry.example/meshmint:9.9.9", "StatefulSet", "meshmint", &[]);
+    set["spec"]["serviceName"] = json!("meshmint");
+    set["spec"]["template"]["spec"]["serviceAccountName"] = json!("meshmint");
+    set["spec"]["template"]["spec"]["volumes"] = json!([{"name": "configuration", "configMap": {"name": "meshmint-2"}}]);
+    world.admin.create("/apis/apps/v1/namespaces/meshmint-system/statefulsets", &set).await;
+    let seen = world.look_as(&admin, &[]);
+    let (severity, said) = seen.one("mesh-permissions");
+    assert!(severity == "failed" && said.contains("lacks permissions with its configuration"), "{said}");
+    let lacking = [
+        "patch configmaps/istio-ca-root-cert",
+        "create secrets/istiod-tls in istio-system",
+        "list mutatingwebhookconfigurations",
+        "create subjectaccessreviews",
+    ];
+    assert!(lacking.iter().all(|each| said.contains(each)) && !said.contains("pods"), "{said}");
+    seen.assert_one("mesh-versions", "warning", "meshmint-system/meshmint is 9.9.9, this command is");
+
+    // Exactly the files that are for it.
+    for file in ["controllers", "istiod", "admin"] {
+        world.admin.apply_rules(&format!("deploy/kubernetes/{file}.yaml")).await;
+    }
+    common::wait_until("RBAC to go by it", || world.look_as(&admin, &[]).one("mesh-permissions").0 == "ok").await;
+
+    // The file that somebody is about to install goes before the one that is there.
+    let file = world.folder.path().join("next.yaml");
+    std::fs::write(
+        &file,
+        configuration("cluster: { inCluster: true, remoteSecretsNamespace: meshmint-system }\n").replacen("cluster: { inCluster: true }\n", "", 1),
+    )
+    .unwrap();
+    let next = world.look_as(&admin, &["--config", file.to_str().unwrap(), "--admin", world.folder.path().join("admin.sock").to_str().unwrap()]);
+    next.assert_one("mesh-permissions", "failed", "list secrets in meshmint-system");
+
+    world.put(&format!("{MAPS}/meshmint-2"), &map("meshmint-2", "attic: 1\n")).await;
+    world.look_as(&admin, &[]).assert_one("mesh-permissions", "warning", "has a configuration that this command can't read");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bundle_from_a_file_stands_for_a_server_that_can_not_be_asked() {
+    let world = World::start().await;
+    let admin = world.shared.server.admin_kubeconfig();
+    let file = world.folder.path().join("bundle.pem");
+    let with = |pem: &str| {
+        std::fs::write(&file, pem).unwrap();
+        world.look_as(&admin, &["--bundle", file.to_str().unwrap()])
+    };
+    with(&world.bundle).assert_one("mesh-roots", "ok", "all 5 namespaces have the trust bundle");
+    let stranger = common::csrs::pem("CERTIFICATE", rcgen::generate_simple_self_signed(vec!["x".to_owned()]).unwrap().cert.der());
+    let seen = with(&(world.bundle.clone() + &stranger));
+    seen.assert_one("mesh-roots", "failed", "5 of 5 namespaces lack a root");
+    assert_eq!(seen.one("mesh-webhooks").0, "failed");
+    for nothing in ["", "x", "-----BEGIN CERTIFICATE-----\n"] {
+        with(nothing).assert_one("mesh-readable", "failed", "bundle.pem: ");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn before_there_is_a_server_and_for_people_who_may_see_little() {
     let world = World::start().await;
     // Without a server nobody knows our bundle and names, and no line is about a server.
@@ -254,7 +392,7 @@ async fn before_there_is_a_server_and_for_people_who_may_see_little() {
     let token = world.admin.token("shop", "alice", BoundTo::Nothing, CLUSTER_ISSUER, 3600).await;
     let alice = world.shared.server.kubeconfig("alice", &token, world.shared.server.port());
     let seen = world.look_as(&alice, &[]);
-    for id in ["mesh-permissions", "mesh-roots", "mesh-istiod", "mesh-webhooks"] {
+    for id in ["mesh-permissions", "mesh-roots", "mesh-istiod", "mesh-workloads", "mesh-webhooks"] {
         let (severity, said) = seen.one(id);
         assert!(severity == "warning" && said.contains("403") && said.contains("forbidden"), "{id}: {severity} {said}");
     }

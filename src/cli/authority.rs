@@ -2,6 +2,7 @@
 
 mod text;
 
+use std::io::Read as _;
 use std::path::PathBuf;
 
 use clap::Subcommand;
@@ -78,8 +79,8 @@ enum TrustWhat {
 
 #[derive(Debug, clap::Args)]
 struct AddArgs {
-    /// The root, PEM: exactly one certificate
-    #[arg(value_name = "ROOT.pem")]
+    /// The root, PEM: exactly one certificate; - for stdin
+    #[arg(value_name = "ROOT.pem|-")]
     root: PathBuf,
     /// Why; it goes into the audit (`meshmint audit list`)
     #[arg(long, value_name = "TEXT")]
@@ -89,6 +90,9 @@ struct AddArgs {
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
 }
+
+/// How much of stdin is read: far more than a root may have.
+const MAX_ROOT: u64 = 64 * 1024;
 
 pub(super) async fn run(args: Args) -> Outcome {
     let shown = match args.what {
@@ -117,7 +121,14 @@ async fn show(args: ShowArgs) -> Result<String, String> {
 }
 
 async fn add(args: AddArgs) -> Result<String, String> {
-    let pem = std::fs::read_to_string(&args.root).map_err(|error| format!("can't read {}: {error}", args.root.display()))?;
+    let read = if args.root.as_os_str() == "-" {
+        let mut pem = String::new();
+        // One byte more than is taken, so that what is too long is told as such.
+        std::io::stdin().take(MAX_ROOT + 1).read_to_string(&mut pem).map(|_| pem)
+    } else {
+        std::fs::read_to_string(&args.root)
+    };
+    let pem = read.map_err(|error| format!("can't read {}: {error}", args.root.display()))?;
     let request = AddTrustRequest { pem, reason: args.reason };
     let done = args.target.connect().await?.add_trust(request).await.map_err(|status| words(&status))?.into_inner();
     match args.output {

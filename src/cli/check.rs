@@ -2,19 +2,21 @@
 
 mod client;
 mod mesh;
+mod permissions;
 mod report;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use self::client::Asker;
-use self::mesh::{Expected, NEEDED, judge};
+use self::mesh::{Expected, judge};
 use self::report::Report;
 use super::admin_client::Target;
 use super::{Outcome, Output, answered, failed, screen};
 use crate::clock::SystemClock;
-use crate::cluster::{Access, survey};
+use crate::cluster::{Access, ApiError, Installed, Surveyor};
 use crate::config::{Config, parse_duration};
+use crate::pki::certificates_from_pem;
 use crate::server::checkup::Check;
 
 /// The pause between two tries of `--wait`.
@@ -27,6 +29,7 @@ const PAUSE: Duration = Duration::from_secs(1);
     meshmint check --config /etc/meshmint/meshmint.yaml\n  \
     meshmint check --admin /run/meshmint/admin.sock --wait 1m -o json\n  \
     meshmint check --kube --context staging\n  \
+    meshmint check --kube --bundle bundle.pem\n  \
     meshmint check --kube --address localhost:8444 --server-name meshmint.meshmint-system.svc \
       --roots roots.pem --token-file token\n\n\
     Exit code 0: all is well. 1: something has failed. 3: warnings only. docs/checks.md explains each line.")]
@@ -49,6 +52,9 @@ pub(super) struct Args {
     /// The service account that meshmint runs as, for --kube
     #[arg(long, value_name = "NAMESPACE/NAME", default_value = "meshmint-system/meshmint")]
     account: String,
+    /// The trust bundle (`meshmint bundle`) that the mesh should have, for --kube where no server can be asked from here
+    #[arg(long, value_name = "FILE", requires = "kube")]
+    bundle: Option<PathBuf>,
     /// Ask again every second until all is well, at most for so long (90s, 10m)
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     wait: Option<Duration>,
@@ -88,29 +94,79 @@ async fn look(args: &Args) -> Report {
         None => args.target.clone(),
     };
     if args.kube {
-        let mut expected = Expected { account: args.account.clone(), ..Expected::default() };
+        let mut expected = Expected::default();
         if target.is_named() {
-            (expected.bundle, expected.hosts) = Asker { target, config, clock: SystemClock::shared() }.ask(&mut report).await.unwrap_or_default();
+            let asker = Asker { target, config: config.clone(), clock: SystemClock::shared() };
+            (expected.bundle, expected.hosts) = asker.ask(&mut report).await.unwrap_or_default();
         }
-        look_at_mesh(args, &expected, &mut report).await;
+        match args.bundle.as_deref().map(bundle).transpose() {
+            Ok(bundle) => expected.bundle = bundle.or(expected.bundle),
+            Err(problem) => {
+                report.failed(Check::MeshReadable, "the trust bundle can't be used", problem);
+                return report;
+            }
+        }
+        look_at_mesh(args, config.as_ref(), &expected, &mut report).await;
     } else {
         Asker { target, config, clock: SystemClock::shared() }.ask(&mut report).await;
     }
     report
 }
 
-async fn look_at_mesh(args: &Args, expected: &Expected, report: &mut Report) {
+async fn look_at_mesh(args: &Args, config: Option<&Config>, expected: &Expected, report: &mut Report) {
     let access = Access::Person { kubeconfig: args.kubeconfig.clone(), context: args.context.clone() };
+    let clock = SystemClock::shared();
     let Some(account) = args.account.split_once('/') else {
         return report.failed(Check::MeshReadable, "--account is NAMESPACE/NAME", args.account.clone());
     };
-    match survey(&access, account, NEEDED, SystemClock::shared()).await {
-        Ok(found) => {
-            report.ok(Check::MeshReadable, "the cluster answers");
-            judge(&found, expected, report);
+    let (surveyor, kubernetes) = match Surveyor::connect(&access, clock.clone()).await {
+        Ok(connected) => connected,
+        Err(error) => return report.failed(Check::MeshReadable, "the cluster can't be looked at", error.to_string()),
+    };
+    report.ok(Check::MeshReadable, "the cluster answers");
+    mesh::clock(&kubernetes, clock.now(), report);
+    let installed = surveyor.installed(account).await;
+    look_at_permissions(&surveyor, account, config, &installed, report).await;
+    let found = surveyor.mesh().await;
+    mesh::versions(&kubernetes, &found, installed.as_ref().ok().and_then(Option::as_ref), report);
+    judge(&found, expected, report);
+}
+
+/// What our account needs with the configuration of the file, else with the one that is installed, else in any case.
+async fn look_at_permissions(
+    surveyor: &Surveyor,
+    account: (&str, &str),
+    config: Option<&Config>,
+    installed: &Result<Option<Installed>, ApiError>,
+    report: &mut Report,
+) {
+    let name = format!("{}/{}", account.0, account.1);
+    let (config, for_what) = match (config, installed) {
+        (Some(config), _) => (Some(Ok(config.clone())), "with this configuration"),
+        (None, Ok(Some(Installed { configuration: Some(yaml), .. }))) => {
+            // Not with the variables of this machine.
+            (Some(Config::load(Some(("meshmint.yaml", yaml)), std::iter::empty())), "with its configuration")
         }
-        Err(error) => report.failed(Check::MeshReadable, "the cluster can't be looked at", error.to_string()),
+        (None, Ok(_)) => (None, "in any case"),
+        (None, Err(_)) => (None, "in any case; its configuration can't be read"),
+    };
+    let config = match config.transpose() {
+        Ok(config) => config,
+        Err(error) => {
+            return report.warning(Check::MeshPermissions, format!("{name} has a configuration that this command can't read"), error.to_string());
+        }
+    };
+    match permissions::needed(config.as_ref(), account.0) {
+        Ok(needed) => mesh::permissions(&surveyor.lacking(account, &needed).await, &name, for_what, report),
+        Err(error) => report.failed(Check::MeshPermissions, "the rules that are needed can't be read", error),
     }
+}
+
+/// A trust bundle from a file: at least one certificate.
+fn bundle(file: &std::path::Path) -> Result<String, String> {
+    let name = file.display().to_string();
+    let pem = std::fs::read_to_string(file).map_err(|error| format!("can't read {name}: {error}"))?;
+    certificates_from_pem(&pem).map(|_| pem).map_err(|error| format!("{name}: {error}"))
 }
 
 fn read(file: &std::path::Path) -> Result<Config, String> {

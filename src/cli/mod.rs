@@ -12,10 +12,12 @@ mod csr_client;
 mod dev;
 mod dev_issuer;
 mod files;
+mod istio;
 mod json;
 mod limits;
 mod logging;
 mod man;
+mod migrate;
 mod request;
 mod screen;
 mod serve;
@@ -75,6 +77,8 @@ enum Command {
     Bench(bench::Args),
     /// Let a running server know another cluster
     Cluster(cluster::Args),
+    /// Plan how a mesh moves to meshmint from istiod's CA or istio-csr, or back
+    Migrate(migrate::Args),
     /// Ask a running server whether it is well, and what to do where it isn't
     Check(check::Args),
     /// Print what a shell needs to complete these commands
@@ -113,6 +117,7 @@ impl Cli {
                 Command::Bundle(args) => bundle::run(args).await,
                 Command::Bench(args) => bench::run(args).await,
                 Command::Cluster(args) => cluster::run(args).await,
+                Command::Migrate(args) => migrate::run(args).await,
                 Command::Check(args) => check::run(args).await,
                 Command::Completions(args) => completions::run(&args),
                 Command::Man(args) => man::run(&args),

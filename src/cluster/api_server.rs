@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, Stream, StreamExt as _};
-use http::{Request, header};
+use http::{Request, Response, header};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Bytes;
 use kube::client::Body;
@@ -16,6 +16,8 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::WatchEvent;
 use kube::core::response::Status;
 use serde::de::DeserializeOwned;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
 
 use super::fetch::chain_of;
 use crate::clock::{Clock, within};
@@ -147,19 +149,34 @@ impl ApiServer {
     /// # Errors
     /// [`ApiError`].
     pub(crate) async fn ask(&self, request: Request<Vec<u8>>, most: usize, limit: Duration) -> Result<Bytes, ApiError> {
+        self.ask_dated(request, most, limit).await.map(|(body, _)| body)
+    }
+
+    /// The same, and when the API server says it answered (RFC 9110 §6.6.1), where it does.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub(super) async fn ask_dated(
+        &self,
+        request: Request<Vec<u8>>,
+        most: usize,
+        limit: Duration,
+    ) -> Result<(Bytes, Option<OffsetDateTime>), ApiError> {
         let work = async {
-            let body = Limited::new(self.send(request).await?, most).collect().await;
-            body.map(http_body_util::Collected::to_bytes).map_err(|_| ApiError::Body(most))
+            let response = self.send(request).await?;
+            let date = response.headers().get(header::DATE).and_then(|date| OffsetDateTime::parse(date.to_str().ok()?, &Rfc2822).ok());
+            let body = Limited::new(response.into_body(), most).collect().await;
+            body.map(|body| (body.to_bytes(), date)).map_err(|_| ApiError::Body(most))
         };
         within(self.clock.as_ref(), limit, work).await.unwrap_or(Err(ApiError::TimedOut(limit)))
     }
 
-    /// The body of an answer that is no error.
-    async fn send(&self, request: Request<Vec<u8>>) -> Result<Body, ApiError> {
+    /// An answer that is no error.
+    async fn send(&self, request: Request<Vec<u8>>) -> Result<Response<Body>, ApiError> {
         let response = self.client.send(request.map(Body::from)).await.map_err(no_answer)?;
         let status = response.status();
         if status.is_success() {
-            return Ok(response.into_body());
+            return Ok(response);
         }
         let said = Limited::new(response.into_body(), MAX_ERROR_BYTES).collect().await.map(http_body_util::Collected::to_bytes);
         Err(refusal(status.as_u16(), &said.unwrap_or_default()))
@@ -170,9 +187,7 @@ impl ApiServer {
     /// # Errors
     /// [`ApiError`].
     pub(crate) async fn read<T: DeserializeOwned>(&self, request: Request<Vec<u8>>, most: usize, limit: Duration) -> Result<T, ApiError> {
-        let body = self.ask(request, most, limit).await?;
-        // The parser's words may quote the answer; where it is, is enough.
-        serde_json::from_slice(&body).map_err(|error| ApiError::Unreadable(format!("line {} column {}", error.line(), error.column())))
+        parsed(&self.ask(request, most, limit).await?)
     }
 
     /// A document at a path, such as `/openid/v1/jwks`.
@@ -196,7 +211,7 @@ impl ApiServer {
     ) -> Result<impl Stream<Item = Result<WatchEvent<T>, ApiError>> + Send + use<T>, ApiError> {
         let begun = within(self.clock.as_ref(), limit, self.send(request)).await;
         let body = begun.unwrap_or(Err(ApiError::TimedOut(limit)))?;
-        let lines = Lines { body: body.into_data_stream(), read: Vec::new(), searched: 0 };
+        let lines = Lines { body: body.into_body().into_data_stream(), read: Vec::new(), searched: 0 };
         Ok(stream::unfold(Some(lines), |lines| async {
             let mut lines = lines?;
             match lines.next().await? {
@@ -272,6 +287,12 @@ impl fmt::Debug for Access {
             Self::Contents(text) => write!(formatter, "Contents({} bytes)", text.len()),
         }
     }
+}
+
+/// An answer as JSON.
+pub(super) fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    // The parser's words may quote the answer; where it is, is enough.
+    serde_json::from_slice(body).map_err(|error| ApiError::Unreadable(format!("line {} column {}", error.line(), error.column())))
 }
 
 fn no_answer(error: kube::Error) -> ApiError {

@@ -34,7 +34,10 @@ pub use operators::{GROUP, NobodyKnows, Operator, Operators, Permission};
 pub use own_objects::{Object, OwnObjects};
 pub use remote::{RemoteParts, RemoteStatus, Remotes};
 pub use remote_secret::{MadeSecret, RemoteSecret};
-pub use survey::{Injector, NamespaceRoots, Needed, Program, Survey, Webhook, survey};
+pub use survey::{
+    ApiVersion, CaSecret, CertManagerIssuer, Injector, Installed, IstioCsr, IstiodTls, MeshConfig, NamespaceRoots, Needed, Program, Proxy, Signing,
+    Survey, Surveyor, WITHOUT_ROOTS, Webhook,
+};
 pub use token_review::{Reviewed, Reviewer, TokenReviewer};
 pub use watched::WatchStatus;
 pub(crate) use watched::{Scope, Watched};

@@ -2,10 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::cluster::{Index, Metadata, NamedObject, Resource};
-
-/// As istiod has it. kube-system is not among them: ztunnel may live there.
-const NEVER: [&str; 3] = ["kube-public", "kube-node-lease", "local-path-storage"];
+use crate::cluster::{Index, Metadata, NamedObject, Resource, WITHOUT_ROOTS};
 
 /// The chosen namespaces.
 #[derive(Debug, Default)]
@@ -31,7 +28,7 @@ impl Index for Namespaces {
 
     fn put(&mut self, NamedObject { metadata }: NamedObject) {
         // Nothing can be made in a namespace that is on its way out.
-        if metadata.deletion_timestamp.is_some() || NEVER.contains(&metadata.name.as_str()) {
+        if metadata.deletion_timestamp.is_some() || WITHOUT_ROOTS.contains(&metadata.name.as_str()) {
             self.0.remove(metadata.name.as_str());
         } else {
             self.0.insert(metadata.name.into());

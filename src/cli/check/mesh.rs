@@ -1,27 +1,16 @@
-//! `meshmint check --kube`: what is to be seen in a cluster, before and after installing: permissions, roots in namespaces, istiod's own CA, whom
-//! the mesh asks, webhooks. Verdicts over a [`Survey`]; it is read with the rights of whoever runs the command.
+//! `meshmint check --kube`: what is to be seen in a cluster, before and after installing: its clock and versions, permissions, roots in namespaces,
+//! istiod's own CA, whom the mesh asks, webhooks. Verdicts over what was read with the rights of whoever runs the command.
 
 use std::collections::BTreeSet;
 
+use time::OffsetDateTime;
+
+use super::super::istio::{OLDEST_ISTIO, OLDEST_KUBERNETES, Version};
 use super::report::Report;
-use crate::cluster::{ApiError, Injector, NamespaceRoots, Needed, Program, Survey, Webhook};
+use crate::cluster::{ApiError, ApiVersion, Injector, Installed, NamespaceRoots, Needed, Program, Proxy, Survey, Webhook};
 use crate::pki::certificates_from_pem;
 use crate::pki::inspect::printable;
 use crate::server::checkup::Check;
-
-/// What our service account needs to know who lives in the cluster (deploy/kubernetes/rbac.yaml).
-pub(super) const NEEDED: &[Needed] = &[
-    ("list", "", "pods"),
-    ("watch", "", "pods"),
-    ("get", "", "pods"),
-    ("list", "", "serviceaccounts"),
-    ("watch", "", "serviceaccounts"),
-    ("get", "", "serviceaccounts"),
-    ("list", "", "nodes"),
-    ("watch", "", "nodes"),
-    ("get", "", "nodes"),
-    ("create", "authentication.k8s.io", "tokenreviews"),
-];
 
 /// How many names a line lists.
 const NAMED: usize = 5;
@@ -31,30 +20,87 @@ const NAMED: usize = 5;
 pub(super) struct Expected {
     /// The trust bundle, where a server could be asked for it.
     pub(super) bundle: Option<String>,
-    /// Our service account, NAMESPACE/NAME.
-    pub(super) account: String,
     /// The hosts that Istio may be told to ask, where known; else any but istiod's.
     pub(super) hosts: Vec<String>,
 }
 
-/// Puts a line for each thing into the report.
+/// How far a cluster's clock may be from ours. It tells its time in whole seconds, and is asked over a network.
+const SKEW_WARNING: time::Duration = time::Duration::seconds(5);
+const SKEW_FAILURE: time::Duration = time::Duration::seconds(30);
+
+/// Puts a line for each thing of the mesh into the report.
 pub(super) fn judge(survey: &Survey, expected: &Expected, report: &mut Report) {
-    permissions(&survey.lacking, expected, report);
     namespaces(&survey.namespaces, expected, report);
     istiods(&survey.istiods, report);
     addresses(&survey.istiods, &survey.ztunnels, &survey.injectors, expected, report);
+    proxies(&survey.proxies, &survey.istiods, expected, report);
     webhooks(&survey.webhooks, expected, report);
+}
+
+/// The API server's clock against ours, `now`.
+pub(super) fn clock(kubernetes: &ApiVersion, now: OffsetDateTime, report: &mut Report) {
+    let Some(date) = kubernetes.date else {
+        return report.warning(Check::MeshClock, "the API server doesn't tell its time", "");
+    };
+    let apart = (now - date).abs();
+    let text = format!("our clock and the API server's are {} s apart", apart.whole_seconds());
+    match apart {
+        apart if apart > SKEW_FAILURE => report.failed(Check::MeshClock, text, ""),
+        apart if apart > SKEW_WARNING => report.warning(Check::MeshClock, text, ""),
+        _ => report.ok(Check::MeshClock, "our clock and the API server's agree"),
+    }
+}
+
+/// Kubernetes', Istio's and meshmint's own versions.
+pub(super) fn versions(kubernetes: &ApiVersion, survey: &Survey, installed: Option<&Installed>, report: &mut Report) {
+    const OWN: &str = env!("CARGO_PKG_VERSION");
+    let mut told = vec![format!("Kubernetes {}", printable(&kubernetes.version))];
+    let mut well = true;
+    if Version::of(&kubernetes.version).is_some_and(|version| version < OLDEST_KUBERNETES) {
+        well = false;
+        report.failed(Check::MeshVersions, format!("Kubernetes is {}", printable(&kubernetes.version)), format!("older than {OLDEST_KUBERNETES}"));
+    }
+    let programs = [&survey.istiods, &survey.ztunnels].into_iter().filter_map(|programs| programs.as_ref().ok()).flatten();
+    for program in programs {
+        let Some(tag) = &program.tag else { continue };
+        told.push(format!("{} {}", program.object, printable(tag)));
+        let Some(version) = Version::of(tag) else { continue };
+        if version < OLDEST_ISTIO {
+            well = false;
+            let why = format!("older than {OLDEST_ISTIO}, the oldest that meshmint was made with");
+            report.warning(Check::MeshVersions, format!("{} is {version}", program.name()), why);
+        }
+        if program.env.contains_key("CA_ADDRESS") && version.ztunnel_reads_root_once() {
+            well = false;
+            let why = "it reads the root that it verifies its CA with once, at its start";
+            report.warning(Check::MeshVersions, format!("{} {version} must be restarted after every new root", program.name()), why);
+        }
+    }
+    if let Some(Installed { name, tag: Some(tag), .. }) = installed {
+        told.push(format!("meshmint {}", printable(tag)));
+        if Version::of(tag).is_some_and(|version| Some(version) != Version::of(OWN)) {
+            well = false;
+            report.warning(Check::MeshVersions, format!("{name} is {}, this command is {OWN}", printable(tag)), "");
+        }
+    }
+    if well {
+        report.ok(Check::MeshVersions, told.join(", "));
+    }
 }
 
 fn unread(check: Check, what: &str, error: &ApiError, report: &mut Report) {
     report.warning(check, format!("{what} can't be read"), error.to_string());
 }
 
-fn permissions(lacking: &Result<Vec<String>, ApiError>, Expected { account, .. }: &Expected, report: &mut Report) {
+/// `for_what` says which configuration they are needed for.
+pub(super) fn permissions(lacking: &Result<Vec<&Needed>, ApiError>, account: &str, for_what: &str, report: &mut Report) {
     match lacking {
         Err(error) => unread(Check::MeshPermissions, "what our account may do", error, report),
-        Ok(lacking) if lacking.is_empty() => report.ok(Check::MeshPermissions, format!("{account} may do what it needs")),
-        Ok(lacking) => report.failed(Check::MeshPermissions, format!("{account} lacks permissions"), lacking.join(", ")),
+        Ok(lacking) if lacking.is_empty() => report.ok(Check::MeshPermissions, format!("{account} may do what it needs {for_what}")),
+        Ok(lacking) => {
+            let lacking: Vec<_> = lacking.iter().map(ToString::to_string).collect();
+            report.failed(Check::MeshPermissions, format!("{account} lacks permissions {for_what}"), lacking.join(", "));
+        }
     }
 }
 
@@ -104,16 +150,16 @@ fn istiods(istiods: &Result<Vec<Program>, ApiError>, report: &mut Report) {
     for istiod in istiods {
         let env = |name: &str| istiod.env.get(name).map(String::as_str);
         match env("ENABLE_CA_SERVER") {
-            Some("false") => report.ok(Check::MeshIstiod, format!("{} has its own CA off", istiod.name)),
+            Some("false") => report.ok(Check::MeshIstiod, format!("{} has its own CA off", istiod.name())),
             other => report.failed(
                 Check::MeshIstiod,
-                format!("{} runs its own CA", istiod.name),
+                format!("{} runs its own CA", istiod.name()),
                 format!("ENABLE_CA_SERVER is {}", other.map_or_else(|| "not set, which means true".to_owned(), printable)),
             ),
         }
         // Also `COMPLIANCE_POLICY` of any other kind is served.
         if env("COMPLIANCE_POLICY") == Some("pqc") {
-            report.failed(Check::MeshCompliance, format!("{} has COMPLIANCE_POLICY=pqc", istiod.name), "");
+            report.failed(Check::MeshCompliance, format!("{} has COMPLIANCE_POLICY=pqc", istiod.name()), "");
         }
     }
 }
@@ -128,7 +174,7 @@ fn addresses(
 ) {
     let mut asked: Vec<(String, String)> = Vec::new();
     let of = |programs: &[Program], variable: &str| -> Vec<_> {
-        programs.iter().map(|program| (program.name.clone(), program.env.get(variable).cloned().unwrap_or_default())).collect()
+        programs.iter().map(|program| (program.name(), program.env.get(variable).cloned().unwrap_or_default())).collect()
     };
     match ztunnels {
         Ok(ztunnels) => asked.extend(of(ztunnels, "CA_ADDRESS")),
@@ -154,14 +200,41 @@ fn addresses(
     }
 }
 
+/// Pods whose proxy still asks somebody else: an address is written into a pod when it is made. Where istiod's CA is off they can't renew.
+fn proxies(proxies: &Result<Vec<Proxy>, ApiError>, istiods: &Result<Vec<Program>, ApiError>, Expected { hosts, .. }: &Expected, report: &mut Report) {
+    let proxies = match proxies {
+        Ok(proxies) => proxies,
+        Err(error) => return unread(Check::MeshWorkloads, "pods with a proxy", error, report),
+    };
+    let others: Vec<_> = proxies.iter().filter(|proxy| !is_ours(&proxy.ca_address, hosts)).collect();
+    let names: Vec<_> = others.iter().map(|proxy| told(&format!("{}/{}", proxy.namespace, proxy.pod), &proxy.ca_address)).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let off = istiods.as_ref().is_ok_and(|istiods| istiods.iter().all(|istiod| istiod.env.get("ENABLE_CA_SERVER").is_some_and(|on| on == "false")));
+    let text = || format!("{} of {} proxies ask another CA", others.len(), proxies.len());
+    match others.iter().any(|proxy| asks_istiod(&proxy.ca_address)) {
+        _ if proxies.is_empty() => report.ok(Check::MeshWorkloads, "no pod has a proxy of Istio's"),
+        _ if others.is_empty() => report.ok(Check::MeshWorkloads, format!("all {} proxies ask us", proxies.len())),
+        true if off => report.failed(Check::MeshWorkloads, format!("{}, and istiod's is off", text()), named(&names)),
+        _ => report.warning(Check::MeshWorkloads, text(), named(&names)),
+    }
+}
+
 fn told(name: &str, address: &str) -> String {
     if address.is_empty() { format!("{name}: istiod") } else { format!("{name}: {}", printable(address)) }
 }
 
 /// Where no host of ours is known, anything but istiod itself may be one.
 fn is_ours(address: &str, hosts: &[String]) -> bool {
-    let host = address.trim_start_matches("https://").rsplit_once(':').map_or(address, |(host, _)| host);
-    if hosts.is_empty() { !host.is_empty() && !host.starts_with("istiod") } else { hosts.iter().any(|ours| ours == host) }
+    if hosts.is_empty() { !asks_istiod(address) } else { hosts.iter().any(|ours| ours == host(address)) }
+}
+
+fn asks_istiod(address: &str) -> bool {
+    address.is_empty() || host(address).starts_with("istiod")
+}
+
+fn host(address: &str) -> &str {
+    let address = address.trim_start_matches("https://");
+    address.rsplit_once(':').map_or(address, |(host, _)| host)
 }
 
 fn webhooks(webhooks: &Result<Vec<Webhook>, ApiError>, Expected { bundle, .. }: &Expected, report: &mut Report) {
@@ -184,6 +257,7 @@ fn webhooks(webhooks: &Result<Vec<Webhook>, ApiError>, Expected { bundle, .. }: 
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::Outcome;
     use super::*;
 
     #[test]
@@ -196,6 +270,22 @@ mod tests {
             assert!(!is_ours(other, &hosts) && !is_ours(other, &[]), "{other}");
         }
         assert!(!is_ours("other.example:443", &hosts));
+    }
+
+    #[test]
+    fn two_clocks_agree_or_not() {
+        let now = OffsetDateTime::UNIX_EPOCH;
+        let severity = |date: Option<OffsetDateTime>| {
+            let mut report = Report::default();
+            clock(&ApiVersion { version: "v1.34.1".to_owned(), date }, now, &mut report);
+            report.outcome()
+        };
+        for (apart, outcome) in
+            [(0, Outcome::Ok), (5, Outcome::Ok), (6, Outcome::Warnings), (-6, Outcome::Warnings), (31, Outcome::Failed), (-31, Outcome::Failed)]
+        {
+            assert_eq!(severity(Some(now + time::Duration::seconds(apart))), outcome, "{apart}");
+        }
+        assert_eq!(severity(None), Outcome::Warnings);
     }
 
     #[test]

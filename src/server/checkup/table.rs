@@ -43,11 +43,14 @@ pub enum Check {
     CsrCertificate,
     CsrNames,
     MeshReadable,
+    MeshClock,
+    MeshVersions,
     MeshPermissions,
     MeshRoots,
     MeshIstiod,
     MeshCompliance,
     MeshAddress,
+    MeshWorkloads,
     MeshWebhooks,
 }
 
@@ -103,11 +106,14 @@ impl Check {
         Self::CsrCertificate,
         Self::CsrNames,
         Self::MeshReadable,
+        Self::MeshClock,
+        Self::MeshVersions,
         Self::MeshPermissions,
         Self::MeshRoots,
         Self::MeshIstiod,
         Self::MeshCompliance,
         Self::MeshAddress,
+        Self::MeshWorkloads,
         Self::MeshWebhooks,
     ];
 
@@ -200,13 +206,18 @@ impl Check {
             Self::CsrAnswers => csr("csr-answers", "see that the port is open from here and that nothing else listens there"),
             Self::CsrCertificate => csr("csr-certificate", "see serving-certificate; if it doesn't verify, another server answers on this port"),
             Self::MeshReadable => mesh("mesh-readable", "give --kubeconfig and --context of a cluster that answers, as `kubectl version` does"),
-            Self::MeshPermissions => mesh("mesh-permissions", "apply deploy/kubernetes/rbac.yaml, or name our account with --account"),
+            Self::MeshClock => mesh("mesh-clock", "set the clock of this machine or of the API server's: tokens are refused beyond tokens.clockSkew"),
+            Self::MeshVersions => mesh("mesh-versions", "update what is too old; restart ztunnel after a new root where the line says so"),
+            Self::MeshPermissions => {
+                mesh("mesh-permissions", "apply the files of deploy/kubernetes for what is configured, or name our account with --account")
+            }
             Self::MeshRoots => mesh("mesh-roots", "write the trust bundle into ConfigMap istio-ca-root-cert, key root-cert.pem, of these namespaces"),
             Self::MeshIstiod => mesh("mesh-istiod", "set pilot.env.ENABLE_CA_SERVER to \"false\" in istiod's chart, once everybody trusts our root"),
             Self::MeshCompliance => mesh("mesh-compliance", "set another COMPLIANCE_POLICY: post-quantum key exchange isn't served yet"),
             Self::MeshAddress => {
                 mesh("mesh-address", "set global.caAddress in istiod's chart and caAddress in ztunnel's to HOST:PORT of the CSR port")
             }
+            Self::MeshWorkloads => mesh("mesh-workloads", "restart what makes these pods: whom a proxy asks is written into its pod"),
             Self::MeshWebhooks => {
                 mesh("mesh-webhooks", "see that istiod has the trust bundle in its istiod-tls (ca.crt), and restart it where it doesn't patch them")
             }
