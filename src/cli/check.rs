@@ -7,6 +7,8 @@ mod report;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::Resettable;
+
 use self::client::Asker;
 use self::mesh::{Expected, NEEDED, judge};
 use self::report::Report;
@@ -27,25 +29,19 @@ const PAUSE: Duration = Duration::from_secs(1);
     meshmint check --config /etc/meshmint/meshmint.yaml\n  \
     meshmint check --admin /run/meshmint/admin.sock --wait 1m -o json\n  \
     meshmint check --kube --context staging\n  \
+    meshmint check --kube --as-service-account alice\n  \
     meshmint check --kube --address localhost:8444 --server-name meshmint.meshmint-system.svc \
       --roots roots.pem --token-file token\n\n\
-    Exit code 0: all is well. 1: something has failed. 3: warnings only. docs/checks.md explains each line.")]
+    Exit code 0: all is well. 1: something has failed. 3: warnings only. docs/checks.md explains each line.",
+    mut_arg("kube", |kube| kube.conflicts_with(Resettable::Reset).conflicts_with("dir").help(
+        "Look at the mesh in a cluster too, as the person that the kubeconfig names: before and after installing. The server that is asked is the \
+        one that runs there, where it has an admin port, unless another is named (--admin, --address, --config)")))]
 pub(super) struct Args {
     #[command(flatten)]
     target: Target,
     /// The configuration of the server: names its socket, and what its certificate should say
     #[arg(long, value_name = "FILE", conflicts_with = "dir")]
     config: Option<PathBuf>,
-    /// Look at the mesh in a cluster too, as the person that the kubeconfig names: before and after installing. A server is asked only where one is
-    /// named (--admin, --address, --config)
-    #[arg(long)]
-    kube: bool,
-    /// The kubeconfig for --kube [default: KUBECONFIG, or ~/.kube/config]
-    #[arg(long, value_name = "FILE", requires = "kube")]
-    kubeconfig: Option<PathBuf>,
-    /// The context of the kubeconfig for --kube [default: the current one]
-    #[arg(long, value_name = "NAME", requires = "kube")]
-    context: Option<String>,
     /// The service account that meshmint runs as, for --kube
     #[arg(long, value_name = "NAMESPACE/NAME", default_value = "meshmint-system/meshmint")]
     account: String,
@@ -87,22 +83,19 @@ async fn look(args: &Args) -> Report {
         Some(config) => args.target.clone().or_socket(&config.admin_socket),
         None => args.target.clone(),
     };
-    if args.kube {
-        let mut expected = Expected { account: args.account.clone(), ..Expected::default() };
-        if target.is_named() {
-            (expected.bundle, expected.hosts) = Asker { target, config, clock: SystemClock::shared() }.ask(&mut report).await.unwrap_or_default();
-        }
-        look_at_mesh(args, &expected, &mut report).await;
-    } else {
-        Asker { target, config, clock: SystemClock::shared() }.ask(&mut report).await;
+    let cluster = target.cluster();
+    let asked = Asker { target, config, clock: SystemClock::shared() }.ask(&mut report).await;
+    if let Some(access) = cluster {
+        let (bundle, hosts) = asked.unwrap_or_default();
+        let expected = Expected { account: args.account.clone(), bundle, hosts };
+        look_at_mesh(access, &expected, &mut report).await;
     }
     report
 }
 
-async fn look_at_mesh(args: &Args, expected: &Expected, report: &mut Report) {
-    let access = Access::Person { kubeconfig: args.kubeconfig.clone(), context: args.context.clone() };
-    let Some(account) = args.account.split_once('/') else {
-        return report.failed(Check::MeshReadable, "--account is NAMESPACE/NAME", args.account.clone());
+async fn look_at_mesh(access: Access, expected: &Expected, report: &mut Report) {
+    let Some(account) = expected.account.split_once('/') else {
+        return report.failed(Check::MeshReadable, "--account is NAMESPACE/NAME", expected.account.clone());
     };
     match survey(&access, account, NEEDED, SystemClock::shared()).await {
         Ok(found) => {

@@ -16,8 +16,8 @@ use super::api_server::{Access, ApiError, ApiServer};
 use crate::clock::Clock;
 
 /// The ConfigMap that every namespace's workloads take their roots from, and its key.
-const ROOT_CONFIG_MAP: &str = "istio-ca-root-cert";
-const ROOT_KEY: &str = "root-cert.pem";
+pub(super) const ROOT_CONFIG_MAP: &str = "istio-ca-root-cert";
+pub(super) const ROOT_KEY: &str = "root-cert.pem";
 /// Objects on a page, pages of a list, bytes of a page, time for one.
 const PAGE: u32 = 250;
 const MOST_PAGES: u32 = 200;
