@@ -38,10 +38,7 @@ pub(super) async fn request(
     limit: Duration,
 ) -> Result<Token, ApiError> {
     let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
-    let mut spec = json!({"expirationSeconds": lifetime.as_secs()});
-    if let Some(audience) = audience {
-        spec["audiences"] = json!([audience]);
-    }
+    let spec = json!({"expirationSeconds": lifetime.as_secs(), "audiences": audience.map(|audience| [audience])});
     let body = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
     let request = Request::new(path).create(&PostParams::default(), body.to_string().into_bytes());
     let answer: Answer = api.read(request.map_err(|error| ApiError::Access(error.to_string()))?, MAX_ANSWER_BYTES, limit).await?;
