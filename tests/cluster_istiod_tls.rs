@@ -323,7 +323,7 @@ async fn each_rule_is_needed() {
         (role, "secrets", "create", "istiod-certificate", ("failed", "cannot create resource")),
         (role, "secrets", "patch", "istiod-certificate", ("failed", "cannot patch resource")),
         (cluster_role, "namespaces", "list", "istiod-certificate", ("failed", "namespaces: ")),
-        (cluster_role, "namespaces", "watch", "istiod-certificate", ("failed", "cannot watch resource")),
+        (cluster_role, "namespaces", "watch", "istiod-certificate", ("warning", "cannot watch resource")),
         (cluster_role, "mutatingwebhookconfigurations", "list", "istiod-bundle", ("warning", "mutatingwebhookconfigurations: ")),
         (cluster_role, "mutatingwebhookconfigurations", "watch", "istiod-bundle", ("warning", "cannot watch resource")),
         (cluster_role, "validatingwebhookconfigurations", "list", "istiod-bundle", ("warning", "validatingwebhookconfigurations: ")),
