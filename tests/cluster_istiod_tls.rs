@@ -70,7 +70,6 @@ impl World {
 async fn cluster() -> (Shared, Client) {
     let shared = Shared::over(ApiServer::start().await).await;
     let admin = shared.admin().await;
-    admin.apply_rules("deploy/kubernetes/controllers.yaml").await;
     (shared, admin)
 }
 
@@ -316,14 +315,15 @@ async fn each_rule_is_needed() {
     admin.namespace("istio-system").await;
     admin.apply_rules(RULES).await;
     let kubeconfig = shared.kubeconfig(shared.server.port());
-    let (all, namespaces) = (objects(RULES), objects("deploy/kubernetes/controllers.yaml").remove(0));
+    let all = objects(RULES);
     let (role, cluster_role) = (&all[0], &all[2]);
     for (role, resource, verb, id, outcome) in [
         (role, "secrets", "list", "istiod-certificate", ("failed", "cannot list resource")),
         (role, "secrets", "watch", "istiod-certificate", ("failed", "cannot watch resource")),
         (role, "secrets", "create", "istiod-certificate", ("failed", "cannot create resource")),
         (role, "secrets", "patch", "istiod-certificate", ("failed", "cannot patch resource")),
-        (&namespaces, "namespaces", "list", "istiod-certificate", ("failed", "namespaces: ")),
+        (cluster_role, "namespaces", "list", "istiod-certificate", ("failed", "namespaces: ")),
+        (cluster_role, "namespaces", "watch", "istiod-certificate", ("warning", "cannot watch resource")),
         (cluster_role, "mutatingwebhookconfigurations", "list", "istiod-bundle", ("warning", "mutatingwebhookconfigurations: ")),
         (cluster_role, "mutatingwebhookconfigurations", "watch", "istiod-bundle", ("warning", "cannot watch resource")),
         (cluster_role, "validatingwebhookconfigurations", "list", "istiod-bundle", ("warning", "validatingwebhookconfigurations: ")),
@@ -335,6 +335,7 @@ async fn each_rule_is_needed() {
         rule["verbs"].as_array_mut().unwrap().retain(|each| each != verb);
         let attributes = match resource {
             "secrets" => json!({"verb": verb, "resource": resource, "name": "istiod-tls", "namespace": "istio-system"}),
+            "namespaces" => json!({"verb": verb, "resource": resource, "name": "istio-system"}),
             _ => json!({"verb": verb, "resource": resource, "group": group}),
         };
         let review = json!({"spec": {"user": "system:serviceaccount:meshmint-system:meshmint", "resourceAttributes": attributes}});

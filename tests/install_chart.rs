@@ -284,8 +284,24 @@ fn rules_of_access_and_alerts_are_those_of_the_files() {
     assert_eq!(access(&rendered("replicas")), access(&files(&["rbac.yaml", "state.yaml"])));
     assert_eq!(access(&rendered("root ConfigMaps")), access(&files(&["rbac.yaml", "controllers.yaml"])));
     let istiod = given(json!({"app": {"tls": {"istiodCertificateEnable": true}}}));
-    assert_eq!(istiod, access(&files(&["rbac.yaml", "controllers.yaml", "istiod.yaml"])));
+    assert_eq!(istiod, access(&files(&["rbac.yaml", "istiod.yaml"])));
+    let elsewhere = given(json!({"app": {"tls": {"istiodCertificateEnable": true}, "istio": {"namespace": "istio-control"}}}));
+    assert_eq!(elsewhere.len(), istiod.len());
+    assert!(elsewhere.iter().all(|rule| !rule.contains("istio-system")), "{elsewhere:#?}");
     assert_eq!(access(&rendered("admin over the network")), access(&files(&["rbac.yaml", "admin.yaml"])));
+    // The account that `--kube` acts as is the release's own, whatever that and its own account are called.
+    let west = helm.render_as("west", "mesh", &with_image(&json!({"app": {"admin": {"enabled": true}}, "serviceAccount": {"name": "ca"}})));
+    let viewer = find(&west, "ServiceAccount", "west-meshmint-viewer")["metadata"]["namespace"].clone();
+    assert_eq!(viewer, "mesh");
+    let subjects = |name: &str| find(&west, "ClusterRoleBinding", name)["subjects"].clone();
+    assert_eq!(subjects("west-meshmint-viewer-mesh"), json!([{"kind": "ServiceAccount", "name": "west-meshmint-viewer", "namespace": "mesh"}]));
+    assert_eq!(subjects("west-meshmint-admin-api-mesh"), json!([{"kind": "ServiceAccount", "name": "ca", "namespace": "mesh"}]));
+    let token = find(&west, "Role", "west-meshmint-kube")["rules"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find_map(|rule| (rule["resources"] == json!(["serviceaccounts/token"])).then(|| rule["resourceNames"].clone()));
+    assert_eq!(token, Some(json!(["west-meshmint-viewer"])));
     // Each file has its place, or is for what the chart does not do (roles apart): a new one must be given one.
     let mut all: Vec<_> =
         fs::read_dir(repository("deploy/kubernetes")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();

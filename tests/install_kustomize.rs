@@ -2,6 +2,8 @@
 //! builds all of it. `MESHMINT_TEST_WRITE=1 cargo test --test install_kustomize` writes the generated files anew; review them then.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "common/chart_values.rs"]
+mod chart_values;
 #[path = "common/helm.rs"]
 mod helm;
 #[path = "common/process.rs"]
@@ -9,8 +11,11 @@ mod process;
 #[path = "common/tools.rs"]
 mod tools;
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::process::Command;
 
+use chart_values::with_image;
 use helm::{Helm, configuration, find, kustomize, names, objects, pod};
 use serde_json::{Value, json};
 
@@ -57,9 +62,70 @@ fn base_and_components_are_what_the_chart_renders() {
     let beside = |values: &Value| -> Vec<String> { documents(values).into_iter().filter(|document| !base.contains(document)).collect() };
     let all = json!({"app": {"metrics": {"service": {"servicemonitor": {"enabled": true}}, "rules": {"enabled": true}}}});
     same_as_file("deploy/kustomize/components/monitoring/monitoring.yaml", &generated(&beside(&all)));
-    let remote = beside(&json!({"app": {"multiCluster": {"enabled": true}}}));
-    let remote: Vec<_> = remote.into_iter().filter(|document| document.contains("remote-clusters")).collect();
-    same_as_file("deploy/kustomize/components/remote-clusters/access.yaml", &generated(&remote));
+    for (component, values) in components() {
+        let of_access = |document: &String| ["Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding", "ServiceAccount"].contains(&kind(document));
+        let access: Vec<_> = beside(&values).into_iter().filter(of_access).collect();
+        same_as_file(&format!("deploy/kustomize/components/{component}/access.yaml"), &generated(&access));
+    }
+}
+
+/// Each component for a key of the configuration, with the value of the chart that does the same.
+fn components() -> [(&'static str, Value); 4] {
+    [
+        ("remote-clusters", json!({"app": {"multiCluster": {"enabled": true}}})),
+        ("controllers", json!({"app": {"controller": {"rootConfigMap": true}}})),
+        ("istiod", json!({"app": {"tls": {"istiodCertificateEnable": true}}})),
+        ("admin", json!({"app": {"admin": {"enabled": true}}})),
+    ]
+}
+
+fn kind(document: &str) -> &str {
+    document.lines().find_map(|line| line.strip_prefix("kind: ")).unwrap()
+}
+
+#[test]
+fn with_a_component_the_base_is_what_the_chart_renders_with_its_value() {
+    let folder = tempfile::tempdir().unwrap();
+    let copied = Command::new("cp").arg("-r").arg(repository("deploy/kustomize")).arg(folder.path()).status().unwrap();
+    assert!(copied.success());
+    let overlay = folder.path().join("kustomize/overlays/one");
+    fs::create_dir(&overlay).unwrap();
+    for (component, values) in components() {
+        let rendered = Helm::new().render(&with_image(&values));
+        fs::write(overlay.join("meshmint.yaml"), configuration(&rendered)).unwrap();
+        let kustomization = json!({
+            "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": ["../../base"], "components": [format!("../../components/{component}")],
+            "configMapGenerator": [{"name": "meshmint", "namespace": "meshmint-system", "behavior": "replace", "files": ["meshmint.yaml"]}],
+        });
+        fs::write(overlay.join("kustomization.yaml"), kustomization.to_string()).unwrap();
+        let built = objects(&kustomize(&overlay));
+        let (built, rendered) = (comparable(built), comparable(rendered));
+        assert_eq!(built.keys().collect::<Vec<_>>(), rendered.keys().collect::<Vec<_>>(), "{component}");
+        for (name, object) in &built {
+            assert_eq!(object, &rendered[name], "{component}: {name}");
+        }
+    }
+}
+
+/// The objects by kind and name, without what only Helm or only kustomize writes.
+fn comparable(objects: Vec<Value>) -> BTreeMap<String, Value> {
+    let bare = |mut object: Value| {
+        let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+        let config = object["kind"] == "ConfigMap";
+        let key = format!("{} {}", object["kind"].as_str().unwrap(), if config { "meshmint" } else { &name });
+        object["metadata"] = json!({"namespace": object["metadata"]["namespace"]});
+        if object["kind"] == "StatefulSet" {
+            let pod = &mut object["spec"]["template"];
+            pod["metadata"] = Value::Null;
+            pod["spec"]["volumes"][0]["configMap"]["name"] = Value::Null;
+            pod["spec"]["containers"][0]["image"] = Value::Null;
+        }
+        if config {
+            object["data"]["meshmint.yaml"] = json!(object["data"]["meshmint.yaml"].as_str().unwrap().trim());
+        }
+        (key, object)
+    };
+    objects.into_iter().map(bare).collect()
 }
 
 /// Builds a folder, and returns its objects with the configuration, which must be one that meshmint takes.

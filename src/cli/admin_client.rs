@@ -1,8 +1,10 @@
-//! Finding the admin API of a running server, on its socket or over the network, and asking it.
+//! Finding the admin API of a running server, on its socket, over the network or in a cluster, and asking it.
 
-use std::net::IpAddr;
+mod kube;
+
 use std::path::{Path, PathBuf};
 
+use clap::ArgGroup;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::net::UnixStream;
@@ -13,24 +15,33 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Request, Status};
 use tower::service_fn;
 
+use self::kube::KubeArgs;
+pub(super) use self::kube::Pod;
 use super::csr_client::{client_config, code_name, connect};
 use crate::clock::SystemClock;
+use crate::cluster::Access;
 use crate::server::proto::admin::admin_client::AdminClient;
+
+/// The part of a command's help that says which server is asked.
+const HEADING: &str = "Which server";
 
 /// Which server to ask.
 #[derive(Debug, Clone, clap::Args)]
 #[group(skip)]
+#[command(group(ArgGroup::new("far").multiple(true).args(["address", "kube"])))]
 pub(super) struct Target {
     #[command(flatten)]
     place: Place,
-    /// The roots that the server's certificate at --address must chain to (PEM)
-    #[arg(long, value_name = "FILE", requires = "address")]
+    #[command(flatten)]
+    cluster: KubeArgs,
+    /// The roots that the server's certificate must chain to (PEM) [default with --kube: those of ConfigMap istio-ca-root-cert]
+    #[arg(long, help_heading = HEADING, value_name = "FILE", requires = "far")]
     roots: Option<PathBuf>,
-    /// A Kubernetes token for --address: `kubectl create token ACCOUNT --audience meshmint-admin`
-    #[arg(long, value_name = "FILE", requires = "address")]
+    /// A Kubernetes token: `kubectl create token ACCOUNT --audience meshmint-admin` [default with --kube: one that is made for this]
+    #[arg(long, help_heading = HEADING, value_name = "FILE", requires = "far")]
     token_file: Option<PathBuf>,
-    /// The name in the server's certificate [default: the host of --address]
-    #[arg(long, value_name = "NAME", requires = "address")]
+    /// The name in the server's certificate [default: the host of --address; with --kube meshmint.NAMESPACE.svc]
+    #[arg(long, help_heading = HEADING, value_name = "NAME", requires = "far")]
     server_name: Option<String>,
 }
 
@@ -39,14 +50,48 @@ pub(super) struct Target {
 #[group(multiple = false)]
 struct Place {
     /// The folder of a running `meshmint dev`
-    #[arg(long, value_name = "DIR", default_value = ".meshmint")]
+    #[arg(long, help_heading = HEADING, value_name = "DIR", default_value = ".meshmint")]
     dir: PathBuf,
     /// The admin socket of a running `meshmint serve` (`admin.socket` in its configuration)
-    #[arg(long, value_name = "SOCKET")]
+    #[arg(long, help_heading = HEADING, value_name = "SOCKET")]
     admin: Option<PathBuf>,
     /// The admin port of a running `meshmint serve` (`admin.listen`); needs --roots and --token-file
-    #[arg(long, value_name = "HOST:PORT", requires_all = ["roots", "token_file"])]
+    #[arg(long, help_heading = HEADING, value_name = "HOST:PORT", requires_all = ["roots", "token_file"])]
     address: Option<String>,
+}
+
+/// A server that answers, and what it is called.
+pub(super) struct Reached {
+    pub(super) client: Client,
+    pub(super) name: String,
+    pub(super) way: Way,
+}
+
+/// How other ports of it are reached.
+pub(super) enum Way {
+    /// On this machine.
+    Here,
+    /// On the machine with this address, HOST:PORT.
+    Network(String),
+    /// Through the API server.
+    Cluster(Pod),
+}
+
+/// Why no server was reached, in words that say what to do.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unreached {
+    /// Nothing of the kind is there.
+    #[error("{0}")]
+    Absent(String),
+    /// The cluster can't be asked.
+    #[error("{0}")]
+    NoCluster(String),
+    /// It is there, and whoever asks lacks something to ask it with.
+    #[error("{0}")]
+    Unasked(String),
+    /// It doesn't answer.
+    #[error("{0}")]
+    Trouble(String),
 }
 
 #[derive(Deserialize)]
@@ -60,6 +105,15 @@ pub(super) type Client = AdminClient<InterceptedService<Channel, Credentials>>;
 /// What is sent with each question: nothing over the socket, a token over the network.
 #[derive(Clone)]
 pub(super) struct Credentials(Option<MetadataValue<Ascii>>);
+
+impl Credentials {
+    /// `None` where no header may carry the token.
+    fn of(token: &str) -> Option<Self> {
+        let mut bearer = MetadataValue::try_from(format!("Bearer {}", token.trim())).ok()?;
+        bearer.set_sensitive(true);
+        Some(Self(Some(bearer)))
+    }
+}
 
 impl Interceptor for Credentials {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
@@ -76,41 +130,51 @@ impl Target {
     /// # Errors
     /// In words that say how to start a server, or what is wrong with what was given.
     pub(super) async fn connect(&self) -> Result<Client, String> {
-        let (channel, credentials) = match &self.place.address {
-            None => (self.over_the_socket().await?, Credentials(None)),
-            Some(address) => self.over_the_network(address).await?,
-        };
-        Ok(AdminClient::with_interceptor(channel, credentials).max_decoding_message_size(MAX_ANSWER))
+        self.reach().await.map(|reached| reached.client).map_err(|error| error.to_string())
     }
 
-    async fn over_the_socket(&self) -> Result<Channel, String> {
-        let socket = self.socket()?;
-        let connector = {
-            let socket = socket.clone();
-            service_fn(move |_: Uri| {
-                let socket = socket.clone();
-                async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-            })
+    /// The same, with what else can be known of the server.
+    ///
+    /// # Errors
+    /// [`Unreached`].
+    pub(super) async fn reach(&self) -> Result<Reached, Unreached> {
+        let (channel, credentials, name, way) = if let Some(address) = &self.place.address {
+            let (channel, credentials) = self.over_the_network(address).await.map_err(Unreached::Trouble)?;
+            (channel, credentials, address.clone(), Way::Network(address.clone()))
+        } else if self.is_in_cluster() {
+            let pod = self.cluster.find().await?;
+            let (channel, credentials) = self.through_the_cluster(&pod).await?;
+            (channel, credentials, pod.to_string(), Way::Cluster(pod))
+        } else {
+            let socket = self.socket().map_err(Unreached::Trouble)?;
+            let channel = over_the_socket(&socket).await.map_err(Unreached::Trouble)?;
+            (channel, Credentials(None), socket.display().to_string(), Way::Here)
         };
-        Endpoint::from_static("http://admin").connect_with_connector(connector).await.map_err(|_| {
-            format!(
-                "no server answers on {}. Start one with `meshmint dev` or `meshmint serve --config FILE`, as the user who runs this command",
-                socket.display()
-            )
-        })
+        let client = AdminClient::with_interceptor(channel, credentials).max_decoding_message_size(MAX_ANSWER);
+        Ok(Reached { client, name, way })
     }
 
     async fn over_the_network(&self, address: &str) -> Result<(Channel, Credentials), String> {
         let (Some(roots), Some(token)) = (&self.roots, &self.token_file) else { return Err("--address needs --roots and --token-file".to_owned()) };
-        let read = |path: &Path| std::fs::read_to_string(path).map_err(|error| format!("can't read {}: {error}", path.display()));
         let config = client_config(&read(roots)?, None).map_err(|error| format!("{}: {error}", roots.display()))?;
-        // The value's own error would not say which file, and must not say what is in it.
-        let mut bearer = MetadataValue::try_from(format!("Bearer {}", read(token)?.trim()))
-            .map_err(|_| format!("{} is no token: it has characters that no header may carry", token.display()))?;
-        bearer.set_sensitive(true);
+        let credentials = Credentials::of(&read(token)?).ok_or_else(|| no_token(token))?;
         let channel =
             connect(address, self.server_name.as_deref(), config, SystemClock::shared().as_ref()).await.map_err(|error| error.to_string())?;
-        Ok((channel, Credentials(Some(bearer))))
+        Ok((channel, credentials))
+    }
+
+    async fn through_the_cluster(&self, pod: &Pod) -> Result<(Channel, Credentials), Unreached> {
+        let (roots, of) = match &self.roots {
+            Some(file) => (read(file).map_err(Unreached::Trouble)?, file.display().to_string()),
+            None => (self.cluster.roots(pod).await?, "ConfigMap istio-ca-root-cert".to_owned()),
+        };
+        let config = client_config(&roots, None).map_err(|error| Unreached::Trouble(format!("{of}: {error}")))?;
+        let credentials = match &self.token_file {
+            Some(file) => Credentials::of(&read(file).map_err(Unreached::Trouble)?).ok_or_else(|| no_token(file)),
+            None => Credentials::of(&self.cluster.token(pod).await?).ok_or_else(|| "the API server made no token".to_owned()),
+        };
+        let channel = self.cluster.connect(pod, self.server_name.as_deref(), config).await?;
+        Ok((channel, credentials.map_err(Unreached::Trouble)?))
     }
 
     /// The server at this socket, unless another one was named with --admin or --address.
@@ -121,23 +185,14 @@ impl Target {
         self
     }
 
-    /// Whether somebody said which server, not only the default folder.
-    pub(super) fn is_named(&self) -> bool {
-        self.place.address.is_some() || self.place.admin.is_some()
+    /// Whether it is to be found in a cluster: only where nobody said which one it is, as `check --kube` allows.
+    pub(super) fn is_in_cluster(&self) -> bool {
+        self.cluster.kube && self.place.address.is_none() && self.place.admin.is_none()
     }
 
-    /// The server in words: its socket or its address.
-    pub(super) fn name(&self) -> String {
-        match &self.place.address {
-            Some(address) => address.clone(),
-            None => self.socket().map(|socket| socket.display().to_string()).unwrap_or_default(),
-        }
-    }
-
-    /// The address of the machine that it is on, where it is not this one.
-    pub(super) async fn host(&self) -> Option<IpAddr> {
-        let mut found = tokio::net::lookup_host(self.place.address.as_ref()?).await.ok()?;
-        found.next().map(|address| address.ip())
+    /// The cluster of --kube, where that was given.
+    pub(super) fn cluster(&self) -> Option<Access> {
+        self.cluster.kube.then(|| self.cluster.access())
     }
 
     /// The socket's path.
@@ -161,6 +216,31 @@ impl Target {
         let endpoints: Endpoints = serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", file.display()))?;
         Ok(endpoints.admin)
     }
+}
+
+async fn over_the_socket(socket: &Path) -> Result<Channel, String> {
+    let connector = {
+        let socket = socket.to_owned();
+        service_fn(move |_: Uri| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        })
+    };
+    Endpoint::from_static("http://admin").connect_with_connector(connector).await.map_err(|_| {
+        format!(
+            "no server answers on {}. Start one with `meshmint dev` or `meshmint serve --config FILE`, as the user who runs this command",
+            socket.display()
+        )
+    })
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    std::fs::read_to_string(path).map_err(|error| format!("can't read {}: {error}", path.display()))
+}
+
+/// The parser's own words would not say which file, and must not say what is in it.
+fn no_token(file: &Path) -> String {
+    format!("{} is no token: it has characters that no header may carry", file.display())
 }
 
 /// A page of 1,000 certificates with all their names.

@@ -73,7 +73,8 @@ enum TrustWhat {
     /// domain. Adding a root that is there already changes nothing.
     #[command(after_help = "Examples:\n  \
         kubectl get configmap istio-ca-root-cert -o jsonpath='{.data.root-cert\\.pem}' > istiod-root.pem\n  \
-        meshmint authority trust add istiod-root.pem --reason 'istiod signs until Friday'")]
+        meshmint authority trust add istiod-root.pem --reason 'istiod signs until Friday'\n  \
+        meshmint authority trust add istiod-root.pem --reason 'istiod signs until Friday' --kube --as-service-account alice")]
     Add(AddArgs),
 }
 

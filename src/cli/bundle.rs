@@ -10,7 +10,7 @@ use crate::server::proto::admin::GetBundleRequest;
 /// `meshmint bundle`
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  meshmint bundle > root-cert.pem\n  meshmint bundle -o spiffe\n  meshmint bundle --admin /run/meshmint/admin.sock -o json"
+    after_help = "Examples:\n  meshmint bundle > root-cert.pem\n  meshmint bundle -o spiffe\n  meshmint bundle --admin /run/meshmint/admin.sock -o json\n  meshmint bundle --kube --context staging"
 )]
 pub(super) struct Args {
     #[command(flatten)]

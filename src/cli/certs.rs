@@ -39,7 +39,8 @@ enum What {
     #[command(after_help = "Examples:\n  \
         meshmint certs list --namespace shop --state valid\n  \
         meshmint certs list --kind leaf --expires-before +1h -o json\n  \
-        meshmint certs list --admin /run/meshmint/admin.sock --issued-after -2h --page-size 20")]
+        meshmint certs list --admin /run/meshmint/admin.sock --issued-after -2h --page-size 20\n  \
+        meshmint certs list --kube --context staging --state valid")]
     List(ListArgs),
     /// Show everything on record about one certificate, and the certificate
     #[command(after_help = "Examples:\n  \

@@ -8,6 +8,8 @@ mod report;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::Resettable;
+
 use self::client::Asker;
 use self::mesh::{Expected, judge};
 use self::report::Report;
@@ -30,25 +32,19 @@ const PAUSE: Duration = Duration::from_secs(1);
     meshmint check --admin /run/meshmint/admin.sock --wait 1m -o json\n  \
     meshmint check --kube --context staging\n  \
     meshmint check --kube --bundle bundle.pem\n  \
+    meshmint check --kube --as-service-account alice\n  \
     meshmint check --kube --address localhost:8444 --server-name meshmint.meshmint-system.svc \
       --roots roots.pem --token-file token\n\n\
-    Exit code 0: all is well. 1: something has failed. 3: warnings only. docs/checks.md explains each line.")]
+    Exit code 0: all is well. 1: something has failed. 3: warnings only. docs/checks.md explains each line.",
+    mut_arg("kube", |kube| kube.conflicts_with(Resettable::Reset).conflicts_with("dir").help(
+        "Look at the mesh in a cluster too, as the person that the kubeconfig names: before and after installing. The server that is asked is the \
+        one that runs there, where it has an admin port, unless another is named (--admin, --address, --config)")))]
 pub(super) struct Args {
     #[command(flatten)]
     target: Target,
     /// The configuration of the server: names its socket, and what its certificate should say
     #[arg(long, value_name = "FILE", conflicts_with = "dir")]
     config: Option<PathBuf>,
-    /// Look at the mesh in a cluster too, as the person that the kubeconfig names: before and after installing. A server is asked only where one is
-    /// named (--admin, --address, --config)
-    #[arg(long)]
-    kube: bool,
-    /// The kubeconfig for --kube [default: KUBECONFIG, or ~/.kube/config]
-    #[arg(long, value_name = "FILE", requires = "kube")]
-    kubeconfig: Option<PathBuf>,
-    /// The context of the kubeconfig for --kube [default: the current one]
-    #[arg(long, value_name = "NAME", requires = "kube")]
-    context: Option<String>,
     /// The service account that meshmint runs as, for --kube
     #[arg(long, value_name = "NAMESPACE/NAME", default_value = "meshmint-system/meshmint")]
     account: String,
@@ -93,12 +89,11 @@ async fn look(args: &Args) -> Report {
         Some(config) => args.target.clone().or_socket(&config.admin_socket),
         None => args.target.clone(),
     };
-    if args.kube {
+    let cluster = target.cluster();
+    let asked = Asker { target, config: config.clone(), clock: SystemClock::shared() }.ask(&mut report).await;
+    if let Some(access) = cluster {
         let mut expected = Expected::default();
-        if target.is_named() {
-            let asker = Asker { target, config: config.clone(), clock: SystemClock::shared() };
-            (expected.bundle, expected.hosts) = asker.ask(&mut report).await.unwrap_or_default();
-        }
+        (expected.bundle, expected.hosts) = asked.unwrap_or_default();
         match args.bundle.as_deref().map(bundle).transpose() {
             Ok(bundle) => expected.bundle = bundle.or(expected.bundle),
             Err(problem) => {
@@ -106,15 +101,12 @@ async fn look(args: &Args) -> Report {
                 return report;
             }
         }
-        look_at_mesh(args, config.as_ref(), &expected, &mut report).await;
-    } else {
-        Asker { target, config, clock: SystemClock::shared() }.ask(&mut report).await;
+        look_at_mesh(args, access, config.as_ref(), &expected, &mut report).await;
     }
     report
 }
 
-async fn look_at_mesh(args: &Args, config: Option<&Config>, expected: &Expected, report: &mut Report) {
-    let access = Access::Person { kubeconfig: args.kubeconfig.clone(), context: args.context.clone() };
+async fn look_at_mesh(args: &Args, access: Access, config: Option<&Config>, expected: &Expected, report: &mut Report) {
     let clock = SystemClock::shared();
     let Some(account) = args.account.split_once('/') else {
         return report.failed(Check::MeshReadable, "--account is NAMESPACE/NAME", args.account.clone());

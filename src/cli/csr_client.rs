@@ -1,5 +1,6 @@
 //! A client of Istio's CSR API: makes a key and a request as Istio's agents do, and asks any CA that speaks it.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, DnValue, SanType};
 use rsa::pkcs8::EncodePrivateKey;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::Request;
@@ -205,12 +207,22 @@ pub(super) async fn connect(at: &str, server_name: Option<&str>, config: ClientC
     let name = ServerName::try_from(name.to_owned()).map_err(|_| CsrClientError::ServerName(name.to_owned()))?;
     let tls = TlsConnector::from(Arc::new(config));
     let address = at.to_owned();
-    let connector = service_fn(move |_: Uri| {
+    let open = move || {
         let (tls, name, address) = (tls.clone(), name.clone(), address.clone());
-        async move {
-            let stream = TcpStream::connect(&address).await?;
-            tls.connect(name, stream).await.map(TokioIo::new)
-        }
+        async move { tls.connect(name, TcpStream::connect(&address).await?).await }
+    };
+    channel(at, open, clock).await
+}
+
+/// A channel to HOST:PORT over streams that `open` opens, with TLS.
+pub(super) async fn channel<S, F>(at: &str, open: impl Fn() -> F + Send + 'static, clock: &dyn Clock) -> Result<Channel, CsrClientError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    F: Future<Output = io::Result<S>> + Send + 'static,
+{
+    let connector = service_fn(move |_: Uri| {
+        let opening = open();
+        async move { opening.await.map(TokioIo::new) }
     });
     // The URIs only fill the :authority and :scheme headers; the connector knows where to go, and that it speaks TLS. tonic would refuse https in
     // the first one where a feature of another crate has brought its own TLS.

@@ -11,6 +11,8 @@ use futures_util::stream::{self, Stream, StreamExt as _};
 use http::{Request, Response, header};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Bytes;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
 use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::WatchEvent;
@@ -20,6 +22,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
 use super::fetch::chain_of;
+use super::forwarded::Forwarded;
 use crate::clock::{Clock, within};
 
 /// Where the API server is and who we are there.
@@ -197,6 +200,20 @@ impl ApiServer {
     pub(super) async fn document(&self, path: &str, accept: &'static str, most: usize, limit: Duration) -> Result<Bytes, ApiError> {
         let request = Request::get(path).header(header::ACCEPT, accept).body(Vec::new());
         self.ask(request.map_err(|error| ApiError::Access(error.to_string()))?, most, limit).await
+    }
+
+    /// A stream to a port of a pod, which the API server opens through the kubelet of the pod's node.
+    ///
+    /// # Errors
+    /// [`ApiError`]. That nobody listens there is only seen in the stream.
+    pub(super) async fn forward(&self, namespace: &str, pod: &str, port: u16, limit: Duration) -> Result<Forwarded, ApiError> {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        let opened = within(self.clock.as_ref(), limit, pods.portforward(pod, &[port])).await.ok_or(ApiError::TimedOut(limit))?;
+        let forwarder = opened.map_err(|error| match error {
+            kube::Error::Api(status) => ApiError::of_status(&status),
+            other => no_answer(other),
+        })?;
+        Forwarded::of(forwarder, port).ok_or_else(|| ApiError::NoAnswer("no stream was opened".to_owned()))
     }
 
     /// A stream of changes, one in a line. It ends when the API server ends it, and after an error; its beginning is bounded in time here, and each

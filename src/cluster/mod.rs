@@ -1,10 +1,12 @@
 //! What is learnt from the cluster: the keys of its token issuers, what it says of a token, whether what a token is bound to still lives, and
-//! which pods are on which node. Also who operates us over the network, and what RBAC lets him do.
+//! which pods are on which node. Also who operates us over the network, what RBAC lets him do, and how he reaches us through the API server.
 
 mod api_server;
 mod clusters;
 mod fetch;
+mod forwarded;
 mod index;
+mod installation;
 pub mod key_sets;
 mod kubernetes;
 mod lease;
@@ -15,6 +17,7 @@ mod operators;
 mod own_objects;
 mod remote;
 mod remote_secret;
+mod service_account_token;
 mod survey;
 mod token_review;
 mod watched;
@@ -22,8 +25,10 @@ mod watched;
 pub use api_server::{Access, ApiError, ApiServer};
 pub use clusters::{Clusters, Member, Named, Review};
 pub use fetch::{FetchError, KeySource};
+pub use forwarded::Forwarded;
 pub(crate) use index::Index;
 pub use index::Resource;
+pub use installation::{Installation, RunningPod};
 pub use key_sets::{IssuerStatus, KeySets, KeyTrouble, Timing, TrackedIssuer};
 pub use kubernetes::{ClusterStatus, Kubernetes, KubernetesParts};
 pub use lease::{Election, ElectionParts, LeaseStatus, LeaseTiming};

@@ -8,12 +8,10 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kube::config::Kubeconfig;
-use kube::core::Request;
-use kube::core::params::PostParams;
-use serde::Deserialize;
 use serde_json::json;
 
 use super::api_server::{Access, ApiError, ApiServer};
+use super::service_account_token::{self, Token};
 use crate::clock::Clock;
 
 /// What is asked for.
@@ -47,18 +45,6 @@ pub struct MadeSecret {
 /// How long a question may take.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-#[derive(Deserialize)]
-struct TokenAnswer {
-    status: TokenStatus,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct TokenStatus {
-    token: String,
-    expiration_timestamp: String,
-}
-
 impl RemoteSecret<'_> {
     /// Asks for the token and writes the manifest.
     ///
@@ -72,11 +58,8 @@ impl RemoteSecret<'_> {
         }
         let (server, authority) = self.place()?;
         let api = ApiServer::connect(&Access::Kubeconfig(self.kubeconfig.to_owned()), clock).await?;
-        let path = format!("/api/v1/namespaces/{}/serviceaccounts/{}/token", self.namespace, self.service_account);
-        let body = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": self.lifetime.as_secs()}});
-        let request = Request::new(path).create(&PostParams::default(), body.to_string().into_bytes());
-        let answer: TokenAnswer = api.read(request.map_err(|error| ApiError::Access(error.to_string()))?, 64 << 10, PATIENCE).await?;
-        let TokenStatus { token, expiration_timestamp } = answer.status;
+        let account = (self.namespace, self.service_account);
+        let Token { token, expiration_timestamp } = service_account_token::request(&api, account, None, self.lifetime, PATIENCE).await?;
         let kubeconfig = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "remote",
             "clusters": [{"name": "remote", "cluster": {"server": server, "certificate-authority-data": authority}}],

@@ -20,8 +20,8 @@ use super::api_server::{Access, ApiError, ApiServer, parsed};
 use crate::clock::Clock;
 
 /// The ConfigMap that every namespace's workloads take their roots from, and its key.
-const ROOT_CONFIG_MAP: &str = "istio-ca-root-cert";
-const ROOT_KEY: &str = "root-cert.pem";
+pub(super) const ROOT_CONFIG_MAP: &str = "istio-ca-root-cert";
+pub(super) const ROOT_KEY: &str = "root-cert.pem";
 
 /// Namespaces that istiod gives no roots, and nobody else does: no workload of a mesh is there. Not kube-system: ztunnel may live there.
 pub const WITHOUT_ROOTS: [&str; 3] = ["kube-public", "kube-node-lease", "local-path-storage"];

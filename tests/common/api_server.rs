@@ -1,5 +1,5 @@
 //! A real kube-apiserver over a real etcd (`tests/setup cluster`), with RBAC, on free ports of 127.0.0.1 and in a temporary folder. There is no
-//! kubelet and no controller: objects are what the test makes them, and nothing deletes for it.
+//! controller, and of a kubelet only its port-forwarding: objects are what the test makes them, and nothing deletes for it.
 //!
 //! Both run below a shell that kills them when its standard input ends, so they end with the test's process however that ends.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "every suite uses its own part")]
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PublicKeyData as _};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::cluster::Client;
@@ -91,6 +91,10 @@ impl Drop for Below {
     }
 }
 
+/// A kubelet, as far as port-forwarding goes (tests/go/kubelet). It ends with this value.
+#[derive(Debug)]
+pub struct Kubelet(#[expect(dead_code, reason = "it is held")] Below);
+
 /// The API server.
 #[derive(Debug)]
 pub struct ApiServer {
@@ -150,6 +154,8 @@ impl ApiServer {
             // A test compacts when it wants to.
             "--etcd-compaction-interval=0".to_owned(),
             "--profiling=false".to_owned(),
+            format!("--kubelet-certificate-authority={}", at("ca.pem")),
+            "--kubelet-preferred-address-types=InternalIP".to_owned(),
         ];
         flags.extend(settings.known.iter().map(|each| format!("--service-account-key-file={}", key(*each, "pub"))));
         flags.extend(settings.flags.iter().cloned());
@@ -202,6 +208,33 @@ impl ApiServer {
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.contains(" 200 "), "{answer}");
         serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+    }
+
+    /// A new node with what port-forwarding needs of a kubelet; its pods are processes of this machine.
+    pub async fn kubelet(&self, node: &str) -> Kubelet {
+        let port = free_ports()[0];
+        let at = |name: &str| self.folder.path().join(name).to_str().unwrap().to_owned();
+        let flags = [
+            format!("--listen=127.0.0.1:{port}"),
+            format!("--tls-cert-file={}", at("server.pem")),
+            format!("--tls-private-key-file={}", at("server-key.pem")),
+        ];
+        let kubelet = Kubelet(Below::start(&tool("bin/meshmint-kubelet"), &flags, &self.folder.path().join("kubelet.log")));
+        let admin = self.admin().await;
+        admin.node(node).await;
+        let status = json!({"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}], "daemonEndpoints": {"kubeletEndpoint": {"Port": port}}});
+        admin.patch(&format!("/api/v1/nodes/{node}/status"), &json!({"status": status})).await;
+        let listens = async {
+            while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        assert!(
+            tokio::time::timeout(PATIENCE, listens).await.is_ok(),
+            "{}",
+            std::fs::read_to_string(self.folder.path().join("kubelet.log")).unwrap()
+        );
+        kubelet
     }
 
     /// Where it listens.

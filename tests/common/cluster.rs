@@ -151,10 +151,10 @@ impl Client {
         self.own_token().await
     }
 
-    /// Creates the roles and bindings of a file.
+    /// Creates the roles, bindings and accounts of a file.
     pub async fn apply_rules(&self, file: &str) {
         for object in objects(file) {
-            self.create(&rbac_path(&object), &object).await;
+            self.create(&path_of(&object), &object).await;
         }
     }
 
@@ -163,7 +163,7 @@ impl Client {
         self.namespace(namespace).await;
         for mut object in objects(file) {
             object["metadata"]["namespace"] = json!(namespace);
-            self.create(&rbac_path(&object), &object).await;
+            self.create(&path_of(&object), &object).await;
         }
     }
 
@@ -172,7 +172,7 @@ impl Client {
         let mut role = objects(file).into_iter().find(|object| object["kind"] == "Role" && object["metadata"]["name"] == name).unwrap();
         role["metadata"]["namespace"] = json!(namespace);
         role["rules"] = rules.clone();
-        self.ask("PUT", &format!("{}/{name}", rbac_path(&role)), "application/json", &role).await.unwrap();
+        self.ask("PUT", &format!("{}/{name}", path_of(&role)), "application/json", &role).await.unwrap();
     }
 
     /// Waits until the API server goes by this: whether an account of meshmint's may do something with an object: its group, kind and name.
@@ -201,7 +201,7 @@ impl Client {
     pub async fn set_rules_of(&self, role: &Value, rules: &Value) {
         let mut role = role.clone();
         role["rules"] = rules.clone();
-        let path = format!("{}/{}", rbac_path(&role), role["metadata"]["name"].as_str().unwrap());
+        let path = format!("{}/{}", path_of(&role), role["metadata"]["name"].as_str().unwrap());
         self.ask("PUT", &path, "application/json", &role).await.unwrap();
     }
 
@@ -224,8 +224,11 @@ pub fn objects(file: &str) -> Vec<Value> {
     text.split("\n---\n").map(|document| serde_saphyr::from_str(document).unwrap()).collect()
 }
 
-fn rbac_path(object: &Value) -> String {
+fn path_of(object: &Value) -> String {
     let kind = object["kind"].as_str().unwrap().to_lowercase();
+    if kind == "serviceaccount" {
+        return format!("/api/v1/namespaces/{}/serviceaccounts", object["metadata"]["namespace"].as_str().unwrap());
+    }
     match object["metadata"]["namespace"].as_str() {
         Some(namespace) => format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/{kind}s"),
         None => format!("/apis/rbac.authorization.k8s.io/v1/{kind}s"),

@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 use time::OffsetDateTime;
 use tonic::{Code, Status};
 
-use super::super::admin_client::{Client, Target, words};
+use super::super::admin_client::{Client, Reached, Target, Unreached, Way, words};
 use super::super::inspect::live;
 use super::report::Report;
 use crate::clock::{Clock, within};
@@ -37,18 +37,18 @@ pub(super) struct Asker {
 impl Asker {
     /// Puts everything into the report; returns the trust bundle, where the server gave it, and the names that its certificate is to have.
     pub(super) async fn ask(&self, report: &mut Report) -> Option<(Option<String>, Vec<String>)> {
-        let (mut client, answer) = match self.answer().await {
+        let (Reached { mut client, name, way }, answer) = match self.answer().await {
             Ok(answer) => answer,
             Err(why) => {
-                report.failed(Check::AdminAnswers, "the server doesn't answer", why);
+                unreached(why, report);
                 return None;
             }
         };
-        report.ok(Check::AdminAnswers, format!("the server answers on {}", self.target.name()));
+        report.ok(Check::AdminAnswers, format!("the server answers on {name}"));
         report.server_version = Some(answer.version.clone());
         self.version(&answer, report);
         self.skew(answer.now, report);
-        self.csr_port(&mut client, &answer, report).await;
+        self.csr_port(&mut client, &way, &answer, report).await;
         let hosts = answer.serving_dns_names.iter().chain(&answer.serving_ip_addresses).cloned().collect();
         for fact in answer.facts {
             report.fact(fact);
@@ -57,14 +57,16 @@ impl Asker {
         Some((bundle, hosts))
     }
 
-    async fn answer(&self) -> Result<(Client, CheckResponse), String> {
-        let mut client = self.target.connect().await?;
-        let asked = within(self.clock.as_ref(), PATIENCE, client.check(CheckRequest {})).await;
+    async fn answer(&self) -> Result<(Reached, CheckResponse), Unreached> {
+        let mut server = self.target.reach().await?;
+        let asked = within(self.clock.as_ref(), PATIENCE, server.client.check(CheckRequest {})).await;
         let answer = asked.unwrap_or_else(|| Err(Status::deadline_exceeded(format!("no answer within {PATIENCE:?}"))));
         match answer {
-            Ok(answer) => Ok((client, answer.into_inner())),
-            Err(status) if status.code() == Code::Unimplemented => Err("it is older than this command and can't be asked".to_owned()),
-            Err(status) => Err(words(&status)),
+            Ok(answer) => Ok((server, answer.into_inner())),
+            Err(status) if status.code() == Code::Unimplemented => {
+                Err(Unreached::Trouble("it is older than this command and can't be asked".to_owned()))
+            }
+            Err(status) => Err(Unreached::Trouble(words(&status))),
         }
     }
 
@@ -90,14 +92,14 @@ impl Asker {
         }
     }
 
-    async fn csr_port(&self, client: &mut Client, answer: &CheckResponse, report: &mut Report) {
+    async fn csr_port(&self, client: &mut Client, way: &Way, answer: &CheckResponse, report: &mut Report) {
         if answer.csr_address.is_empty() {
             return report.ok(Check::CsrAnswers, "there is no CSR port here: role authority");
         }
         let Ok(address) = answer.csr_address.parse::<SocketAddr>() else {
             return report.failed(Check::CsrAnswers, "the server doesn't tell where it listens", "");
         };
-        let far = self.target.host().await;
+        let far = host(way).await;
         let address = reachable(address, far);
         let roots = match client.get_bundle(GetBundleRequest {}).await {
             Ok(bundle) => certificates_from_pem(&bundle.into_inner().pem).unwrap_or_default(),
@@ -106,18 +108,26 @@ impl Asker {
         let roots: Vec<Vec<u8>> = roots.iter().map(|root| root.to_vec()).collect();
         let wanted = self.wanted(answer);
         let name = wanted.first().and_then(|(_, name)| ServerName::try_from(name.clone()).ok()).unwrap_or_else(|| address.ip().into());
-        let seen = match live::look(&address.to_string(), name, &self.clock).await {
+        let (place, looked) = match way {
+            Way::Cluster(pod) => {
+                let place = format!("port {} of {pod}", address.port());
+                let looked = live::look_over(&place, pod.open(address.port()), name, &self.clock).await;
+                (place, looked)
+            }
+            Way::Here | Way::Network(_) => (address.to_string(), live::look(&address.to_string(), name, &self.clock).await),
+        };
+        let seen = match looked {
             Ok(seen) => seen,
             // Behind a Service or a forwarded port it has another address, and who asks there can't know it.
             Err(error) if far.is_some() => {
-                return report.warning(Check::CsrAnswers, format!("{address} can't be reached from here, so it wasn't tried"), error.to_string());
+                return report.warning(Check::CsrAnswers, format!("{place} can't be reached from here, so it wasn't tried"), error.to_string());
             }
-            Err(error) => return report.failed(Check::CsrAnswers, format!("{address} doesn't answer a TLS handshake"), error.to_string()),
+            Err(error) => return report.failed(Check::CsrAnswers, format!("{place} doesn't answer a TLS handshake"), error.to_string()),
         };
         match (&seen.server.handshake_trouble, seen.server.alpn.as_deref()) {
-            (Some(trouble), _) => report.failed(Check::CsrAnswers, format!("the handshake with {address} fails"), trouble.clone()),
-            (None, Some("h2")) => report.ok(Check::CsrAnswers, format!("{address} answers")),
-            (None, other) => report.failed(Check::CsrAnswers, format!("{address} doesn't speak HTTP/2"), format!("ALPN {other:?}")),
+            (Some(trouble), _) => report.failed(Check::CsrAnswers, format!("the handshake with {place} fails"), trouble.clone()),
+            (None, Some("h2")) => report.ok(Check::CsrAnswers, format!("{place} answers")),
+            (None, other) => report.failed(Check::CsrAnswers, format!("{place} doesn't speak HTTP/2"), format!("ALPN {other:?}")),
         }
         let now = self.clock.now();
         let looked = inspect_chain(&seen.chain, Some(&roots), now);
@@ -161,6 +171,22 @@ fn names(leaf: &CertificateReport, wanted: &[(String, String)], report: &mut Rep
     } else {
         report.failed(Check::CsrNames, format!("its certificate lacks {}", missing.join(", ")), format!("it has {}", leaf.names.join(", ")));
     }
+}
+
+/// Who looks at a mesh need not have a server yet, nor be let in by it; that the cluster doesn't answer is another line.
+fn unreached(why: Unreached, report: &mut Report) {
+    match why {
+        Unreached::Absent(_) | Unreached::NoCluster(_) => {}
+        Unreached::Unasked(why) => report.warning(Check::AdminAnswers, "the server in the cluster can't be asked", why),
+        Unreached::Trouble(why) => report.failed(Check::AdminAnswers, "the server doesn't answer", why),
+    }
+}
+
+/// The address of the machine that it is on, where that is known and not this one.
+async fn host(way: &Way) -> Option<IpAddr> {
+    let Way::Network(address) = way else { return None };
+    let mut found = tokio::net::lookup_host(address).await.ok()?;
+    found.next().map(|address| address.ip())
 }
 
 /// An address to connect to: what listens everywhere is reached on the machine that it is on, which is this one unless its address is known.

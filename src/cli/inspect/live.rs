@@ -1,6 +1,7 @@
 //! What a live TLS server presents. Every chain is accepted for looking, and verified afterwards by ourselves; nothing is sent
 //! beyond the handshake.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use serde::Serialize;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -62,10 +64,29 @@ pub(in crate::cli) struct Seen {
 
 /// Connects, shakes hands, and goes away.
 pub(in crate::cli) async fn look(address: &str, name: ServerName<'static>, clock: &Arc<dyn Clock>) -> Result<Seen, LiveError> {
-    within(clock.as_ref(), DEADLINE, shake_hands(address, name, clock)).await.unwrap_or_else(|| Err(LiveError::TooSlow(address.to_owned())))
+    look_over(address, TcpStream::connect(address), name, clock).await
 }
 
-async fn shake_hands(address: &str, name: ServerName<'static>, clock: &Arc<dyn Clock>) -> Result<Seen, LiveError> {
+/// The same over a stream that is opened in another way; `address` is what it is called.
+pub(in crate::cli) async fn look_over<S: AsyncRead + AsyncWrite + Unpin>(
+    address: &str,
+    opening: impl Future<Output = io::Result<S>>,
+    name: ServerName<'static>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Seen, LiveError> {
+    let work = async {
+        let stream = opening.await.map_err(|error| LiveError::Connect(address.to_owned(), error))?;
+        shake_hands(address, stream, name, clock).await
+    };
+    within(clock.as_ref(), DEADLINE, work).await.unwrap_or_else(|| Err(LiveError::TooSlow(address.to_owned())))
+}
+
+async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
+    address: &str,
+    stream: S,
+    name: ServerName<'static>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Seen, LiveError> {
     let provider = Arc::new(ring::default_provider());
     let onlooker = Arc::new(Onlooker { provider: provider.clone(), chain: Mutex::default(), asked: AtomicBool::new(false) });
     let mut config = ClientConfig::builder_with_details(provider, Arc::new(WallTime(clock.clone())))
@@ -76,7 +97,6 @@ async fn shake_hands(address: &str, name: ServerName<'static>, clock: &Arc<dyn C
         .with_client_cert_resolver(onlooker.clone());
     // A server of the web refuses a client that offers h2 alone.
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let stream = TcpStream::connect(address).await.map_err(|error| LiveError::Connect(address.to_owned(), error))?;
     let server_name = name.to_str().into_owned();
     let shaken = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
     let chain = onlooker.chain.lock().unwrap_or_else(PoisonError::into_inner).clone();
