@@ -24,7 +24,7 @@ use meshmint::clock::Clock as _;
 use meshmint::cluster::{Access, ApiServer as Api};
 use meshmint::controllers::{Cacerts, CacertsParts};
 use meshmint::ledger::{CertificateFilter, HolderId, Kind};
-use meshmint::pki::KeyAlgorithm;
+use meshmint::pki::{KeyAlgorithm, certificate_to_pem};
 use meshmint::rotation::TrustOrder;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
@@ -189,7 +189,8 @@ async fn istiod_signs_with_it_and_it_is_on_record_and_kept() {
 
     // What stands beside it is put right, and the intermediate stays.
     let encoded = |text: &str| json!(STANDARD.encode(text));
-    for (key, value) in [("root-cert.pem", encoded("another root")), ("cert-chain.pem", Value::Null), ("tls.crt", encoded("istiod would read this"))] {
+    for (key, value) in [("root-cert.pem", encoded("another root")), ("cert-chain.pem", Value::Null), ("tls.crt", encoded("istiod would read this"))]
+    {
         admin.patch(SECRET, &json!({"data": {key: value}, "metadata": {"annotations": {"theirs": "kept"}}})).await;
         let put_right = until(&admin, key, |secret| secret["data"] == first["data"]).await;
         assert_eq!(put_right["metadata"]["annotations"]["theirs"], "kept");
@@ -232,7 +233,12 @@ async fn a_secret_of_somebody_else_is_left_alone_until_it_is_gone() {
     istiod_signs(&until(&admin, "ours", |_| true).await, "cluster.local");
     world.until_check("ok", "the intermediate of istiod").await;
     // Somebody with a newer bundle has taken over.
-    admin.patch(SECRET, &json!({"metadata": {"annotations": {"meshmint.io/bundle-number": "99"}}, "data": {"root-cert.pem": STANDARD.encode("newer")}})).await;
+    admin
+        .patch(
+            SECRET,
+            &json!({"metadata": {"annotations": {"meshmint.io/bundle-number": "99"}}, "data": {"root-cert.pem": STANDARD.encode("newer")}}),
+        )
+        .await;
     world.until_check("failed", "newer trust bundle").await;
     assert_eq!(part(&admin.get(SECRET).await, "root-cert.pem"), "newer");
     let log = world.serve.terminate().1;
@@ -290,7 +296,7 @@ fn foreign_root() -> String {
     root.distinguished_name.push(DnType::CommonName, "somebody else's");
     root.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
     root.not_after = OffsetDateTime::now_utc() + time::Duration::days(3650);
-    root.self_signed(&key).unwrap().pem()
+    certificate_to_pem(root.self_signed(&key).unwrap().der())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -408,24 +414,23 @@ async fn below_pathlen_0_there_is_none_and_the_start_says_so() {
     let mut root = CertificateParams::default();
     root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     root.distinguished_name.push(DnType::CommonName, "root");
-    let root_pem = root.self_signed(&root_key).unwrap().pem();
+    let root_pem = certificate_to_pem(root.self_signed(&root_key).unwrap().der());
     let mut below = CertificateParams::default();
     below.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     below.distinguished_name.push(DnType::CommonName, "below");
-    let below_pem = below.signed_by(&key, &Issuer::new(root, root_key)).unwrap().pem();
+    let below_pem = certificate_to_pem(below.signed_by(&key, &Issuer::new(root, root_key)).unwrap().der());
     let write = |name: &str, text: String| std::fs::write(folder.path().join(name), text).unwrap();
     write("ca-cert.pem", below_pem);
-    write("ca-key.pem", key.serialize_pem());
+    write("ca-key.pem", pem_rfc7468::encode_string("PRIVATE KEY", pem_rfc7468::LineEnding::LF, key.serialized_der()).unwrap());
     write("root-cert.pem", root_pem);
     let at = |name: &str| folder.path().join(name).display().to_string();
-    let import = format!(
-        "authority: {{ import: {{ certFile: {}, keyFile: {}, rootFile: {} }} }}\n",
-        at("ca-cert.pem"),
-        at("ca-key.pem"),
-        at("root-cert.pem")
-    );
+    let import =
+        format!("authority: {{ import: {{ certFile: {}, keyFile: {}, rootFile: {} }} }}\n", at("ca-cert.pem"), at("ca-key.pem"), at("root-cert.pem"));
     let (code, said) = Serve::refused(folder.path(), &(yaml(folder.path(), &shared.kubeconfig(shared.server.port()), "", "") + &import));
-    assert!(code == Some(1) && said.contains("controllers.cacerts: the authority of this state may have no other below it (pathlen:0)"), "{code:?} {said}");
+    assert!(
+        code == Some(1) && said.contains("controllers.cacerts: the authority of this state may have no other below it (pathlen:0)"),
+        "{code:?} {said}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

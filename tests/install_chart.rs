@@ -294,7 +294,10 @@ fn rules_of_access_and_alerts_are_those_of_the_files() {
     let mut all: Vec<_> =
         fs::read_dir(repository("deploy/kubernetes")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     all.sort();
-    assert_eq!(all, ["admin.yaml", "cacerts.yaml", "controllers.yaml", "istiod.yaml", "rbac.yaml", "remote-clusters.yaml", "roles.yaml", "state.yaml"]);
+    assert_eq!(
+        all,
+        ["admin.yaml", "cacerts.yaml", "controllers.yaml", "istiod.yaml", "rbac.yaml", "remote-clusters.yaml", "roles.yaml", "state.yaml"]
+    );
     // The state's names are those of the configuration.
     let west = helm.render_as("west", helm::NAMESPACE, &with_image(&sets["replicas"]));
     let written: Value = serde_saphyr::from_str(&configuration(&west)).unwrap();

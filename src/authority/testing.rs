@@ -5,7 +5,8 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use super::{
-    AuthorityPolicy, AuthorityState, KeyRef, MadeBy, TrustEntry, certify_intermediate, certify_issuing, first_state, issuing_name, make_root, rotation,
+    AuthorityPolicy, AuthorityState, KeyRef, MadeBy, TrustEntry, certify_intermediate, certify_issuing, first_state, issuing_name, make_root,
+    rotation,
 };
 use crate::clock::{Entropy, SystemEntropy};
 use crate::pki::{IssuerKey, KeyAlgorithm, Profile, Serial, Signer, certificates_from_pem};

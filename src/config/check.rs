@@ -10,8 +10,8 @@ use super::problem::{ConfigError, Problem};
 use super::reading::{Checking, is_https};
 use super::units::duration_text;
 use super::values::{
-    AdminNetwork, Authorities, Cacerts, Certificates, Cluster, Config, Controllers, Import, Istiod, LogFormat, Role, RootConfigMap, Server, StateSecrets,
-    TokenIssuer, Tokens, Tracing, Verification,
+    AdminNetwork, Authorities, Cacerts, Certificates, Cluster, Config, Controllers, Import, Istiod, LogFormat, Role, RootConfigMap, Server,
+    StateSecrets, TokenIssuer, Tokens, Tracing, Verification,
 };
 use crate::callers::ServiceAccountName;
 use crate::cluster::{Access, KeySource};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use rustls_pki_types::CertificateDer;
 use serde::Deserialize;
 use time::OffsetDateTime;
 use x509_parser::extensions::GeneralName;
@@ -44,7 +45,7 @@ pub(super) enum Need {
 /// What is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Served {
-    certificate: Vec<u8>,
+    certificate: CertificateDer<'static>,
     names: BTreeSet<String>,
     not_before: OffsetDateTime,
     not_after: OffsetDateTime,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use rustls_pki_types::CertificateDer;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -92,10 +93,10 @@ pub(super) enum Need {
 /// What is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Plugged {
-    certificate: Vec<u8>,
+    certificate: CertificateDer<'static>,
     not_before: OffsetDateTime,
     not_after: OffsetDateTime,
-    chain: Vec<Vec<u8>>,
+    chain: Vec<CertificateDer<'static>>,
     roots: Option<RootsDigest>,
     /// Whether istiod would read something else that is in it too.
     instead: bool,
@@ -106,7 +107,7 @@ impl Plugged {
     /// hardly later.
     fn renew_at(&self, wanted: &Wanted, now: OffsetDateTime) -> Option<OffsetDateTime> {
         let lifetime = self.not_after - self.not_before;
-        let at = self.not_before + lifetime / 2;
+        let at: OffsetDateTime = self.not_before + lifetime / 2;
         let would_end = at.max(now).checked_add(wanted.lifetime.try_into().ok()?)?.min(wanted.ends);
         (would_end - self.not_after > lifetime / 10).then_some(at)
     }
@@ -148,7 +149,7 @@ impl PluggedSecret {
         if renew_at.is_some_and(|renew_at| renew_at <= now) {
             return Need::Issue("half of its life is over");
         }
-        let write = |why| Need::Write(why, contents.certificate.clone());
+        let write = |why| Need::Write(why, contents.certificate.to_vec());
         if number < wanted.number || contents.roots.is_none() || contents.roots != roots_digest(&wanted.bundle) {
             return write("there is another trust bundle");
         }

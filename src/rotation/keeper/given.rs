@@ -94,13 +94,8 @@ impl Keeper {
         let serial = Serial::draw(entropy, now).map_err(BirthError::from)?;
         let certified = certify_intermediate(&parts.policy.trust_domain, parent, &signer, (&name, order.key), serial, validity)?;
         let published = self.published.load();
-        let record = signing_record(
-            parts,
-            &certified.certificate,
-            (Kind::Intermediate, parent.id.clone()),
-            (published.number, published.bundle_number),
-            now,
-        )?;
+        let record =
+            signing_record(parts, &certified.certificate, (Kind::Intermediate, parent.id.clone()), (published.number, published.bundle_number), now)?;
         let record = CertificateRecord {
             cluster: Some(order.cluster.to_owned()),
             namespace: Some(order.namespace.to_owned()),

@@ -211,7 +211,10 @@ mod tests {
         };
         let verdict = |status: &CacertsStatus| cacerts(Some(std::slice::from_ref(status)), now).remove(0);
         let well = verdict(&good);
-        assert_eq!((well.severity, well.message.as_str(), well.detail.as_str()), (Ok, "the intermediate of istiod ends in 2h", "cluster east"));
+        assert_eq!(
+            (well.severity, well.message.as_str(), well.detail.as_str()),
+            (Ok, "the intermediate of istiod expires in 2h (2026-11-25 14:00:00Z)", "cluster east")
+        );
         let none = CacertsStatus { not_after: None, renew_at: None, ..good.clone() };
         let refused = Some("not written: 403".to_owned());
         let unheard = WatchStatus { trouble: Some(ApiError::Status { code: 403, message: "no".to_owned() }), ..watch(Resource::Secrets) };
