@@ -327,7 +327,11 @@ async fn it_is_renewed_at_half_of_its_life_and_keeps_its_key_after_a_new_bundle(
     inside.settled().await;
 
     // Our own issuing key is renewed meanwhile, which is nothing to istiod.
+    let lists = || inside.cacerts.status().first().and_then(|status| Some(status.watch.as_ref()?.lists)).unwrap_or(0);
+    let before = lists();
     inside.clock.advance(DAY * 9);
+    // Nothing was heard for so long, so it is listed anew.
+    wait_until("another look", || lists() > before).await;
     inside.settled().await;
     assert_eq!(admin.get(SECRET).await["data"], with_bundle["data"]);
     inside.clock.advance(DAY);
@@ -363,11 +367,7 @@ async fn what_could_not_be_written_is_written_again_and_not_made_anew() {
     let inside = Inside::of(&shared, DAY * 20).await;
     let (_lead, leading) = watch::channel(true);
     let task = tokio::spawn(inside.cacerts.clone().run(leading, std::future::pending()));
-    wait_until("several tries", || {
-        inside.clock.advance(Duration::from_secs(1));
-        inside.cacerts.status().first().is_some_and(|status| status.failures >= 3)
-    })
-    .await;
+    wait_until("several tries", || inside.cacerts.status().first().is_some_and(|status| status.failures >= 3)).await;
     let given = inside.given().await;
     assert_eq!(given.len(), 1, "one is on record, which nobody has");
     admin.set_rules_of(&role, &role["rules"]).await;
@@ -391,7 +391,7 @@ async fn a_cluster_that_is_joined_gets_one_of_its_own() {
     }
     let own = until(&here, "our own", |_| true).await;
     world.until_check("failed", "not joined").await;
-    let made = meshmint(&["cluster", "secret", "--cluster", "west", "--kubeconfig", west.kubeconfig(west.server.port()).to_str().unwrap()]);
+    let made = meshmint(&["cluster", "secret", "--cluster", "west", "--kubeconfig", west.server.admin_kubeconfig().to_str().unwrap()]);
     let made: Value = serde_saphyr::from_str(&String::from_utf8(made.stdout).unwrap()).unwrap();
     here.create("/api/v1/namespaces/meshmint-system/secrets", &made).await;
     let theirs = until(&there, "the other", |_| true).await;
