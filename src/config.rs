@@ -22,8 +22,8 @@ use self::document::{Given, Values, Written};
 pub use self::problem::{ConfigError, Problem, Source};
 pub use self::units::parse_duration;
 pub use self::values::{
-    AdminNetwork, Authorities, Certificates, Cluster, Config, Controllers, Import, Istiod, LogFormat, Role, RootConfigMap, Server, StateSecrets,
-    TokenIssuer, Tokens, Tracing, Verification,
+    AdminNetwork, Authorities, Cacerts, Certificates, Cluster, Config, Controllers, Import, Istiod, LogFormat, Role, RootConfigMap, Server,
+    StateSecrets, TokenIssuer, Tokens, Tracing, Verification,
 };
 
 impl Config {

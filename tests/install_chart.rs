@@ -135,9 +135,9 @@ fn every_pod_is_as_restricted_as_can_be_and_out_of_the_mesh() {
         // Everything that is in a namespace is in the release's; nothing makes a namespace.
         for object in &rendered {
             let cluster_wide = ["ClusterRole", "ClusterRoleBinding"].contains(&object["kind"].as_str().unwrap());
-            // But for what istiod's Secret needs.
-            let istiod = object["metadata"]["name"] == "meshmint-istiod" && configuration["controllers"]["istiod"].is_object();
-            let namespace = if istiod { configuration["controllers"]["istiod"]["namespace"].as_str().unwrap() } else { helm::NAMESPACE };
+            // But for what istiod's Secrets need.
+            let of_istiod = ["istiod", "cacerts"].into_iter().find(|which| object["metadata"]["name"] == format!("meshmint-{which}"));
+            let namespace = of_istiod.and_then(|which| configuration["controllers"][which]["namespace"].as_str()).unwrap_or(helm::NAMESPACE);
             assert_eq!(object["metadata"]["namespace"].as_str(), (!cluster_wide).then_some(namespace), "{name}: {object}");
             assert_eq!(object["metadata"]["labels"]["app.kubernetes.io/managed-by"], "Helm", "{name}: {object}");
         }
@@ -220,6 +220,9 @@ fn values_become_what_they_say() {
     let istiod = written("istiod's CA is off")["controllers"].clone();
     assert_eq!(istiod["istiod"], json!({"namespace": "istio-control", "revisions": ["default", "canary"], "certificateLifetime": "24h"}));
 
+    let signing = written("istiod stays the CA")["controllers"].clone();
+    assert_eq!(signing, json!({"cacerts": {"namespace": "istio-control", "clusters": ["Kubernetes", "east"], "lifetime": "180d"}}));
+
     // A pod is made anew where its configuration changed, and only then.
     let checksum = |name: &str| pod(&rendered(name))["metadata"]["annotations"]["checksum/configuration"].clone();
     assert_eq!(checksum("defaults"), checksum("open network"));
@@ -288,6 +291,7 @@ fn rules_of_access_and_alerts_are_those_of_the_files() {
     let elsewhere = given(json!({"app": {"tls": {"istiodCertificateEnable": true}, "istio": {"namespace": "istio-control"}}}));
     assert_eq!(elsewhere.len(), istiod.len());
     assert!(elsewhere.iter().all(|rule| !rule.contains("istio-system")), "{elsewhere:#?}");
+    assert_eq!(given(json!({"app": {"cacerts": {"enabled": true}}})), access(&files(&["rbac.yaml", "cacerts.yaml"])));
     assert_eq!(access(&rendered("admin over the network")), access(&files(&["rbac.yaml", "admin.yaml"])));
     // The account that `--kube` acts as is the release's own, whatever that and its own account are called.
     let west = helm.render_as("west", "mesh", &with_image(&json!({"app": {"admin": {"enabled": true}}, "serviceAccount": {"name": "ca"}})));
@@ -306,7 +310,10 @@ fn rules_of_access_and_alerts_are_those_of_the_files() {
     let mut all: Vec<_> =
         fs::read_dir(repository("deploy/kubernetes")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     all.sort();
-    assert_eq!(all, ["admin.yaml", "controllers.yaml", "istiod.yaml", "rbac.yaml", "remote-clusters.yaml", "roles.yaml", "state.yaml"]);
+    assert_eq!(
+        all,
+        ["admin.yaml", "cacerts.yaml", "controllers.yaml", "istiod.yaml", "rbac.yaml", "remote-clusters.yaml", "roles.yaml", "state.yaml"]
+    );
     // The state's names are those of the configuration.
     let west = helm.render_as("west", helm::NAMESPACE, &with_image(&sets["replicas"]));
     let written: Value = serde_saphyr::from_str(&configuration(&west)).unwrap();

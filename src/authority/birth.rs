@@ -8,8 +8,8 @@ use time::OffsetDateTime;
 use super::{Authority, AuthorityId, AuthorityState, GenerationNumber, HistoryEntry, KeyRef, MadeBy, Origin, Phase, Role, Rotation, TrustEntry};
 use crate::clock::{Entropy, NoEntropy, random_id};
 use crate::pki::{
-    CsrError, IssuedBy, IssuerKey, KeyAlgorithm, PrepareError, Profile, PublicKeyError, Serial, Signer, Subject, TooLittleLeft, certificate_to_pem,
-    check_csr, prepare,
+    CheckedKey, CsrError, IssuedBy, IssuerKey, KeyAlgorithm, PrepareError, Profile, PublicKeyError, Serial, Signer, Subject, TooLittleLeft, Validity,
+    certificate_to_pem, check_csr, prepare,
 };
 use crate::spiffe::TrustDomain;
 
@@ -119,10 +119,25 @@ pub fn certify_issuing(
     entropy: &dyn Entropy,
 ) -> Result<Certified, BirthError> {
     let key = check_csr(csr_pem)?;
-    let subject = Subject::Issuing { trust_domain: &policy.trust_domain, name, key: &key };
     let validity = policy.profile.clamped(policy.issuing_lifetime, now, signer.not_after())?;
+    certify_intermediate(&policy.trust_domain, parent, signer, (name, &key), Serial::draw(entropy, now)?, validity)
+}
+
+/// Signs an intermediate of this name and key below an authority of ours; it may sign leaves and nothing else.
+///
+/// # Errors
+/// [`BirthError`].
+pub fn certify_intermediate(
+    trust_domain: &TrustDomain,
+    parent: &Authority,
+    signer: &Signer,
+    (name, key): (&str, &CheckedKey),
+    serial: Serial,
+    validity: Validity,
+) -> Result<Certified, BirthError> {
+    let subject = Subject::Issuing { trust_domain, name, key };
     let issuer = IssuedBy::Signer(signer);
-    let certificate = prepare(&subject, Serial::draw(entropy, now)?, validity, &issuer)?.sign(&issuer)?;
+    let certificate = prepare(&subject, serial, validity, &issuer)?.sign(&issuer)?;
     let mut upstream_chain = Vec::new();
     if parent.role != Role::Root {
         upstream_chain.push(parent.certificate.clone());

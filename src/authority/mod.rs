@@ -12,7 +12,7 @@ pub(crate) mod testing;
 mod trust;
 
 pub use accepted::{AcceptedIssuers, PresentedLeaf, Rejection};
-pub use birth::{AuthorityPolicy, BirthError, Certified, certify_issuing, first_state, issuing_name, make_root};
+pub use birth::{AuthorityPolicy, BirthError, Certified, certify_intermediate, certify_issuing, first_state, issuing_name, make_root};
 pub use generation::{Generation, GenerationError};
 pub use import::{ImportError, Imported, MAX_ROOTS, import};
 pub use outlook::{Held, Outlook};

@@ -91,6 +91,19 @@ pub fn parent(state: &AuthorityState) -> Option<&Authority> {
         .find(|authority| matches!(authority.role, Role::Root | Role::Intermediate) && authority.phase == Phase::Active && authority.key.is_some())
 }
 
+/// The certificates from [`parent`] up to its root, nearest first, PEM: what stands above everything that it signs. `None` where there is no parent.
+pub fn chain_above(state: &AuthorityState) -> Option<Vec<&str>> {
+    let parent = parent(state)?;
+    let between = std::iter::once(&parent.certificate).chain(&parent.upstream_chain).map(String::as_str);
+    let root = state.trust.iter().filter(|entry| entry.id == parent.root && entry.id != parent.id).map(|entry| entry.certificate.as_str());
+    Some(between.chain(root).collect())
+}
+
+/// The earliest notAfter in a chain of PEM certificates.
+pub fn earliest_end(chain: &[&str]) -> Option<OffsetDateTime> {
+    chain.iter().map(|pem| Some(validity(pem)?.1)).min().flatten()
+}
+
 /// When the issuing key is to be renewed; `None` where nobody could give it a later end.
 pub fn renewal_due(state: &AuthorityState, facts: Facts, policy: &AuthorityPolicy, now: OffsetDateTime) -> Option<OffsetDateTime> {
     let (issuing, _) = state.issuing()?;

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use super::{AuthorityPolicy, AuthorityState, KeyRef, MadeBy, TrustEntry, certify_issuing, first_state, issuing_name, make_root, rotation};
+use super::{
+    AuthorityPolicy, AuthorityState, KeyRef, MadeBy, TrustEntry, certify_intermediate, certify_issuing, first_state, issuing_name, make_root,
+    rotation,
+};
 use crate::clock::{Entropy, SystemEntropy};
-use crate::pki::{IssuerKey, KeyAlgorithm, Profile, Signer, certificates_from_pem};
+use crate::pki::{IssuerKey, KeyAlgorithm, Profile, Serial, Signer, certificates_from_pem};
 
 /// Leaves of a day, issuing keys of 30 days, roots of a year.
 pub(crate) fn policy() -> AuthorityPolicy {
@@ -44,6 +47,15 @@ pub(crate) fn with_issuing_key(state: AuthorityState, key: &IssuerKey, now: Offs
     let certified = certify_issuing(&policy(), parent, &signer, &csr, &name, now, entropy().as_ref()).unwrap();
     let reference = KeyRef(format!("file:issuing-{}", state.next_generation()));
     state.with_issuing(certified, reference, now)
+}
+
+/// An intermediate for somebody else below the root of this state, DER.
+pub(crate) fn intermediate(state: &AuthorityState, key: &IssuerKey, (lifetime, now): (Duration, OffsetDateTime)) -> Vec<u8> {
+    let parent = rotation::parent(state).unwrap();
+    let signer = Signer::new(&certificates_from_pem(&parent.certificate).unwrap()[0], root_key().clone()).unwrap();
+    let validity = policy().profile.clamped(lifetime, now, signer.not_after()).unwrap();
+    let (public, serial) = (key.public_key().unwrap(), Serial::draw(entropy().as_ref(), now).unwrap());
+    certify_intermediate(&policy().trust_domain, parent, &signer, ("for somebody else", &public), serial, validity).unwrap().certificate
 }
 
 pub(crate) fn entropy() -> std::sync::Arc<dyn Entropy> {

@@ -10,8 +10,8 @@ use super::problem::{ConfigError, Problem};
 use super::reading::{Checking, is_https};
 use super::units::duration_text;
 use super::values::{
-    AdminNetwork, Authorities, Certificates, Cluster, Config, Controllers, Import, Istiod, LogFormat, Role, RootConfigMap, Server, StateSecrets,
-    TokenIssuer, Tokens, Tracing, Verification,
+    AdminNetwork, Authorities, Cacerts, Certificates, Cluster, Config, Controllers, Import, Istiod, LogFormat, Role, RootConfigMap, Server,
+    StateSecrets, TokenIssuer, Tokens, Tracing, Verification,
 };
 use crate::callers::ServiceAccountName;
 use crate::cluster::{Access, KeySource};
@@ -207,26 +207,40 @@ impl Checking<'_> {
         let enabled = self.text("controllers.rootConfigMap.enabled");
         let name = self.text("controllers.rootConfigMap.name");
         let selector = self.optional("controllers.rootConfigMap.namespaceSelector");
-        let istiod = self.istiod();
+        let (istiod, cacerts) = (self.istiod(), self.cacerts());
         let (enabled, name, namespace_selector) = (enabled?, name?, selector?);
         if !is_dns_name(&name) {
             return self.refuse("controllers.rootConfigMap.name", "can't be the name of a ConfigMap: expected one like istio-ca-root-cert");
         }
         let root_config_map = (enabled == "true").then_some(RootConfigMap { name, namespace_selector });
-        Some(Controllers { root_config_map, istiod: istiod? })
+        Some(Controllers { root_config_map, istiod: istiod?, cacerts: cacerts? })
     }
 
     fn istiod(&mut self) -> Option<Option<Istiod>> {
-        let is_label = |text: &str| is_dns_name(text) && !text.contains('.');
-        let namespace = self.optional("controllers.istiod.namespace");
+        let namespace = self.namespace("controllers.istiod.namespace");
         let revisions = self.list("controllers.istiod.revisions", |item| is_label(item).then(|| item.to_owned()));
         let certificate_lifetime = self.duration("controllers.istiod.certificateLifetime");
         let (namespace, revisions, certificate_lifetime) = (namespace?, revisions?, certificate_lifetime?);
-        let Some(namespace) = namespace else { return Some(None) };
-        if !is_label(&namespace) {
-            return self.refuse("controllers.istiod.namespace", "can't be the name of a namespace: expected one like istio-system");
+        Some(namespace.map(|namespace| Istiod { namespace, revisions, certificate_lifetime }))
+    }
+
+    fn cacerts(&mut self) -> Option<Option<Cacerts>> {
+        let namespace = self.namespace("controllers.cacerts.namespace");
+        let clusters = self.list("controllers.cacerts.clusters", |item| (!item.is_empty()).then(|| item.to_owned()));
+        let lifetime = self.duration("controllers.cacerts.lifetime");
+        let (namespace, clusters, lifetime) = (namespace?, clusters?, lifetime?);
+        if namespace.is_none() && !clusters.is_empty() {
+            return self.refuse("controllers.cacerts.clusters", "says nothing without controllers.cacerts.namespace: expected that too");
         }
-        Some(Some(Istiod { namespace, revisions, certificate_lifetime }))
+        Some(namespace.map(|namespace| Cacerts { namespace, clusters, lifetime }))
+    }
+
+    /// The name of a namespace, which may be absent.
+    fn namespace(&mut self, path: &str) -> Option<Option<String>> {
+        match self.optional(path)? {
+            Some(name) if !is_label(&name) => self.refuse(path, "can't be the name of a namespace: expected one like istio-system"),
+            name => Some(name),
+        }
     }
 
     fn certificates(&mut self) -> Option<Certificates> {
@@ -268,7 +282,7 @@ impl Checking<'_> {
             let path = format!("state.secrets.{name}");
             let text = self.text(&path)?;
             // The longest name below it is PREFIX-issuing.
-            let right = is_dns_name(&text) && !text.contains('.') && text.len() <= 50;
+            let right = is_label(&text) && text.len() <= 50;
             if right { Some(text) } else { self.refuse(&path, &format!("{text:?} is not right: expected at most 50 of a-z, 0-9 and '-'")) }
         });
         let secrets = StateSecrets { namespace: namespace?, prefix: prefix? };
@@ -325,6 +339,11 @@ impl Checking<'_> {
         }
         Some(Some(Tracing { endpoint, sample_percent: u8::try_from(share?).ok()? }))
     }
+}
+
+/// RFC 1123 §2.1, lower case, of one part.
+fn is_label(name: &str) -> bool {
+    is_dns_name(name) && !name.contains('.')
 }
 
 /// RFC 1123 §2.1, lower case.

@@ -153,6 +153,10 @@ pub(super) const KEYS: &[Key] = &[
     key("controllers.istiod.revisions", Texts, Items("default"), "Revisions of istiod there; each has its name in the certificate."),
     key("controllers.istiod.certificateLifetime", Duration(10 * M, 90 * D), Is("24h"), "Lifetime of istiod's certificate, which is renewed at half of it; at most a third of authority.issuingLifetime is used."),
 
+    key("controllers.cacerts.namespace", Text, Optional("istio-system"), "For a mesh that keeps istiod as its CA: istiod's namespace. Keep the Secret cacerts there, which lets istiod sign below our root with an intermediate of its own. A Secret of somebody else is left alone."),
+    key("controllers.cacerts.clusters", Texts, Items(""), "The clusters of these istiods: clusterID for our own, others as cluster.remoteSecretsNamespace has them. Empty means our own."),
+    key("controllers.cacerts.lifetime", Duration(2 * D, 3_653 * D), Is("180d"), "Lifetime of an intermediate. It is renewed at half of it, so that nothing is cut that istiod signs for up to the other half: for 90 days at most, unless istiod is told otherwise."),
+
     key("certificates.defaultLifetime", Duration(S, 90 * D), Is("24h"), "Lifetime where a request asks for none."),
     key("certificates.maxLifetime", Duration(S, 90 * D), Is("24h"), "Longest lifetime; a request for more gets this."),
     key("certificates.backdate", Duration(0, H), Is("2m"), "How far notBefore lies in the past. No certificate lives shorter than five times this."),

@@ -60,6 +60,9 @@ impl Checking<'_> {
             if config.controllers.istiod.is_some() {
                 self.refuse::<()>("controllers.istiod.namespace", wanted);
             }
+            if config.controllers.cacerts.is_some() {
+                self.refuse::<()>("controllers.cacerts.namespace", wanted);
+            }
             if config.admin_network.is_some() {
                 self.refuse::<()>("admin.listen", wanted);
             }
@@ -72,6 +75,7 @@ impl Checking<'_> {
                 }
             }
         }
+        self.check_cacerts(config);
         if config.role != Role::All && (config.state_secrets.is_none() || config.ledger_postgres.is_none()) {
             self.refuse::<()>(
                 "role",
@@ -117,6 +121,26 @@ impl Checking<'_> {
                 self.refuse::<()>(key, &format!("{address} is taken by {other}: expected another port"));
             }
         }
+    }
+}
+
+impl Checking<'_> {
+    /// An intermediate lives no longer than a root, and other clusters are joined.
+    fn check_cacerts(&mut self, config: &Config) {
+        let (Some(cacerts), Some(cluster)) = (&config.controllers.cacerts, &config.cluster) else { return };
+        let longest = config.authority.root_lifetime;
+        if cacerts.lifetime > longest {
+            let (given, longest) = (duration_text(cacerts.lifetime), duration_text(longest));
+            let reason = format!("{given} is longer than authority.rootLifetime: expected at most {longest}");
+            self.refuse::<()>("controllers.cacerts.lifetime", &reason);
+        }
+        let Some(other) = cacerts.clusters.iter().find(|name| **name != config.cluster_id) else { return };
+        let refused = match (&cluster.remote_secrets_namespace, config.role) {
+            (None, _) => "expected clusterID, or cluster.remoteSecretsNamespace beside it, where a Secret names that cluster",
+            (Some(_), Role::Authority) => "a replica of role authority joins no other: expected role all",
+            (Some(_), Role::All | Role::Issuer) => return,
+        };
+        self.refuse::<()>("controllers.cacerts.clusters", &format!("{other:?} is not our own cluster: {refused}"));
     }
 }
 

@@ -76,6 +76,19 @@ pub struct Controllers {
     pub root_config_map: Option<RootConfigMap>,
     /// istiod's certificate; `None`: others see to it.
     pub istiod: Option<Istiod>,
+    /// istiods that stay the CA; `None`: none of ours.
+    pub cacerts: Option<Cacerts>,
+}
+
+/// The istiods that sign below our root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cacerts {
+    /// Their namespace.
+    pub namespace: String,
+    /// Their clusters; empty: our own.
+    pub clusters: Vec<String>,
+    /// How long an intermediate lives.
+    pub lifetime: Duration,
 }
 
 /// The istiod whose certificate is ours.

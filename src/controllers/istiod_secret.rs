@@ -1,20 +1,20 @@
-//! The Secret that istiod serves with: what is known of it and what it asks for. Nothing secret is kept: of its key only whether it fits.
+//! The Secret that istiod serves with: what it shall be, and what it asks for.
 
 use std::collections::BTreeSet;
-use std::fmt;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use ring::digest::{SHA256, digest};
+use rustls_pki_types::CertificateDer;
 use serde::Deserialize;
 use time::OffsetDateTime;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use super::own_secret::{Contents, Encoded, OwnSecret, Standing};
 use super::roots::{RootsDigest, roots_digest};
 use crate::authority::GenerationNumber;
-use crate::cluster::{Index, Metadata, Resource};
 use crate::pki::{IssuerKey, certificates_from_pem};
+
+/// The Secret, if it is there.
+pub(super) type IstiodSecret = OwnSecret<Served>;
 
 /// What it shall be.
 #[derive(Debug, Clone)]
@@ -42,58 +42,31 @@ pub(super) enum Need {
     },
 }
 
-/// What is known of it.
+/// What is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Known {
-    version: Box<str>,
-    /// None: not ours.
-    marks: Option<Marks>,
-    /// None: nothing that a server could use.
-    contents: Option<Contents>,
-}
-
-/// What we wrote beside it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Marks {
-    number: u64,
-    generation: u64,
-    /// SHA-256 of the certificate, lower-hex.
-    certificate: Option<String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Contents {
-    /// SHA-256 of the certificate, lower-hex.
-    certificate: String,
+pub(super) struct Served {
+    certificate: CertificateDer<'static>,
     names: BTreeSet<String>,
     not_before: OffsetDateTime,
     not_after: OffsetDateTime,
     roots: RootsDigest,
 }
 
-/// The Secret, if it is there.
-#[derive(Debug, Default)]
-pub(super) struct IstiodSecret {
-    known: Option<Known>,
-    /// How often it went away.
-    removals: u64,
-}
-
 impl IstiodSecret {
     /// What it asks for.
     pub(super) fn need(&self, wanted: &Wanted, now: OffsetDateTime) -> Need {
-        let Some(known) = &self.known else { return Need::Issue { version: None, why: "there is none" } };
-        let Some(marks) = &known.marks else { return Need::Foreign };
-        if marks.number > wanted.number || marks.generation > wanted.generation.0 {
-            return Need::LeftAlone;
-        }
-        let issue = |why| Need::Issue { version: Some(known.version.clone()), why };
-        let written = known.contents.as_ref().filter(|contents| Some(&contents.certificate) == marks.certificate.as_ref());
-        let Some(contents) = written else { return issue("what is in it isn't what was written") };
-        if marks.number < wanted.number || Some(contents.roots) != wanted.roots {
+        let issue = |why| Need::Issue { version: self.version(), why };
+        let (number, generation, contents) = match self.standing(wanted.number, wanted.generation) {
+            Standing::Missing => return issue("there is none"),
+            Standing::Foreign => return Need::Foreign,
+            Standing::Newer => return Need::LeftAlone,
+            Standing::Spoilt => return issue("what is in it isn't what was written"),
+            Standing::Written { number, generation, contents } => (number, generation, contents),
+        };
+        if number < wanted.number || Some(contents.roots) != wanted.roots {
             return issue("there is another trust bundle");
         }
-        if marks.generation < wanted.generation.0 {
+        if generation < wanted.generation.0 {
             return issue("another generation signs");
         }
         if contents.names != wanted.names {
@@ -103,32 +76,15 @@ impl IstiodSecret {
         if now >= renew_at { issue("half of its life is over") } else { Need::Nothing { renew_at } }
     }
 
-    /// The version that is known, if it is there.
-    pub(super) fn version(&self) -> Option<Box<str>> {
-        self.known.as_ref().map(|known| known.version.clone())
-    }
-
-    /// What the watch shows of it, as one word that changes with it.
-    pub(super) fn shows(&self) -> String {
-        self.known.as_ref().map_or_else(|| format!("nothing after {}", self.removals), |known| known.version.to_string())
-    }
-
     /// When the certificate ends.
     pub(super) fn not_after(&self) -> Option<OffsetDateTime> {
-        Some(self.known.as_ref()?.contents.as_ref()?.not_after)
+        Some(self.contents()?.not_after)
     }
 }
 
-/// A Secret as it comes.
-#[derive(Debug, Clone, Deserialize)]
-pub(super) struct TlsSecret {
-    metadata: Metadata,
-    #[serde(default)]
-    data: Option<Data>,
-}
-
+/// Its `data` as it comes.
 #[derive(Debug, Clone, Default, Deserialize)]
-struct Data {
+pub(super) struct Data {
     #[serde(default, rename = "tls.crt")]
     chain: Option<Encoded>,
     #[serde(default, rename = "tls.key")]
@@ -137,27 +93,13 @@ struct Data {
     roots: Option<Encoded>,
 }
 
-/// Base64, as the API has it. It never shows itself.
-#[derive(Clone, Deserialize)]
-struct Encoded(String);
+impl Contents for Served {
+    type Data = Data;
 
-impl Encoded {
-    fn text(self) -> Option<String> {
-        String::from_utf8(STANDARD.decode(self.0).ok()?).ok()
-    }
-}
-
-impl fmt::Debug for Encoded {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Encoded({} bytes)", self.0.len())
-    }
-}
-
-impl Data {
-    fn read(self) -> Option<Contents> {
-        let (chain, key, roots) = (self.chain?.text()?, self.key?.text()?, self.roots?.text()?);
-        let der = certificates_from_pem(&chain).ok()?;
-        let (_, leaf) = X509Certificate::from_der(der.first()?).ok()?;
+    fn read(data: Data) -> Option<Self> {
+        let (chain, key, roots) = (data.chain?.text()?, data.key?.text()?, data.roots?.text()?);
+        let der = certificates_from_pem(&chain).ok()?.into_iter().next()?;
+        let (_, leaf) = X509Certificate::from_der(&der).ok()?;
         if leaf.public_key().raw != IssuerKey::from_pem(&key).ok()?.public_key_info() {
             return None;
         }
@@ -165,53 +107,28 @@ impl Data {
             GeneralName::DNSName(name) => (*name).to_owned(),
             other => other.to_string(),
         });
-        let validity = leaf.validity();
-        Some(Contents {
-            certificate: hex::encode(digest(&SHA256, der.first()?)),
-            names: names.collect(),
-            not_before: validity.not_before.to_datetime(),
-            not_after: validity.not_after.to_datetime(),
-            roots: roots_digest(&roots)?,
-        })
-    }
-}
-
-impl Index for IstiodSecret {
-    type Object = TlsSecret;
-    const RESOURCE: Resource = Resource::Secrets;
-
-    fn metadata(object: &TlsSecret) -> &Metadata {
-        &object.metadata
+        let (names, validity) = (names.collect(), leaf.validity());
+        let (not_before, not_after) = (validity.not_before.to_datetime(), validity.not_after.to_datetime());
+        Some(Self { names, not_before, not_after, roots: roots_digest(&roots)?, certificate: der })
     }
 
-    fn put(&mut self, TlsSecret { metadata, data }: TlsSecret) {
-        // Without the annotation somebody else made it. One that was spoilt is ours still, and older than anything.
-        let number = |text: Option<String>| text.and_then(|text| text.parse().ok()).unwrap_or(0);
-        let annotations = metadata.annotations;
-        let marks = annotations.bundle_number.is_some().then(|| Marks {
-            number: number(annotations.bundle_number),
-            generation: number(annotations.generation),
-            certificate: annotations.certificate,
-        });
-        self.known = Some(Known { version: metadata.resource_version.into(), marks, contents: data.and_then(Data::read) });
-    }
-
-    fn remove(&mut self, _namespace: &str, _name: &str) {
-        self.removals += u64::from(self.known.take().is_some());
-    }
-
-    fn len(&self) -> usize {
-        usize::from(self.known.is_some())
+    fn certificate(&self) -> &[u8] {
+        &self.certificate
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
     use rcgen::{CertificateParams, KeyPair};
+    use ring::digest::{SHA256, digest};
     use serde_json::{Value, json};
     use time::macros::datetime;
 
     use super::*;
+    use crate::cluster::Index as _;
+    use crate::controllers::own_secret::SecretObject;
     use crate::pki::certificate_to_pem;
 
     const NOW: OffsetDateTime = datetime!(2026-11-25 12:00 UTC);
@@ -326,7 +243,7 @@ mod tests {
     fn no_key_shows_itself() {
         let secret = good();
         let key = secret["data"]["tls.key"].as_str().unwrap().to_owned();
-        let object: TlsSecret = serde_json::from_value(secret).unwrap();
+        let object: SecretObject<Data> = serde_json::from_value(secret).unwrap();
         let mut known = IstiodSecret::default();
         let shown = format!("{object:?}");
         known.put(object);

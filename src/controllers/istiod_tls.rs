@@ -11,10 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use futures_util::future::join5;
-use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use tokio::sync::watch;
@@ -23,6 +20,7 @@ use super::attempts::{Attempts, Outcome};
 use super::istiod_secret::{IstiodSecret, Need, Wanted};
 use super::leading::while_leading;
 use super::namespaces::Namespaces;
+use super::own_secret::{annotations, encoded};
 use super::roots::roots_digest;
 use super::webhooks::{INJECTION_LABEL, Seen, VALIDATION_LABEL, Webhooks};
 use super::writes;
@@ -341,14 +339,10 @@ impl Drop for Ended<'_> {
 /// What is ours in the Secret.
 fn contents(issued: &Issued, key: &IssuerKey) -> Value {
     let chain = std::iter::once(issued.leaf.as_str()).chain(issued.chain.iter().map(String::as_str)).collect::<String>();
-    let annotations = json!({
-        "meshmint.io/bundle-number": issued.bundle_number.to_string(),
-        "meshmint.io/generation": issued.generation.0.to_string(),
-        "meshmint.io/certificate-sha256": hex::encode(digest(&SHA256, &issued.der)),
-    });
+    let annotations = annotations(issued.bundle_number, issued.generation, &issued.der);
     json!({
         "metadata": {"annotations": annotations},
-        "data": {"tls.crt": STANDARD.encode(chain), "tls.key": STANDARD.encode(key.to_pem()), "ca.crt": STANDARD.encode(issued.bundle.as_bytes())},
+        "data": {"tls.crt": encoded(&chain), "tls.key": encoded(&key.to_pem()), "ca.crt": encoded(&issued.bundle)},
     })
 }
 

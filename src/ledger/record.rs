@@ -35,7 +35,8 @@ pub struct CertificateRecord {
     pub pod: Option<ObjectRef>,
     /// The node that it ran on.
     pub node: Option<ObjectRef>,
-    /// Whom this certificate keeps alive; `None` for our own authorities and serving certificates.
+    /// Whom this certificate keeps alive; `None` for our own authorities and serving certificates, and so what tells those from intermediates that
+    /// were given to others.
     pub holder: Option<HolderId>,
     /// The generation that signed: the fence.
     pub generation: GenerationNumber,
@@ -116,6 +117,11 @@ impl HolderId {
     /// A chain of renewals by client certificate that began with the certificate of this serial.
     pub fn lineage(first_serial: &[u8]) -> Self {
         Self(format!("lineage:{}", hex::encode(first_serial)))
+    }
+
+    /// The istiod of a namespace, to which we gave an intermediate of its own.
+    pub fn istiod(cluster: &str, namespace: &str) -> Self {
+        Self(format!("istiod:{cluster}/{namespace}"))
     }
 
     /// As it stands in the ledger.

@@ -57,7 +57,14 @@ pub(super) fn lint(tbs: &[u8], subject: &Subject<'_>, serial: Serial, validity: 
             }
             x509_svid::leaf_departures(&read)
         }
-        Subject::Issuing { .. } | Subject::Root { .. } => x509_svid::signing_departures(&read),
+        Subject::Issuing { .. } => {
+            let length = read.basic_constraints().ok().flatten().and_then(|constraints| constraints.value.path_len_constraint);
+            if length != Some(0) {
+                return broken("RFC 5280 §4.2.1.9", "what signs leaves has pathlen:0");
+            }
+            x509_svid::signing_departures(&read)
+        }
+        Subject::Root { .. } => x509_svid::signing_departures(&read),
         Subject::Serving { .. } => {
             if read.is_ca() {
                 return broken("RFC 5280 §4.2.1.9", "a server is no CA");
@@ -131,5 +138,16 @@ mod tests {
         ] {
             assert!(lint(tbs, subject, serial, validity, issuer).is_err());
         }
+    }
+
+    #[test]
+    fn what_signs_leaves_has_no_authority_below_it() {
+        let (key, domain) = (key(), "cluster.local".parse().unwrap());
+        let (public, drawn, issuer) = (key.public_key().unwrap(), serial(), IssuedBy::Itself(&key));
+        let root = Subject::Root { trust_domain: &domain, name: "one", key: &public };
+        let tbs = prepare(&root, drawn, LONG, &issuer).unwrap().into_tbs();
+        lint(&tbs, &root, drawn, LONG, &issuer).unwrap();
+        let issuing = Subject::Issuing { trust_domain: &domain, name: "one", key: &public };
+        assert_eq!(lint(&tbs, &issuing, drawn, LONG, &issuer).unwrap_err().section, "RFC 5280 §4.2.1.9");
     }
 }

@@ -57,7 +57,7 @@ pub enum Subject<'a> {
         /// The server's key.
         key: &'a CheckedKey,
     },
-    /// An authority that signs leaves only (`pathlen:0`).
+    /// An authority that signs leaves only (`pathlen:0`): ours, or one that is given to istiod.
     Issuing {
         /// Its trust domain (X509-SVID §4.1: a URI SAN without a path).
         trust_domain: &'a TrustDomain,

@@ -100,7 +100,7 @@ async fn renew_issuing(parts: &KeeperParts, state: AuthorityState, now: OffsetDa
     Ok(state.with_issuing(certified, reference, now))
 }
 
-async fn signer_of(parts: &KeeperParts, authority: &Authority) -> Result<Signer, KeeperError> {
+pub(super) async fn signer_of(parts: &KeeperParts, authority: &Authority) -> Result<Signer, KeeperError> {
     let reference = authority.key.as_ref().ok_or(KeeperError::NoParent)?;
     let key = parts.store.key(reference).await?;
     let certificates = certificates_from_pem(&authority.certificate).map_err(GenerationError::Certificate)?;

@@ -1,5 +1,6 @@
 //! [`Keeper`]: founds the authority of a trust domain, then keeps it able to sign, unattended.
 
+mod given;
 mod trust;
 
 use std::future::Future;
@@ -11,6 +12,7 @@ use arc_swap::ArcSwap;
 use time::OffsetDateTime;
 use tokio::sync::{Mutex, Notify, watch};
 
+pub use self::given::{GivenIntermediate, IntermediateOrder};
 pub use self::trust::{TrustOrder, TrustRefusal, Trusted};
 use super::Successor;
 use super::advance::{FOLLOW_PAUSE, advance, facts};

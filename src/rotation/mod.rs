@@ -11,7 +11,7 @@ mod sweep;
 mod upstream;
 
 pub use founding::Founding;
-pub use keeper::{Keeper, TrustOrder, TrustRefusal, Trusted};
+pub use keeper::{GivenIntermediate, IntermediateOrder, Keeper, TrustOrder, TrustRefusal, Trusted};
 pub use parts::{Duty, KeeperError, KeeperParts};
 pub use successor::Successor;
 pub use upstream::{IssuingRequest, UpstreamError, UpstreamIssuer};

@@ -1,7 +1,8 @@
 //! From a state to the generation that requests are answered from, once the ledger knows of it. Every replica does this by itself; doing it again
 //! changes nothing.
 
-use x509_parser::prelude::FromDer;
+use time::OffsetDateTime;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::parts::{KeeperError, KeeperParts};
 use crate::authority::{Authority, AuthorityId, AuthorityState, Generation, GenerationError, GenerationNumber};
@@ -37,18 +38,29 @@ fn authority_record(
     state: &AuthorityState,
     generation: GenerationNumber,
 ) -> Result<CertificateRecord, KeeperError> {
-    let unreadable = || KeeperError::Signer(authority.id.clone(), SignerError::Malformed);
     let certificates = certificates_from_pem(&authority.certificate).map_err(GenerationError::Certificate)?;
-    let der = certificates.first().ok_or_else(unreadable)?;
-    let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(der).map_err(|_| unreadable())?;
+    let der = certificates.first().ok_or_else(|| unreadable(&authority.id))?;
+    let kind = if authority.id == authority.root { Kind::Root } else { Kind::Intermediate };
+    signing_record(parts, der, (kind, issuer_of(authority)?), (generation, state.bundle_number), authority.since)
+}
+
+/// A certificate that signs others, as it goes on record: ours, that nobody holds, until somebody says otherwise.
+pub(super) fn signing_record(
+    parts: &KeeperParts,
+    der: &[u8],
+    (kind, issuer): (Kind, AuthorityId),
+    (generation, bundle_number): (GenerationNumber, u64),
+    issued_at: OffsetDateTime,
+) -> Result<CertificateRecord, KeeperError> {
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|_| unreadable(&AuthorityId::of_certificate(der)))?;
     let mut sha256 = [0; 32];
     sha256.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, der).as_ref());
     Ok(CertificateRecord {
-        issuer: issuer_of(authority)?,
+        issuer,
         serial: certificate.raw_serial().to_vec(),
         sha256,
         der: der.to_vec(),
-        kind: if authority.id == authority.root { Kind::Root } else { Kind::Intermediate },
+        kind,
         spiffe_id: None,
         cluster: None,
         namespace: None,
@@ -57,16 +69,20 @@ fn authority_record(
         node: None,
         holder: None,
         generation,
-        bundle_number: state.bundle_number,
+        bundle_number,
         profile_digest: parts.policy.profile.digest(),
         credential: CredentialKind::Internal,
         key_algorithm: CheckedKey::from_subject_public_key_info(certificate.public_key()).ok().map(|key| key.algorithm()),
-        issued_at: authority.since,
+        issued_at,
         not_before: certificate.validity().not_before.to_datetime(),
         not_after: certificate.validity().not_after.to_datetime(),
         replica: parts.replica.clone(),
         replica_sequence: 0,
     })
+}
+
+fn unreadable(authority: &AuthorityId) -> KeeperError {
+    KeeperError::Signer(authority.clone(), SignerError::Malformed)
 }
 
 /// Who signed an authority: one of ours, the first of the chain that came with it, or its root.

@@ -27,6 +27,7 @@ use super::serving::{Serving, ServingError};
 use super::settings::{self, ImportFilesError, State, Watching};
 use super::tls::CurrentTls;
 use super::traces::Traces;
+use crate::authority::rotation::parent;
 use crate::authority::{Generation, MadeBy};
 use crate::callers::RulesError;
 use crate::clock::{Clock, Entropy, NoEntropy, random_id};
@@ -110,6 +111,12 @@ pub enum StartError {
     /// Where traces go.
     #[error("tracing.otlp.endpoint: {0}")]
     Traces(String),
+    /// istiod can't have an intermediate.
+    #[error(
+        "controllers.cacerts: the authority of this state may have no other below it (pathlen:0), so istiod can't have one: leave controllers.cacerts out, or \
+         begin with an authority that may"
+    )]
+    NoneBelow,
     /// Random bytes.
     #[error(transparent)]
     Entropy(#[from] NoEntropy),
@@ -187,6 +194,10 @@ impl Server {
             }
         }
 
+        let cacerts = settings::cacerts(config, home.clone(), remotes.as_ref(), &keeper, &replica, (&clock, &entropy));
+        if cacerts.is_some() && parent(&keeper.state()).is_none() {
+            return Err(StartError::NoneBelow);
+        }
         let distribution = settings::distribution(config, home.clone(), remotes.as_ref(), keeper.published(), &replica, (&clock, &entropy));
 
         let admission = settings::admission(config, clock.clone());
@@ -272,6 +283,7 @@ impl Server {
             remotes: remotes.clone(),
             distribution: distribution.clone(),
             istiod_tls: istiod_tls.clone(),
+            cacerts: cacerts.clone(),
             ledger: ledger.clone(),
             state: state.clone(),
             admission,
@@ -305,6 +317,7 @@ impl Server {
             remotes,
             distribution: distribution.clone(),
             istiod_tls: istiod_tls.clone(),
+            cacerts: cacerts.clone(),
             ledger: ledger.clone(),
             metrics: metrics.clone(),
             clock: clock.clone(),
@@ -333,7 +346,10 @@ impl Server {
             tasks.spawn(distribution.run(leading.clone(), until(stopped.clone())));
         }
         if let Some(istiod_tls) = istiod_tls {
-            tasks.spawn(istiod_tls.run(leading, until(stopped.clone())));
+            tasks.spawn(istiod_tls.run(leading.clone(), until(stopped.clone())));
+        }
+        if let Some(cacerts) = cacerts {
+            tasks.spawn(cacerts.run(leading, until(stopped.clone())));
         }
         tasks.spawn(key_sets.run(until(stopped.clone())));
         tasks.spawn({

@@ -6,7 +6,7 @@ use super::metrics::{ClusterSeen, ControllersSeen, KeySetSeen, Metrics, ReplicaS
 use super::settings::Watching;
 use crate::clock::Clock;
 use crate::cluster::{Election, KeySets, Remotes};
-use crate::controllers::{Distribution, IstiodTls};
+use crate::controllers::{Cacerts, Distribution, IstiodTls};
 use crate::ledger::Ledger;
 use crate::rotation::Keeper;
 
@@ -25,6 +25,8 @@ pub(super) struct Scrape {
     pub(super) distribution: Option<Arc<Distribution>>,
     /// None: others see to istiod's certificate.
     pub(super) istiod_tls: Option<Arc<IstiodTls>>,
+    /// None: no istiod has an intermediate of ours.
+    pub(super) cacerts: Option<Arc<Cacerts>>,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Arc<dyn Clock>,
@@ -40,8 +42,9 @@ impl Scrape {
         });
         let root_maps = self.distribution.as_ref().map(|distribution| distribution.status()).unwrap_or_default();
         let istiod = self.istiod_tls.as_ref().map(|istiod| istiod.status()).unwrap_or_default();
+        let cacerts = self.cacerts.as_ref().map(|cacerts| cacerts.status()).unwrap_or_default();
         self.metrics.refresh(&Seen {
-            controllers: ControllersSeen { root_maps, istiod, now: self.clock.monotonic() },
+            controllers: ControllersSeen { root_maps, istiod, cacerts, now: self.clock.monotonic() },
             generation: self.keeper.published().load_full(),
             outlook: self.keeper.outlook(),
             failures: self.keeper.failures(),

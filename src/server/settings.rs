@@ -22,9 +22,10 @@ use crate::cluster::{
     RemoteParts, Remotes, Review, Reviewer, Timing, TrackedIssuer,
 };
 use crate::config::{AdminNetwork, Config, Role, TokenIssuer, Verification};
-use crate::controllers::{Distribution, DistributionParts, IstiodTls, IstiodTlsParts, RootMaps};
+use crate::controllers::{Cacerts, CacertsParts, Distribution, DistributionParts, IstiodTls, IstiodTlsParts, RootMaps};
 use crate::issuance::{Admission, AdmissionLimits, Issuer};
 use crate::pki::Profile;
+use crate::rotation::Keeper;
 use crate::stores::file::FileStore;
 use crate::stores::secrets::SecretsStore;
 use crate::stores::{StateStore, StoreError};
@@ -62,6 +63,7 @@ pub(super) fn lifetimes(config: &Config) -> Lifetimes {
         root: config.authority.root_lifetime,
         issuing: config.authority.issuing_lifetime,
         longest_leaf: policy(config).longest_leaf,
+        given: config.controllers.cacerts.as_ref().map_or(Duration::ZERO, |cacerts| cacerts.lifetime),
         shortest_leaf: config.certificates.floor(),
     }
 }
@@ -156,6 +158,32 @@ pub(super) fn istiod_tls(
         namespace: istiod.namespace.clone(),
         revisions: istiod.revisions.clone(),
         lifetime: istiod_lifetime(config),
+        writer: writer.to_owned(),
+        clock: clock.clone(),
+        entropy: entropy.clone(),
+    }))
+}
+
+/// What keeps the intermediates of istiods that stay the CA, where that is wanted. A replica of role issuer can't sign any.
+pub(super) fn cacerts(
+    config: &Config,
+    api: Option<Arc<ApiServer>>,
+    remotes: Option<&Arc<Remotes>>,
+    keeper: &Arc<Keeper>,
+    writer: &str,
+    (clock, entropy): (&Arc<dyn Clock>, &Arc<dyn Entropy>),
+) -> Option<Arc<Cacerts>> {
+    let (wanted, api) = config.controllers.cacerts.as_ref().filter(|_| config.role != Role::Issuer).zip(api)?;
+    let own = || BTreeSet::from([config.cluster_id.clone()]);
+    Some(Cacerts::new(CacertsParts {
+        cluster: config.cluster_id.clone(),
+        api,
+        others: remotes.map(|remotes| remotes.reachable()),
+        namespace: wanted.namespace.clone(),
+        clusters: if wanted.clusters.is_empty() { own() } else { wanted.clusters.iter().cloned().collect() },
+        lifetime: wanted.lifetime,
+        keeper: keeper.clone(),
+        key_algorithm: config.authority.key_algorithm,
         writer: writer.to_owned(),
         clock: clock.clone(),
         entropy: entropy.clone(),

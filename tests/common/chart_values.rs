@@ -61,6 +61,10 @@ pub fn value_sets() -> BTreeMap<&'static str, Value> {
             "istiod's CA is off",
             json!({"app": {"controller": {"rootConfigMap": true}, "tls": {"istiodCertificateEnable": true}, "istio": {"namespace": "istio-control", "revisions": ["default", "canary"]}}}),
         ),
+        (
+            "istiod stays the CA",
+            json!({"app": {"cacerts": {"enabled": true, "clusters": ["Kubernetes", "east"]}, "multiCluster": {"enabled": true}, "istio": {"namespace": "istio-control"}}}),
+        ),
         ("admin over the network", json!({"app": {"admin": {"enabled": true}}})),
         (
             "monitoring",

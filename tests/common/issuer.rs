@@ -125,7 +125,7 @@ impl Entropy for SeededEntropy {
 /// The CA. Nothing in it runs by itself: a suite calls [`Keeper::tick`].
 pub struct World {
     pub issuer: Arc<Issuer>,
-    pub keeper: Keeper,
+    pub keeper: Arc<Keeper>,
     pub ledger: Arc<dyn Ledger>,
     pub tokens: TokenIssuer,
     pub profile: Profile,
@@ -189,7 +189,7 @@ impl World {
             clock: clock.clone(),
             entropy: entropy.clone(),
         };
-        let keeper = Keeper::start(parts, Founding { made_by: MadeBy::Serve, import: None }).await.unwrap();
+        let keeper = Arc::new(Keeper::start(parts, Founding { made_by: MadeBy::Serve, import: None }).await.unwrap());
         let timing = Timing {
             refresh_interval: Duration::from_secs(300),
             refetch_interval: Duration::from_secs(10),

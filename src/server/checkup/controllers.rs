@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use super::facts::{Fact, text};
 use super::table::Check;
 use crate::cluster::{Resource, WatchStatus};
-use crate::controllers::{IstiodTlsStatus, RootMapStatus};
+use crate::controllers::{CacertsStatus, IstiodTlsStatus, RootMapStatus};
 use crate::pki::inspect::lifetime;
 
 /// As long as everything may take after a new bundle: 5,000 namespaces at 200 a second, and as much again.
@@ -95,6 +95,35 @@ pub(super) fn istiod(status: Option<&IstiodTlsStatus>, now: OffsetDateTime) -> [
     [certificate.with_detail(detail), bundle.with_detail(webhooks_unheard.unwrap_or_default())]
 }
 
+/// A line for each istiod that signs below our root; `None`: there is none.
+pub(super) fn cacerts(status: Option<&[CacertsStatus]>, now: OffsetDateTime) -> Vec<Fact> {
+    match status {
+        None => vec![Fact::ok(Check::Cacerts, "no istiod signs below our root")],
+        Some([]) => vec![Fact::ok(Check::Cacerts, "another replica sees to the intermediates of istiods")],
+        Some(all) => all.iter().map(|status| cacerts_of(status, now)).collect(),
+    }
+}
+
+fn cacerts_of(status: &CacertsStatus, now: OffsetDateTime) -> Fact {
+    const CHECK: Check = Check::Cacerts;
+    let unheard = status.watch.as_ref().and_then(|watch| Some(format!("{}: {}", watch.resource.name(), watch.trouble.as_ref()?)));
+    let end = status.not_after.map(|not_after| lifetime(OffsetDateTime::UNIX_EPOCH, not_after, now));
+    let has_failed = status.trouble.is_some() || unheard.is_some();
+    let fact = match end {
+        _ if !status.joined => Fact::failed(CHECK, "an istiod has no intermediate: its cluster is not joined"),
+        _ if status.foreign => Fact::warning(CHECK, "a Secret cacerts is somebody else's and left alone"),
+        _ if status.left_alone => Fact::failed(CHECK, "a Secret cacerts is of a newer trust bundle or generation and left alone"),
+        Some(end) if has_failed => Fact::warning(CHECK, format!("the intermediate of istiod {end} and can't be kept up")),
+        Some(end) if status.last => Fact::warning(CHECK, format!("the intermediate of istiod {end}, with what stands above it")),
+        Some(end) => Fact::ok(CHECK, format!("the intermediate of istiod {end}")),
+        None if unheard.is_some() => Fact::failed(CHECK, "the intermediate of istiod isn't known"),
+        None if has_failed => Fact::failed(CHECK, "istiod has no intermediate"),
+        None => Fact::ok(CHECK, "an intermediate for istiod is being made"),
+    };
+    let details = [Some(format!("cluster {}", status.cluster)), status.trouble.clone(), unheard];
+    fact.with_detail(details.into_iter().flatten().collect::<Vec<_>>().join("; "))
+}
+
 #[cfg(test)]
 mod tests {
     use time::macros::datetime;
@@ -166,5 +195,44 @@ mod tests {
         }
         assert_eq!(verdict(&IstiodTlsStatus { namespace: false, ..none }), [Ok, Ok]);
         assert_eq!((verdict(&IstiodTlsStatus::default()), istiod(None, now).map(|fact| fact.severity)), ([Ok, Ok], [Ok, Ok]));
+    }
+
+    #[test]
+    fn an_istiod_that_signs_has_an_intermediate_or_not() {
+        let now = datetime!(2026-11-25 12:00 UTC);
+        let end = Some(now + Duration::from_secs(7200));
+        let good = CacertsStatus {
+            cluster: "east".to_owned(),
+            joined: true,
+            not_after: end,
+            renew_at: end,
+            watch: Some(watch(Resource::Secrets)),
+            ..CacertsStatus::default()
+        };
+        let verdict = |status: &CacertsStatus| cacerts(Some(std::slice::from_ref(status)), now).remove(0);
+        let well = verdict(&good);
+        assert_eq!(
+            (well.severity, well.message.as_str(), well.detail.as_str()),
+            (Ok, "the intermediate of istiod expires in 2h (2026-11-25 14:00:00Z)", "cluster east")
+        );
+        let none = CacertsStatus { not_after: None, renew_at: None, ..good.clone() };
+        let refused = Some("not written: 403".to_owned());
+        let unheard = WatchStatus { trouble: Some(ApiError::Status { code: 403, message: "no".to_owned() }), ..watch(Resource::Secrets) };
+        for (severity, status) in [
+            (Ok, none.clone()),
+            (Failed, CacertsStatus { joined: false, ..none.clone() }),
+            (Warning, CacertsStatus { foreign: true, ..good.clone() }),
+            (Failed, CacertsStatus { left_alone: true, ..good.clone() }),
+            (Warning, CacertsStatus { last: true, renew_at: None, ..good.clone() }),
+            (Warning, CacertsStatus { trouble: refused.clone(), ..good.clone() }),
+            (Failed, CacertsStatus { trouble: refused, ..none.clone() }),
+            (Warning, CacertsStatus { watch: Some(unheard.clone()), ..good }),
+            (Failed, CacertsStatus { watch: Some(unheard), ..none }),
+        ] {
+            let fact = verdict(&status);
+            assert_eq!(fact.severity, severity, "{fact:?}");
+            assert!(!fact.message.contains("east") && fact.detail.contains("east"), "{fact:?}");
+        }
+        assert_eq!([cacerts(None, now)[0].severity, cacerts(Some(&[]), now)[0].severity], [Ok, Ok]);
     }
 }

@@ -22,7 +22,7 @@ use super::settings::State;
 use crate::authority::AuthorityState;
 use crate::clock::{Clock, Entropy, readable, within};
 use crate::cluster::{KeySets, Kubernetes, Remotes};
-use crate::controllers::{Distribution, IstiodTls};
+use crate::controllers::{Cacerts, Distribution, IstiodTls};
 use crate::issuance::Admission;
 use crate::ledger::{CertificateFilter, Ledger};
 use crate::rotation::Keeper;
@@ -48,6 +48,8 @@ pub(super) struct CheckupParts {
     pub(super) distribution: Option<Arc<Distribution>>,
     /// None: others see to istiod's certificate.
     pub(super) istiod_tls: Option<Arc<IstiodTls>>,
+    /// None: no istiod has an intermediate of ours.
+    pub(super) cacerts: Option<Arc<Cacerts>>,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) state: State,
     pub(super) admission: Arc<Admission>,
@@ -149,6 +151,8 @@ impl Checkup {
         facts.extend(controllers::root_maps(distribution.as_deref(), self.parts.clock.monotonic()));
         let istiod = self.parts.istiod_tls.as_ref().map(|istiod| istiod.status());
         facts.extend(controllers::istiod(istiod.as_ref(), self.parts.clock.now()));
+        let cacerts = self.parts.cacerts.as_ref().map(|cacerts| cacerts.status());
+        facts.extend(controllers::cacerts(cacerts.as_deref(), self.parts.clock.now()));
         facts.sort_by_key(|fact| fact.check);
         facts
     }
@@ -224,7 +228,7 @@ impl Checkup {
         });
         found.push(match mark.incomplete_before {
             // What was issued before then and is missing lived at most so long.
-            Some(before) if clock.now() < before + lifetimes.longest_leaf => {
+            Some(before) if clock.now() < before + lifetimes.longest_leaf.max(lifetimes.given) => {
                 Fact::warning(Check::LedgerComplete, format!("records before {} are missing", readable(before)))
             }
             Some(before) => Fact::ok(Check::LedgerComplete, format!("records before {} are missing; all of that has expired", readable(before))),

@@ -1,17 +1,19 @@
-//! What is kept up in the clusters: the root ConfigMap in each namespace, istiod's certificate. All clusters together; no label names a namespace or a cluster.
+//! What is kept up in the clusters: the root ConfigMap in each namespace, istiod's certificate, the intermediates of
+//! istiods that sign. All clusters together; no label names a namespace or a cluster.
 
 use std::time::Duration;
 
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::{catch_up, register, whole};
-use crate::controllers::{IstiodTlsStatus, RootMapStatus};
+use crate::controllers::{CacertsStatus, IstiodTlsStatus, RootMapStatus};
 
 /// What a scrape sees.
 #[derive(Debug)]
 pub(in crate::server) struct ControllersSeen {
     pub(in crate::server) root_maps: Vec<RootMapStatus>,
     pub(in crate::server) istiod: IstiodTlsStatus,
+    pub(in crate::server) cacerts: Vec<CacertsStatus>,
     /// On the monotonic clock.
     pub(in crate::server) now: Duration,
 }
@@ -25,6 +27,9 @@ pub(super) struct ControllerMetrics {
     istiod_expiry: IntGauge,
     istiod_writes: IntCounterVec,
     istiod_webhooks: IntGaugeVec,
+    cacerts: IntGaugeVec,
+    cacerts_expiry: IntGauge,
+    cacerts_writes: IntCounterVec,
 }
 
 impl ControllerMetrics {
@@ -72,8 +77,27 @@ impl ControllerMetrics {
                     &["state"],
                 )?,
             )?,
+            cacerts: register(
+                registry,
+                IntGaugeVec::new(
+                    Opts::new("meshmint_cacerts", "istiods that shall sign below our root, by whether their Secret cacerts is as it shall be."),
+                    &["state"],
+                )?,
+            )?,
+            cacerts_expiry: register(
+                registry,
+                IntGauge::new(
+                    "meshmint_cacerts_expiry_timestamp",
+                    "notAfter of the intermediate of an istiod that ends first, Unix seconds; 0 where there is none or this replica doesn't see to it.",
+                )?,
+            )?,
+            cacerts_writes: register(
+                registry,
+                IntCounterVec::new(Opts::new("meshmint_cacerts_writes_total", "Writes of Secrets cacerts, by what became of them."), &["result"])?,
+            )?,
         };
-        metrics.refresh(&ControllersSeen { root_maps: Vec::new(), istiod: IstiodTlsStatus::default(), now: Duration::ZERO });
+        let nothing = ControllersSeen { root_maps: Vec::new(), istiod: IstiodTlsStatus::default(), cacerts: Vec::new(), now: Duration::ZERO };
+        metrics.refresh(&nothing);
         Ok(metrics)
     }
 
@@ -101,5 +125,28 @@ impl ControllerMetrics {
         }
         self.istiod_webhooks.with_label_values(&["current"]).set(whole(webhooks.saturating_sub(*webhooks_behind)));
         self.istiod_webhooks.with_label_values(&["behind"]).set(whole(*webhooks_behind));
+        self.refresh_cacerts(&seen.cacerts);
+    }
+
+    fn refresh_cacerts(&self, all: &[CacertsStatus]) {
+        let left_alone = |status: &CacertsStatus| status.foreign || status.left_alone;
+        let current = |status: &CacertsStatus| status.renew_at.is_some() || status.last;
+        for (state, count) in [
+            ("current", all.iter().filter(|status| current(status)).count()),
+            ("left_alone", all.iter().filter(|status| left_alone(status)).count()),
+            ("waiting", all.iter().filter(|status| !current(status) && !left_alone(status)).count()),
+        ] {
+            self.cacerts.with_label_values(&[state]).set(whole(count));
+        }
+        let first = all.iter().filter(|status| !status.foreign).filter_map(|status| status.not_after).min();
+        self.cacerts_expiry.set(first.map_or(0, time::OffsetDateTime::unix_timestamp));
+        let counted = |part: fn(&CacertsStatus) -> u64| all.iter().map(part).sum::<u64>();
+        for (result, count) in [
+            ("written", counted(|status| status.written)),
+            ("conflict", counted(|status| status.conflicts)),
+            ("failed", counted(|status| status.failures)),
+        ] {
+            catch_up(&self.cacerts_writes.with_label_values(&[result]), count);
+        }
     }
 }

@@ -88,6 +88,9 @@
 {{- if $app.tls.istiodCertificateEnable }}
 {{- $_ := set $controllers "istiod" (dict "namespace" $app.istio.namespace "revisions" $app.istio.revisions "certificateLifetime" $app.tls.istiodCertificateDuration) }}
 {{- end }}
+{{- if $app.cacerts.enabled }}
+{{- $_ := set $controllers "cacerts" (dict "namespace" $app.istio.namespace "clusters" $app.cacerts.clusters "lifetime" $app.cacerts.duration) }}
+{{- end }}
 {{- if $controllers }}
 {{- $_ := set $written "controllers" $controllers }}
 {{- end }}
