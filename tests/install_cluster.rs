@@ -207,7 +207,8 @@ async fn the_charts_pod_gives_a_workload_its_certificate() {
     })));
     let kubeconfig = server.admin_kubeconfig();
     let (chart, values, kubeconfig) = (chart(), values.to_str().unwrap(), kubeconfig.to_str().unwrap());
-    helm.succeed(&["install", "meshmint", chart.to_str().unwrap(), "--namespace", NAMESPACE, "--values", values, "--kubeconfig", kubeconfig]);
+    let notes =
+        helm.succeed(&["install", "meshmint", chart.to_str().unwrap(), "--namespace", NAMESPACE, "--values", values, "--kubeconfig", kubeconfig]);
     let rendered = objects(&helm.succeed(&["get", "manifest", "meshmint", "--namespace", NAMESPACE, "--kubeconfig", kubeconfig]));
 
     // The account and its rules are what Helm made of the chart.
@@ -239,6 +240,13 @@ async fn the_charts_pod_gives_a_workload_its_certificate() {
     run_pod(&admin, pod(&rendered), "node").await;
     let outside = process::meshmint(&["bundle", "--kube", "--kubeconfig", kubeconfig]);
     assert_eq!(text(&outside), roots);
+    // As Helm's notes say it.
+    let noted = notes.lines().find_map(|line| line.trim().strip_prefix("meshmint check --kube ")).unwrap_or_else(|| panic!("{notes}"));
+    let words: Vec<_> = ["check", "--kube"].into_iter().chain(noted.split_whitespace()).chain(["--kubeconfig", kubeconfig, "-o", "json"]).collect();
+    let check = process::meshmint(&words);
+    let report: Value = serde_json::from_slice(&check.stdout).unwrap_or_else(|_| panic!("{}", text(&check)));
+    let answers = report["checks"].as_array().unwrap().iter().find(|check| check["check"] == "admin-answers").unwrap();
+    assert_eq!(answers["message"], "the server answers on pod meshmint-system/meshmint-0");
 
     admin.workload("shop").await;
     let workload = admin.workload_token("shop").await;
