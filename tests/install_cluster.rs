@@ -52,11 +52,11 @@ async fn operator_kinds(admin: &Client) {
         let spec = json!({"group": "monitoring.coreos.com", "scope": "Namespaced", "names": names, "versions": [version]});
         let body = json!({"metadata": {"name": format!("{plural}.monitoring.coreos.com")}, "spec": spec});
         admin.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &body).await;
-        process_until(admin, &format!("/apis/monitoring.coreos.com/v1/{plural}")).await;
+        until_there(admin, &format!("/apis/monitoring.coreos.com/v1/{plural}")).await;
     }
 }
 
-async fn process_until(admin: &Client, path: &str) {
+async fn until_there(admin: &Client, path: &str) {
     let served = async {
         while admin.text(path).await.is_err() {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
@@ -168,9 +168,9 @@ async fn helm_installs_upgrades_rolls_back_and_uninstalls() {
     admin.get(&format!("/api/v1/namespaces/{NAMESPACE}")).await;
 }
 
-/// Three ports that are free now.
-fn free_ports() -> [u16; 3] {
-    let sockets = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+/// Four ports that are free now.
+fn free_ports() -> [u16; 4] {
+    let sockets = [(); 4].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     sockets.map(|socket| socket.local_addr().unwrap().port())
 }
 
@@ -178,29 +178,45 @@ fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
+/// Makes the pod that the StatefulSet's controller would make, as a node runs it.
+async fn run_pod(admin: &Client, template: &Value, node: &str) {
+    let mut pod = template.clone();
+    (pod["apiVersion"], pod["kind"], pod["metadata"]["name"]) = (json!("v1"), json!("Pod"), json!("meshmint-0"));
+    pod["spec"]["nodeName"] = json!(node);
+    pod["spec"]["volumes"].as_array_mut().unwrap().push(json!({"name": "data", "persistentVolumeClaim": {"claimName": "data-meshmint-0"}}));
+    let pods = format!("/api/v1/namespaces/{NAMESPACE}/pods");
+    admin.create(&pods, &pod).await;
+    let ready = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
+    admin.patch(&format!("{pods}/meshmint-0/status"), &json!({"status": ready})).await;
+}
+
+/// With MESHMINT_TEST_IMAGE, the mounted root of an image of ours (`tests/image`), the pod runs that; else the program that was just built.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_charts_pod_gives_a_workload_its_certificate() {
     let server = ApiServer::start().await;
     let admin = server.admin().await;
     restricted(&admin, NAMESPACE).await;
     let helm = Helm::new();
-    let [csr, health, metrics] = free_ports();
+    let [csr, health, metrics, port] = free_ports();
     let values = helm.values(&with_image(&json!({
         "app": {
             "server": {"serving": {"port": csr}}, "readinessProbe": {"port": health}, "metrics": {"port": metrics},
-            "tls": {"certificateDNSNames": ["localhost"]}, "tokens": {"issuers": [CLUSTER_ISSUER]}, "multiCluster": {"enabled": true},
+            "admin": {"enabled": true, "port": port}, "controller": {"rootConfigMap": true},
+            "tls": {"certificateDNSNames": ["localhost", "meshmint.meshmint-system.svc"]}, "tokens": {"issuers": [CLUSTER_ISSUER]}, "multiCluster": {"enabled": true},
         },
     })));
     let kubeconfig = server.admin_kubeconfig();
     let (chart, values, kubeconfig) = (chart(), values.to_str().unwrap(), kubeconfig.to_str().unwrap());
-    helm.succeed(&["install", "meshmint", chart.to_str().unwrap(), "--namespace", NAMESPACE, "--values", values, "--kubeconfig", kubeconfig]);
+    let notes =
+        helm.succeed(&["install", "meshmint", chart.to_str().unwrap(), "--namespace", NAMESPACE, "--values", values, "--kubeconfig", kubeconfig]);
     let rendered = objects(&helm.succeed(&["get", "manifest", "meshmint", "--namespace", NAMESPACE, "--kubeconfig", kubeconfig]));
 
     // The account and its rules are what Helm made of the chart.
     let token = admin.own_token().await;
     let files = BTreeMap::from([("meshmint".to_owned(), BTreeMap::from([("meshmint.yaml".to_owned(), configuration(&rendered))]))]);
     let sandbox = Sandbox::new(pod(&rendered), &files, (&token, &server.ca(), server.port()));
-    let program = Root::Program(Path::new(env!("CARGO_BIN_EXE_meshmint")));
+    let image = std::env::var_os("MESHMINT_TEST_IMAGE");
+    let program = image.as_ref().map_or(Root::Program(Path::new(env!("CARGO_BIN_EXE_meshmint"))), |image| Root::Image(Path::new(image)));
     let mut container = sandbox.start(&program);
     let health = format!("127.0.0.1:{health}");
     container.ready(&health);
@@ -217,6 +233,20 @@ async fn the_charts_pod_gives_a_workload_its_certificate() {
     assert!(unwell.is_empty(), "{unwell:#?}");
     let bundle = sandbox.run(&program, &["bundle", "--admin", "/run/meshmint/admin.sock"]);
     let roots = String::from_utf8(bundle.stdout).unwrap();
+
+    // From outside, by way of the API server and a kubelet: as the account that the chart made for it, with the roots that meshmint wrote.
+    until_there(&admin, &format!("/api/v1/namespaces/{NAMESPACE}/configmaps/istio-ca-root-cert")).await;
+    let _kubelet = server.kubelet("node").await;
+    run_pod(&admin, pod(&rendered), "node").await;
+    let outside = process::meshmint(&["bundle", "--kube", "--kubeconfig", kubeconfig]);
+    assert_eq!(text(&outside), roots);
+    // As Helm's notes say it.
+    let noted = notes.lines().find_map(|line| line.trim().strip_prefix("meshmint check --kube ")).unwrap_or_else(|| panic!("{notes}"));
+    let words: Vec<_> = ["check", "--kube"].into_iter().chain(noted.split_whitespace()).chain(["--kubeconfig", kubeconfig, "-o", "json"]).collect();
+    let check = process::meshmint(&words);
+    let report: Value = serde_json::from_slice(&check.stdout).unwrap_or_else(|_| panic!("{}", text(&check)));
+    let answers = report["checks"].as_array().unwrap().iter().find(|check| check["check"] == "admin-answers").unwrap();
+    assert_eq!(answers["message"], "the server answers on pod meshmint-system/meshmint-0");
 
     admin.workload("shop").await;
     let workload = admin.workload_token("shop").await;

@@ -19,9 +19,9 @@ const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// What the program runs in.
 pub enum Root<'a> {
-    /// The machine's libraries, and this program as /usr/local/bin/meshmint: nothing else of an image.
+    /// The machine's libraries, and this program: nothing else of an image.
     Program(&'a Path),
-    /// An image's root file system.
+    /// The root file system of an image of ours (deploy/image).
     Image(&'a Path),
 }
 
@@ -92,7 +92,7 @@ impl Sandbox {
         let program = match root {
             Root::Image(image) => {
                 script += &format!("mount --bind '{}' '{at}'\ncd '{at}'\n", image.display());
-                "/usr/local/bin/meshmint"
+                "/usr/bin/meshmint"
             }
             Root::Program(program) => {
                 script += &format!(

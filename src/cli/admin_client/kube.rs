@@ -86,13 +86,15 @@ impl KubeArgs {
         let found = installation.pods().await;
         let pods = found.map_err(|error| refused(&error, &format!("it needs the verb list on pods in {namespace}")))?;
         if pods.is_empty() {
-            let missing = "no pod of meshmint runs in namespace";
-            return Err(Unreached::Absent(format!("{missing} {namespace}. Name the one that it is in with --kube-namespace")));
+            return Err(Unreached::Absent(format!(
+                "no pod of meshmint runs in namespace {namespace}. Name the one that it is in with --kube-namespace"
+            )));
         }
         // One that isn't ready can say why it isn't.
         let Some((name, port)) = pods.into_iter().find_map(|pod| Some((pod.name, pod.admin_port?))) else {
-            let missing = "meshmint's pods in namespace";
-            return Err(Unreached::Absent(format!("{missing} {namespace} have no admin port. Turn it on: app.admin.enabled of the chart")));
+            return Err(Unreached::Absent(format!(
+                "meshmint's pods in namespace {namespace} have no admin port. Turn it on: app.admin.enabled of the chart"
+            )));
         };
         Ok(Pod { installation, name, admin_port: port })
     }
@@ -119,7 +121,7 @@ impl KubeArgs {
         made.map_err(|error| {
             let (namespace, name) = account;
             let hint = if error.is_not_found() {
-                format!("deploy/kubernetes/admin.yaml has the account {name}; another one is named with --as-service-account")
+                "deploy/kubernetes/admin.yaml has the account meshmint-viewer; another one is named with --as-service-account".to_owned()
             } else {
                 format!("it needs the verb create on serviceaccounts/token of {name} in {namespace}, or another account (--as-service-account)")
             };
