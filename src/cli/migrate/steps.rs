@@ -133,18 +133,8 @@ impl Planner<'_> {
             Form::Tls => ("ca.crt", true),
         };
         if !exists {
-            let entries =
-                [("ca-cert.pem", "ca-cert.pem"), ("ca-key.pem", "ca-key.pem"), ("cert-chain.pem", "ca-cert.pem"), ("root-cert.pem", "ca-cert.pem")];
-            let act = vec![
-                say(
-                    "The same CA, plugged in, so that istiod takes more roots than its own. All four entries must be there, or istiod refuses to start.",
-                ),
-                run([
-                    copy_secret((&key.namespace, &key.secret), (&key.namespace, PLUGGED_IN), &entries),
-                    put_file(&key.namespace, PLUGGED_IN, entry, "bundle.pem"),
-                ]),
-                self.restart_istiods(),
-            ];
+            let mut act = self.plug_in(key);
+            act.push(self.restart_istiods());
             let back = vec![run([format!("kubectl --namespace {istio} delete secret {PLUGGED_IN}")]), self.restart_istiods()];
             return (act, back);
         }
@@ -161,6 +151,18 @@ impl Planner<'_> {
         }
         let back = vec![run([put_file(&key.namespace, &key.secret, entry, "roots-before.pem")]), self.restart_istiods()];
         (act, back)
+    }
+
+    /// istiod's own CA plugged in, with the roots of bundle.pem beside it.
+    pub(super) fn plug_in(&self, key: &Key) -> Vec<Part> {
+        let entries = [("ca-cert.pem", "ca-cert.pem"), ("ca-key.pem", "ca-key.pem"), ("cert-chain.pem", "ca-cert.pem"), ("root-cert.pem", "ca-cert.pem")];
+        vec![
+            say("The same CA, plugged in, so that istiod takes more roots than its own. All four entries must be there, or istiod refuses to start."),
+            run([
+                copy_secret((&key.namespace, &key.secret), (&key.namespace, PLUGGED_IN), &entries),
+                put_file(&key.namespace, PLUGGED_IN, "root-cert.pem", "bundle.pem"),
+            ]),
+        ]
     }
 
     fn both_roots_by_istio_csr(&self, namespace: &str, deployment: &str, release: Option<&str>) -> (Vec<Part>, Vec<Part>) {

@@ -237,6 +237,15 @@ fn the_way_back_ends_the_signer_last() {
 }
 
 #[test]
+fn istiod_hands_out_on_the_way_back_what_workloads_trust() {
+    let (_, signer) = signers().remove(0);
+    let mut facts = facts(&signer, Mesh::Sidecars);
+    assert!(step(&planned(&facts, Some(Way::Back)), |part| says(part, "cacerts")).is_none(), "the root was kept");
+    facts.roots.push(certificate("5c", "O=meshmint", true));
+    assert!(step(&planned(&facts, Some(Way::Back)), |part| says(part, "patch secret cacerts")).is_some(), "it was not");
+}
+
+#[test]
 fn what_suits_and_what_can_not_be_done() {
     let of = |signer: &Signer| facts(signer, Mesh::Sidecars);
     for (name, signer) in signers() {
