@@ -55,7 +55,6 @@ impl Planner<'_> {
     }
 
     fn let_istiod_sign_again(&self, key: &Key) -> Step {
-        let entry = if key.form == Form::Tls { "ca.crt" } else { "root-cert.pem" };
         let mut act: Vec<Part> = Vec::new();
         if key.certificate.is_none() {
             act.push(say("The Secret with istiod's CA was not found, or could not be read. It must be there before this step: without it istiod makes a new root, which nobody trusts."));
@@ -68,7 +67,10 @@ impl Planner<'_> {
                 act.extend(self.plug_in(key));
             }
             Form::SelfSigned => act.push(say("It hands out its own root alone. That is the one that meshmint has, too.")),
-            _ => act.extend([say("istiod must go on handing out all that workloads trust now:"), run([put_file(&key.namespace, &key.secret, entry, "bundle.pem")])]),
+            _ => act.extend([
+                say("istiod must go on handing out all that workloads trust now:"),
+                run([put_file(&key.namespace, &key.secret, key.form.roots(), "bundle.pem")]),
+            ]),
         }
         act.extend(self.upgrade_istiod(&self.address(), Some(true)));
         Step {

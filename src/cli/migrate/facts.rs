@@ -103,6 +103,13 @@ pub(super) enum Form {
     Tls,
 }
 
+impl Form {
+    /// The entry with the roots that istiod gives out.
+    pub(super) fn roots(self) -> &'static str {
+        if self == Self::Tls { "ca.crt" } else { "root-cert.pem" }
+    }
+}
+
 /// A certificate of a CA.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -1,6 +1,7 @@
 //! The way there. The order is the promise: nobody is asked for certificates before everybody trusts what it signs, and nobody stops to sign before
 //! everybody has stopped to ask it.
 
+use super::super::istio::Version;
 use super::facts::{Form, Key, Signer};
 use super::plan::{Part, Step, Way, run, say, values};
 use super::planner::{Planner, hours};
@@ -127,17 +128,13 @@ impl Planner<'_> {
     /// istiod takes further roots from `root-cert.pem` of a plugged-in CA, and from nowhere else.
     fn plug_both_roots_in(&self, key: &Key) -> (Vec<Part>, Vec<Part>) {
         let istio = word(&key.namespace);
-        let (entry, exists) = match key.form {
-            Form::SelfSigned => ("root-cert.pem", false),
-            Form::Generated | Form::PlugIn => ("root-cert.pem", true),
-            Form::Tls => ("ca.crt", true),
-        };
-        if !exists {
+        if key.form == Form::SelfSigned {
             let mut act = self.plug_in(key);
             act.push(self.restart_istiods());
             let back = vec![run([format!("kubectl --namespace {istio} delete secret {PLUGGED_IN}")]), self.restart_istiods()];
             return (act, back);
         }
+        let entry = key.form.roots();
         let before = format!(
             "kubectl --namespace {istio} get secret {} --output jsonpath='{{.data.{}}}' | base64 --decode > roots-before.pem",
             word(&key.secret),
@@ -155,7 +152,8 @@ impl Planner<'_> {
 
     /// istiod's own CA plugged in, with the roots of bundle.pem beside it.
     pub(super) fn plug_in(&self, key: &Key) -> Vec<Part> {
-        let entries = [("ca-cert.pem", "ca-cert.pem"), ("ca-key.pem", "ca-key.pem"), ("cert-chain.pem", "ca-cert.pem"), ("root-cert.pem", "ca-cert.pem")];
+        let entries =
+            [("ca-cert.pem", "ca-cert.pem"), ("ca-key.pem", "ca-key.pem"), ("cert-chain.pem", "ca-cert.pem"), ("root-cert.pem", "ca-cert.pem")];
         vec![
             say("The same CA, plugged in, so that istiod takes more roots than its own. All four entries must be there, or istiod refuses to start."),
             run([
@@ -196,8 +194,7 @@ impl Planner<'_> {
             "Wait {} hours: proxies and ztunnel renew at half of a certificate's life ({half} hours), and one try may fail. Or restart workloads now; each has both roots then.",
             hours(self.facts.lifetime)
         ))];
-        let old: Vec<_> =
-            self.facts.ztunnels.iter().filter(|each| each.version.is_none_or(super::super::istio::Version::ztunnel_reads_root_once)).collect();
+        let old: Vec<_> = self.facts.ztunnels.iter().filter(|each| each.version.is_none_or(Version::ztunnel_reads_root_once)).collect();
         if !old.is_empty() {
             act.push(say("ztunnel of this version reads the root that it verifies istiod with once, at its start. Restart it now; open connections of pods on a node end when its ztunnel has drained:"));
             act.push(run(old

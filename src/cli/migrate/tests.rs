@@ -301,8 +301,10 @@ fn no_name_of_the_cluster_is_more_than_a_word_for_the_shell() {
     let mut facts = facts(&signer, Mesh::Both);
     facts.istiods[0].release = Some("x; reboot #".to_owned());
     facts.ztunnels[0].release = Some("$(reboot)".to_owned());
+    facts.ztunnels[0].version = None;
     let text = text(&planned(&facts, Some(Way::NewRoot)));
     assert!(text.contains("helm upgrade 'x; reboot #' istio/istiod") && text.contains("helm upgrade '$(reboot)' istio/ztunnel"), "{text}");
+    assert!(text.contains("--version VERSION") && text.contains("`helm list`"), "never to another version than it has: {text}");
 }
 
 #[test]
