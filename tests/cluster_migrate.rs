@@ -135,7 +135,7 @@ impl World {
         admin.create("/apis/apps/v1/namespaces/istio-system/daemonsets", &ztunnel).await;
         let labels = json!({"istio.io/rev": "default"});
         let mesh =
-            "trustDomain: mesh.example\ndefaultConfig:\n  discoveryAddress: istiod.istio-system.svc:15012\n  proxyMetadata:\n    SECRET_TTL: 12h\n";
+            "trustDomain: mesh.example\ndefaultConfig:\n  discoveryAddress: istiod.istio-system.svc:15012\n  proxyMetadata:\n    SECRET_TTL: 12h0m0s\n";
         admin.create(MAPS, &json!({"metadata": {"name": "istio", "labels": labels}, "data": {"mesh": mesh, "meshNetworks": "networks: {}"}})).await;
         let injector = json!({"global": {"caAddress": ca_address, "multiCluster": {"clusterName": "east"}, "sds": {"token": {"aud": "istio-ca"}}}});
         let injector =
@@ -420,6 +420,8 @@ async fn istio_csr_and_its_issuer_are_found() {
     assert!(back.code == Some(0) && back.text.contains(&format!("caAddress: {CSR}")), "{}", back.text);
 
     // What its run-time configuration says goes before its flags. Another type of issuer has its key elsewhere.
+    let runtime = json!({"issuer-kind": "ClusterIssuer", "issuer-name": "vault", "issuer-group": "cert-manager.io"});
+    world.admin.create("/api/v1/namespaces/cert-manager/configmaps", &json!({"metadata": {"name": "runtime"}, "data": runtime})).await;
     let vault =
         json!({"apiVersion": "cert-manager.io/v1", "kind": "ClusterIssuer", "metadata": {"name": "vault"}, "spec": {"vault": {"path": "pki"}}});
     world.admin.create("/apis/cert-manager.io/v1/clusterissuers", &vault).await;

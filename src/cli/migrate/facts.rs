@@ -225,7 +225,7 @@ pub(super) fn facts(kubernetes: &ApiVersion, survey: &Survey, signing: &Signing)
     });
     let mesh = meshes.first().cloned().unwrap_or_default();
     let trust_domain = Some(mesh.trust_domain).filter(|name| !name.is_empty()).unwrap_or_else(|| "cluster.local".to_owned());
-    let asked_for = mesh.proxy_metadata.get("SECRET_TTL").and_then(|text| parse_duration(text).ok());
+    let asked_for = mesh.proxy_metadata.get("SECRET_TTL").and_then(|text| go_duration(text));
     let (signer, longest) = match istio_csr {
         Some(csr) => of_istio_csr(csr, &mut or_note),
         None => (of_istiod(first, signing, &roots, &mut or_note), LIFETIME.max(asked_for.unwrap_or_default())),
