@@ -134,8 +134,7 @@ impl World {
         let ztunnel = program("DaemonSet", "ztunnel", "docker.io/istio/ztunnel:1.30.3-distroless", &[("CA_ADDRESS", address)]);
         admin.create("/apis/apps/v1/namespaces/istio-system/daemonsets", &ztunnel).await;
         let labels = json!({"istio.io/rev": "default"});
-        let mesh =
-            "trustDomain: mesh.example\ndefaultConfig:\n  discoveryAddress: istiod.istio-system.svc:15012\n  proxyMetadata:\n    SECRET_TTL: 12h0m0s\n";
+        let mesh = "trustDomain: mesh.example\ndefaultConfig:\n  discoveryAddress: istiod.istio-system.svc:15012\n  proxyMetadata:\n    SECRET_TTL: 12h0m0s\n";
         admin.create(MAPS, &json!({"metadata": {"name": "istio", "labels": labels}, "data": {"mesh": mesh, "meshNetworks": "networks: {}"}})).await;
         let injector = json!({"global": {"caAddress": ca_address, "multiCluster": {"clusterName": "east"}, "sds": {"token": {"aud": "istio-ca"}}}});
         let injector =

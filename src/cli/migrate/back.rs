@@ -2,7 +2,7 @@
 
 use super::facts::{Form, Key, Signer};
 use super::plan::{Part, Step, run, say, values};
-use super::planner::{Planner, hours};
+use super::planner::{Planner, hours, upgrade};
 use super::shell::{put_file, word};
 use super::values::{self as chart, Stage};
 
@@ -123,12 +123,11 @@ impl Planner<'_> {
         let istio = word(self.istio());
         let ending = match &self.facts.signer {
             Signer::Istiod { .. } => self.restart_istiods(),
-            Signer::IstioCsr { release, namespace, .. } => match release {
-                Some(release) => run([format!(
-                    "helm upgrade {} jetstack/cert-manager-istio-csr --namespace {} --reuse-values --set app.tls.istiodCertificateEnable=true",
-                    word(release),
-                    word(namespace)
-                )]),
+            Signer::IstioCsr { release, version, namespace, .. } => match release {
+                Some(release) => {
+                    let values = "--set app.tls.istiodCertificateEnable=true";
+                    run([upgrade(release, "jetstack/cert-manager-istio-csr", namespace, version.as_deref(), values)])
+                }
                 None => say("Make the Certificate again that keeps istiod-tls."),
             },
         };

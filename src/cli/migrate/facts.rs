@@ -70,6 +70,8 @@ pub(super) enum Signer {
         namespace: String,
         deployment: String,
         release: Option<String>,
+        /// The version of its chart, which is that of its image.
+        version: Option<String>,
         issuer: String,
         /// Where the issuer's key is, if that is in the cluster.
         key: Option<Key>,
@@ -301,7 +303,14 @@ fn of_istio_csr(csr: &IstioCsr, or_note: &mut impl FnMut(&str, &ApiError, &str, 
         Err(error) => or_note("istio-csr's issuer", error, "a new root", "get issuers.cert-manager.io --all-namespaces"),
     }
     let longest = csr.flags.get("max-client-certificate-duration").and_then(|text| go_duration(text)).unwrap_or(ISTIO_CSR_LIFETIME);
-    let signer = Signer::IstioCsr { namespace: csr.namespace.clone(), deployment: csr.name.clone(), release: csr.release.clone(), issuer, key };
+    let signer = Signer::IstioCsr {
+        namespace: csr.namespace.clone(),
+        deployment: csr.name.clone(),
+        release: csr.release.clone(),
+        version: csr.tag.clone(),
+        issuer,
+        key,
+    };
     (signer, longest)
 }
 

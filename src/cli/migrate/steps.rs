@@ -4,7 +4,7 @@
 use super::super::istio::Version;
 use super::facts::{Form, Key, Signer};
 use super::plan::{Part, Step, Way, run, say, values};
-use super::planner::{Planner, hours};
+use super::planner::{Planner, hours, upgrade};
 use super::shell::{copy_secret, put_file, word};
 use super::values::{self as chart, IMPORT, Stage, has_chain};
 
@@ -113,7 +113,10 @@ impl Planner<'_> {
     fn hand_out_both_roots(&self) -> Step {
         let (act, mut back) = match &self.facts.signer {
             Signer::Istiod { key, .. } => self.plug_both_roots_in(key),
-            Signer::IstioCsr { namespace, deployment, release, .. } => self.both_roots_by_istio_csr(namespace, deployment, release.as_deref()),
+            Signer::IstioCsr { namespace, deployment, release, version, .. } => {
+                let release = release.as_ref().map(|release| (release.as_str(), version.as_deref()));
+                self.both_roots_by_istio_csr(namespace, deployment, release)
+            }
         };
         back.push(say("Workloads that had certificates meanwhile trust one root more until their next one; that harms nobody."));
         Step {
@@ -163,11 +166,11 @@ impl Planner<'_> {
         ]
     }
 
-    fn both_roots_by_istio_csr(&self, namespace: &str, deployment: &str, release: Option<&str>) -> (Vec<Part>, Vec<Part>) {
+    fn both_roots_by_istio_csr(&self, namespace: &str, deployment: &str, release: Option<(&str, Option<&str>)>) -> (Vec<Part>, Vec<Part>) {
         let place = word(namespace);
-        let upgrade = |file: &str| match release {
-            Some(release) => run([
-                format!("helm upgrade {} jetstack/cert-manager-istio-csr --namespace {place} --reuse-values --values {file}", word(release)),
+        let with = |file: &str| match release {
+            Some((release, version)) => run([
+                upgrade(release, "jetstack/cert-manager-istio-csr", namespace, version, &format!("--values {file}")),
                 format!("kubectl --namespace {place} rollout status deployment/{}", word(deployment)),
             ]),
             None => say("istio-csr is no Helm release: give it the flag --root-ca-file and the volume by hand."),
@@ -176,12 +179,12 @@ impl Planner<'_> {
             run([format!("kubectl --namespace {place} create configmap {ROOTS} --from-file=ca.pem=bundle.pem")]),
             values("istio-csr", chart::istio_csr_roots(ROOTS)),
             say("Helm replaces lists: where istio-csr has volumes already, put them into this file, too."),
-            upgrade("values-istio-csr.yaml"),
+            with("values-istio-csr.yaml"),
         ];
         let back = vec![
             say("Put app.tls.rootCAFile, volumes and volumeMounts back to what they were (`helm get values` of the revision before), or:"),
             match release {
-                Some(release) => run([format!("helm rollback {} --namespace {place}", word(release))]),
+                Some((release, _)) => run([format!("helm rollback {} --namespace {place}", word(release))]),
                 None => say("take the flag and the volume out again."),
             },
         ];

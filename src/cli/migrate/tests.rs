@@ -37,6 +37,7 @@ fn istio_csr(key: Option<Key>) -> Signer {
         namespace: "cert-manager".to_owned(),
         deployment: "cert-manager-istio-csr".to_owned(),
         release: Some("cert-manager-istio-csr".to_owned()),
+        version: Some("v0.14.3".to_owned()),
         issuer: "Issuer istio-ca".to_owned(),
         key,
     }
@@ -177,6 +178,8 @@ fn every_step_has_its_reason_its_end_and_its_way_back() {
             assert!(parts.into_iter().all(|part| !matches!(part, Part::Run { commands } if commands.is_empty())), "{place}");
         }
         let text = text(plan);
+        let others = text.lines().filter(|line| line.contains("helm upgrade") && !line.contains("`") && !line.contains("deploy/helm/meshmint"));
+        assert!(others.into_iter().all(|line| line.contains(" --version ")), "{name}: never to another version than it has");
         assert!(!text.contains("BEGIN ") && !text.contains("\u{1b}"), "{name}: {text}");
         assert_eq!(text.contains("ztunnel"), !facts.ztunnels.is_empty() || plan.way == Way::NewRoot, "{name}: {text}");
         let json: serde_json::Value = serde_json::from_str(&plan.json().unwrap()).unwrap();
