@@ -134,8 +134,7 @@ impl World {
         let ztunnel = program("DaemonSet", "ztunnel", "docker.io/istio/ztunnel:1.30.3-distroless", &[("CA_ADDRESS", address)]);
         admin.create("/apis/apps/v1/namespaces/istio-system/daemonsets", &ztunnel).await;
         let labels = json!({"istio.io/rev": "default"});
-        let mesh =
-            "trustDomain: mesh.example\ndefaultConfig:\n  discoveryAddress: istiod.istio-system.svc:15012\n  proxyMetadata:\n    SECRET_TTL: 12h\n";
+        let mesh = "trustDomain: mesh.example\ndefaultConfig:\n  discoveryAddress: istiod.istio-system.svc:15012\n  proxyMetadata:\n    SECRET_TTL: 12h0m0s\n";
         admin.create(MAPS, &json!({"metadata": {"name": "istio", "labels": labels}, "data": {"mesh": mesh, "meshNetworks": "networks: {}"}})).await;
         let injector = json!({"global": {"caAddress": ca_address, "multiCluster": {"clusterName": "east"}, "sds": {"token": {"aud": "istio-ca"}}}});
         let injector =
@@ -365,18 +364,19 @@ async fn cert_managers_kinds(admin: &Client) {
     }
 }
 
-fn istio_csr(issuer: (&str, &str)) -> Value {
+/// With a ConfigMap that may name another issuer while it runs.
+fn istio_csr(runtime: &str) -> Value {
     let mut csr = program("Deployment", "cert-manager-istio-csr", "quay.io/jetstack/cert-manager-istio-csr:v0.14.3", &[]);
     csr["spec"]["template"]["spec"]["containers"][0]["args"] = json!([
         "--log-level=1",
         "--certificate-namespace=istio-system",
         "--issuer-enabled=true",
-        format!("--issuer-kind={}", issuer.0),
-        format!("--issuer-name={}", issuer.1),
+        "--issuer-kind=Issuer",
+        "--issuer-name=istio-ca",
         "--issuer-group=cert-manager.io",
         "--root-ca-file=",
         "--max-client-certificate-duration=1h",
-        "--runtime-issuance-config-map-name=",
+        format!("--runtime-issuance-config-map-name={runtime}"),
         "--runtime-issuance-config-map-namespace=cert-manager",
     ]);
     csr
@@ -394,7 +394,7 @@ async fn istio_csr_and_its_issuer_are_found() {
     let world = World::start(&Ca { certificate: root_pem.clone(), key: String::new() }, &[("ENABLE_CA_SERVER", "false")], CSR).await;
     cert_managers_kinds(&world.admin).await;
     let deployments = "/apis/apps/v1/namespaces/cert-manager/deployments";
-    world.admin.create(deployments, &istio_csr(("Issuer", "istio-ca"))).await;
+    world.admin.create(deployments, &istio_csr("")).await;
     let issuer =
         json!({"apiVersion": "cert-manager.io/v1", "kind": "Issuer", "metadata": {"name": "istio-ca"}, "spec": {"ca": {"secretName": "istio-ca"}}});
     world.admin.create("/apis/cert-manager.io/v1/namespaces/istio-system/issuers", &issuer).await;
@@ -418,15 +418,13 @@ async fn istio_csr_and_its_issuer_are_found() {
     let back = world.plan(&["--back"]);
     assert!(back.code == Some(0) && back.text.contains(&format!("caAddress: {CSR}")), "{}", back.text);
 
-    // Another type of issuer has its key elsewhere.
+    // What its run-time configuration says goes before its flags. Another type of issuer has its key elsewhere.
+    let runtime = json!({"issuer-kind": "ClusterIssuer", "issuer-name": "vault", "issuer-group": "cert-manager.io"});
+    world.admin.create("/api/v1/namespaces/cert-manager/configmaps", &json!({"metadata": {"name": "runtime"}, "data": runtime})).await;
     let vault =
         json!({"apiVersion": "cert-manager.io/v1", "kind": "ClusterIssuer", "metadata": {"name": "vault"}, "spec": {"vault": {"path": "pki"}}});
     world.admin.create("/apis/cert-manager.io/v1/clusterissuers", &vault).await;
-    world
-        .admin
-        .ask("PUT", &format!("{deployments}/cert-manager-istio-csr"), "application/json", &istio_csr(("ClusterIssuer", "vault")))
-        .await
-        .unwrap();
+    world.admin.ask("PUT", &format!("{deployments}/cert-manager-istio-csr"), "application/json", &istio_csr("runtime")).await.unwrap();
     let plan = world.plan(&["-o", "json"]).json();
     assert_eq!((&plan["way"], &plan["found"]["signer"]["key"]), (&json!("newRoot"), &Value::Null));
     assert!(assert_values_render(&helm, &plan).iter().all(|configuration| configuration["authority"].is_null()));

@@ -163,6 +163,12 @@ fn a_foreign_root_is_in_every_answer_and_vouches_for_nobody_here() {
     let again = world.add(&other.path("root.pem"), "to be sure");
     assert_eq!((&again["added"], &again["bundleNumber"], &again["id"]), (&Value::Null, &"2".into(), &id.into()));
     assert!(world.text(&["authority", "trust", "add", other.path("root.pem").to_str().unwrap(), "--reason", "x"]).contains("already"));
+    // As `kubectl exec --stdin` hands it in.
+    let socket = world.folder.path().join("admin.sock");
+    let add = ["authority", "trust", "add", "-", "--reason", "x", "--admin", socket.to_str().unwrap()];
+    let root = std::fs::File::open(other.path("root.pem")).unwrap();
+    let piped = Command::new(env!("CARGO_BIN_EXE_meshmint")).args(add).stdin(root).output().unwrap();
+    assert!(piped.status.success() && String::from_utf8_lossy(&piped.stdout).contains("already"), "{}", err(&piped));
     let audit = world.json(&["audit", "list"]);
     let [entry] = &audit["entries"].as_array().unwrap()[..] else { panic!("what changed nothing is no change: {audit}") };
     let uid = rustix::process::getuid().as_raw();

@@ -2,7 +2,7 @@
 
 use super::facts::{Form, Key, Signer};
 use super::plan::{Part, Step, run, say, values};
-use super::planner::{Planner, hours};
+use super::planner::{Planner, hours, upgrade};
 use super::shell::{put_file, word};
 use super::values::{self as chart, Stage};
 
@@ -55,18 +55,22 @@ impl Planner<'_> {
     }
 
     fn let_istiod_sign_again(&self, key: &Key) -> Step {
-        let entry = if key.form == Form::Tls { "ca.crt" } else { "root-cert.pem" };
         let mut act: Vec<Part> = Vec::new();
         if key.certificate.is_none() {
             act.push(say("The Secret with istiod's CA was not found, or could not be read. It must be there before this step: without it istiod makes a new root, which nobody trusts."));
         }
-        if key.form == Form::SelfSigned {
-            act.push(say("istiod signs with istio-ca-secret, and hands out that root alone. That is right where meshmint has the same root (it was imported). With a root of its own, make the Secret cacerts first as in the way there, or workloads don't trust meshmint's certificates any more."));
-        } else {
-            act.extend([
-                say("istiod must go on handing out meshmint's root, too:"),
-                run([put_file(&key.namespace, &key.secret, entry, "bundle.pem")]),
-            ]);
+        // A root that isn't the key's own is meshmint's: workloads must go on trusting it while both sign.
+        let others = self.facts.roots.iter().any(|root| key.certificate.as_ref().is_none_or(|certificate| root.id != certificate.id));
+        match key.form {
+            Form::SelfSigned if others || self.facts.roots.is_empty() => {
+                act.push(say("By itself istiod hands out only its own root, and workloads trust, or may trust, another one, too."));
+                act.extend(self.plug_in(key));
+            }
+            Form::SelfSigned => act.push(say("It hands out its own root alone. That is the one that meshmint has, too.")),
+            _ => act.extend([
+                say("istiod must go on handing out all that workloads trust now:"),
+                run([put_file(&key.namespace, &key.secret, key.form.roots(), "bundle.pem")]),
+            ]),
         }
         act.extend(self.upgrade_istiod(&self.address(), Some(true)));
         Step {
@@ -119,12 +123,11 @@ impl Planner<'_> {
         let istio = word(self.istio());
         let ending = match &self.facts.signer {
             Signer::Istiod { .. } => self.restart_istiods(),
-            Signer::IstioCsr { release, namespace, .. } => match release {
-                Some(release) => run([format!(
-                    "helm upgrade {} jetstack/cert-manager-istio-csr --namespace {} --reuse-values --set app.tls.istiodCertificateEnable=true",
-                    word(release),
-                    word(namespace)
-                )]),
+            Signer::IstioCsr { release, version, namespace, .. } => match release {
+                Some(release) => {
+                    let values = "--set app.tls.istiodCertificateEnable=true";
+                    run([upgrade(release, "jetstack/cert-manager-istio-csr", namespace, version.as_deref(), values)])
+                }
                 None => say("Make the Certificate again that keeps istiod-tls."),
             },
         };

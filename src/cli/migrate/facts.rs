@@ -70,6 +70,8 @@ pub(super) enum Signer {
         namespace: String,
         deployment: String,
         release: Option<String>,
+        /// The version of its chart, which is that of its image.
+        version: Option<String>,
         issuer: String,
         /// Where the issuer's key is, if that is in the cluster.
         key: Option<Key>,
@@ -101,6 +103,13 @@ pub(super) enum Form {
     PlugIn,
     /// `tls.crt`, `tls.key`, `ca.crt`.
     Tls,
+}
+
+impl Form {
+    /// The entry with the roots that istiod gives out.
+    pub(super) fn roots(self) -> &'static str {
+        if self == Self::Tls { "ca.crt" } else { "root-cert.pem" }
+    }
 }
 
 /// A certificate of a CA.
@@ -218,7 +227,7 @@ pub(super) fn facts(kubernetes: &ApiVersion, survey: &Survey, signing: &Signing)
     });
     let mesh = meshes.first().cloned().unwrap_or_default();
     let trust_domain = Some(mesh.trust_domain).filter(|name| !name.is_empty()).unwrap_or_else(|| "cluster.local".to_owned());
-    let asked_for = mesh.proxy_metadata.get("SECRET_TTL").and_then(|text| parse_duration(text).ok());
+    let asked_for = mesh.proxy_metadata.get("SECRET_TTL").and_then(|text| go_duration(text));
     let (signer, longest) = match istio_csr {
         Some(csr) => of_istio_csr(csr, &mut or_note),
         None => (of_istiod(first, signing, &roots, &mut or_note), LIFETIME.max(asked_for.unwrap_or_default())),
@@ -294,7 +303,14 @@ fn of_istio_csr(csr: &IstioCsr, or_note: &mut impl FnMut(&str, &ApiError, &str, 
         Err(error) => or_note("istio-csr's issuer", error, "a new root", "get issuers.cert-manager.io --all-namespaces"),
     }
     let longest = csr.flags.get("max-client-certificate-duration").and_then(|text| go_duration(text)).unwrap_or(ISTIO_CSR_LIFETIME);
-    let signer = Signer::IstioCsr { namespace: csr.namespace.clone(), deployment: csr.name.clone(), release: csr.release.clone(), issuer, key };
+    let signer = Signer::IstioCsr {
+        namespace: csr.namespace.clone(),
+        deployment: csr.name.clone(),
+        release: csr.release.clone(),
+        version: csr.tag.clone(),
+        issuer,
+        key,
+    };
     (signer, longest)
 }
 

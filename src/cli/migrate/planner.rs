@@ -2,6 +2,7 @@
 
 use time::{Duration, OffsetDateTime};
 
+use super::super::istio::Version;
 use super::facts::{Certificate, Facts, Form, Istiod, Key, Signer};
 use super::plan::{Part, Plan, Way, run, say, values};
 use super::shell::word;
@@ -104,14 +105,14 @@ impl Facts {
                 format!("certificates are {on} by istiod, with {}", key.words())
             }
             Signer::IstioCsr { namespace, deployment, issuer, key, .. } => {
-                let key = key.as_ref().map_or_else(|| "its key is not in this cluster, or could not be read".to_owned(), Key::words);
-                format!("certificates are signed by istio-csr ({namespace}/{deployment}), issuer {issuer}, with {key}")
+                let key = key.as_ref().map_or_else(|| "a key that is not in this cluster, or could not be read".to_owned(), Key::words);
+                format!("certificates are signed by istio-csr ({namespace}/{deployment}), its {issuer}, with {key}")
             }
         });
         for root in &self.roots {
             lines.push(format!("workloads trust {} ({}), until {}", root.subject, root.short_id(), root.not_after.date()));
         }
-        lines.push(format!("certificates live {} hours", hours(self.lifetime)));
+        lines.push(format!("certificates live {} h", hours(self.lifetime)));
         let count: usize = self.proxies.values().sum();
         lines.push(format!("{count} proxies in {} namespaces", self.proxies.len()));
         for ztunnel in &self.ztunnels {
@@ -184,7 +185,7 @@ impl Planner<'_> {
     pub(super) fn upgrade_istiod(&self, ca_address: &str, signs: Option<bool>) -> Vec<Part> {
         let mut parts = vec![values("istiod", chart::istiod(ca_address, signs))];
         parts.extend(self.facts.istiods.iter().map(|istiod| match &istiod.release {
-            Some(release) => run([upgrade(release, "istiod", &istiod.namespace, istiod.version.map(|version| version.to_string()))]),
+            Some(release) => run([upgrade_of_istio(release, "istiod", &istiod.namespace, istiod.version)]),
             None => say(format!(
                 "{}/{} is no Helm release: put these values where you installed it with (below spec.values of an IstioOperator), and install again.",
                 istiod.namespace, istiod.deployment
@@ -197,7 +198,7 @@ impl Planner<'_> {
     pub(super) fn upgrade_ztunnel(&self, ca_address: &str) -> Vec<Part> {
         let mut parts = vec![values("ztunnel", chart::ztunnel(ca_address))];
         parts.extend(self.facts.ztunnels.iter().map(|ztunnel| match &ztunnel.release {
-            Some(release) => run([upgrade(release, "ztunnel", &ztunnel.namespace, ztunnel.version.map(|version| version.to_string()))]),
+            Some(release) => run([upgrade_of_istio(release, "ztunnel", &ztunnel.namespace, ztunnel.version)]),
             None => say(format!(
                 "{}/{} is no Helm release: put these values where you installed it with, and install again.",
                 ztunnel.namespace, ztunnel.daemon_set
@@ -242,6 +243,17 @@ impl Planner<'_> {
             "Istio itself isn't part of meshmint's tests: go this way on a test mesh first.".to_owned(),
             "Change nothing else in the mesh meanwhile, and go on only when a step is done.".to_owned(),
         ];
+        notes.push(match facts.signer {
+            Signer::Istiod { .. } => "`istio/` in the commands is your Helm repository of Istio's charts.".to_owned(),
+            Signer::IstioCsr { .. } => {
+                "`istio/` and `jetstack/` in the commands are your Helm repositories of Istio's and cert-manager's charts.".to_owned()
+            }
+        });
+        let mut versions = facts.istiods.iter().map(|istiod| istiod.version).chain(facts.ztunnels.iter().map(|ztunnel| ztunnel.version));
+        if versions.any(|version| version.is_none()) || matches!(facts.signer, Signer::IstioCsr { version: None, .. }) {
+            notes
+                .push("An image's tag is no version: VERSION in the commands stands for the chart's version that you have (`helm list`).".to_owned());
+        }
         if facts.token_issuer.is_none() {
             notes.push("Fill in app.tokens.issuers: the member `issuer` of `kubectl get --raw /.well-known/openid-configuration`.".to_owned());
         }
@@ -278,7 +290,7 @@ impl Planner<'_> {
                     istiod.namespace, istiod.deployment, istiod.cert_provider
                 ));
             }
-            if self.way == Way::NewRoot && istiod.version.is_some_and(super::super::istio::Version::istiod_loses_roots) {
+            if self.way == Way::NewRoot && istiod.version.is_some_and(Version::istiod_loses_roots) {
                 notes.push(format!(
                     "{}/{} is 1.25.1, which gives workloads only one root of several (istio/istio#55793): update it first.",
                     istiod.namespace, istiod.deployment
@@ -307,8 +319,14 @@ impl Planner<'_> {
     }
 }
 
-/// An upgrade of one of Istio's releases that leaves all its other values.
-fn upgrade(release: &str, chart: &str, namespace: &str, version: Option<String>) -> String {
-    let version = version.map(|version| format!(" --version {version}")).unwrap_or_default();
-    format!("helm upgrade {} istio/{chart} --namespace {}{version} --reuse-values --values values-{chart}.yaml", word(release), word(namespace))
+/// An upgrade of a release to the version that it has, so that only the values change.
+pub(super) fn upgrade(release: &str, chart: &str, namespace: &str, version: Option<&str>, values: &str) -> String {
+    let version = version.map_or_else(|| "VERSION".to_owned(), word);
+    format!("helm upgrade {} {chart} --namespace {} --version {version} --reuse-values {values}", word(release), word(namespace))
+}
+
+/// The same of one of Istio's, with its file of values.
+fn upgrade_of_istio(release: &str, chart: &str, namespace: &str, version: Option<Version>) -> String {
+    let version = version.map(|version| version.to_string());
+    upgrade(release, &format!("istio/{chart}"), namespace, version.as_deref(), &format!("--values values-{chart}.yaml"))
 }

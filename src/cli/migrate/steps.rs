@@ -1,9 +1,10 @@
 //! The way there. The order is the promise: nobody is asked for certificates before everybody trusts what it signs, and nobody stops to sign before
 //! everybody has stopped to ask it.
 
+use super::super::istio::Version;
 use super::facts::{Form, Key, Signer};
 use super::plan::{Part, Step, Way, run, say, values};
-use super::planner::{Planner, hours};
+use super::planner::{Planner, hours, upgrade};
 use super::shell::{copy_secret, put_file, word};
 use super::values::{self as chart, IMPORT, Stage, has_chain};
 
@@ -112,7 +113,10 @@ impl Planner<'_> {
     fn hand_out_both_roots(&self) -> Step {
         let (act, mut back) = match &self.facts.signer {
             Signer::Istiod { key, .. } => self.plug_both_roots_in(key),
-            Signer::IstioCsr { namespace, deployment, release, .. } => self.both_roots_by_istio_csr(namespace, deployment, release.as_deref()),
+            Signer::IstioCsr { namespace, deployment, release, version, .. } => {
+                let release = release.as_ref().map(|release| (release.as_str(), version.as_deref()));
+                self.both_roots_by_istio_csr(namespace, deployment, release)
+            }
         };
         back.push(say("Workloads that had certificates meanwhile trust one root more until their next one; that harms nobody."));
         Step {
@@ -127,27 +131,13 @@ impl Planner<'_> {
     /// istiod takes further roots from `root-cert.pem` of a plugged-in CA, and from nowhere else.
     fn plug_both_roots_in(&self, key: &Key) -> (Vec<Part>, Vec<Part>) {
         let istio = word(&key.namespace);
-        let (entry, exists) = match key.form {
-            Form::SelfSigned => ("root-cert.pem", false),
-            Form::Generated | Form::PlugIn => ("root-cert.pem", true),
-            Form::Tls => ("ca.crt", true),
-        };
-        if !exists {
-            let entries =
-                [("ca-cert.pem", "ca-cert.pem"), ("ca-key.pem", "ca-key.pem"), ("cert-chain.pem", "ca-cert.pem"), ("root-cert.pem", "ca-cert.pem")];
-            let act = vec![
-                say(
-                    "The same CA, plugged in, so that istiod takes more roots than its own. All four entries must be there, or istiod refuses to start.",
-                ),
-                run([
-                    copy_secret((&key.namespace, &key.secret), (&key.namespace, PLUGGED_IN), &entries),
-                    put_file(&key.namespace, PLUGGED_IN, entry, "bundle.pem"),
-                ]),
-                self.restart_istiods(),
-            ];
+        if key.form == Form::SelfSigned {
+            let mut act = self.plug_in(key);
+            act.push(self.restart_istiods());
             let back = vec![run([format!("kubectl --namespace {istio} delete secret {PLUGGED_IN}")]), self.restart_istiods()];
             return (act, back);
         }
+        let entry = key.form.roots();
         let before = format!(
             "kubectl --namespace {istio} get secret {} --output jsonpath='{{.data.{}}}' | base64 --decode > roots-before.pem",
             word(&key.secret),
@@ -163,11 +153,24 @@ impl Planner<'_> {
         (act, back)
     }
 
-    fn both_roots_by_istio_csr(&self, namespace: &str, deployment: &str, release: Option<&str>) -> (Vec<Part>, Vec<Part>) {
+    /// istiod's own CA plugged in, with the roots of bundle.pem beside it.
+    pub(super) fn plug_in(&self, key: &Key) -> Vec<Part> {
+        let entries =
+            [("ca-cert.pem", "ca-cert.pem"), ("ca-key.pem", "ca-key.pem"), ("cert-chain.pem", "ca-cert.pem"), ("root-cert.pem", "ca-cert.pem")];
+        vec![
+            say("The same CA, plugged in, so that istiod takes more roots than its own. All four entries must be there, or istiod refuses to start."),
+            run([
+                copy_secret((&key.namespace, &key.secret), (&key.namespace, PLUGGED_IN), &entries),
+                put_file(&key.namespace, PLUGGED_IN, "root-cert.pem", "bundle.pem"),
+            ]),
+        ]
+    }
+
+    fn both_roots_by_istio_csr(&self, namespace: &str, deployment: &str, release: Option<(&str, Option<&str>)>) -> (Vec<Part>, Vec<Part>) {
         let place = word(namespace);
-        let upgrade = |file: &str| match release {
-            Some(release) => run([
-                format!("helm upgrade {} jetstack/cert-manager-istio-csr --namespace {place} --reuse-values --values {file}", word(release)),
+        let with = |file: &str| match release {
+            Some((release, version)) => run([
+                upgrade(release, "jetstack/cert-manager-istio-csr", namespace, version, &format!("--values {file}")),
                 format!("kubectl --namespace {place} rollout status deployment/{}", word(deployment)),
             ]),
             None => say("istio-csr is no Helm release: give it the flag --root-ca-file and the volume by hand."),
@@ -176,12 +179,12 @@ impl Planner<'_> {
             run([format!("kubectl --namespace {place} create configmap {ROOTS} --from-file=ca.pem=bundle.pem")]),
             values("istio-csr", chart::istio_csr_roots(ROOTS)),
             say("Helm replaces lists: where istio-csr has volumes already, put them into this file, too."),
-            upgrade("values-istio-csr.yaml"),
+            with("values-istio-csr.yaml"),
         ];
         let back = vec![
             say("Put app.tls.rootCAFile, volumes and volumeMounts back to what they were (`helm get values` of the revision before), or:"),
             match release {
-                Some(release) => run([format!("helm rollback {} --namespace {place}", word(release))]),
+                Some((release, _)) => run([format!("helm rollback {} --namespace {place}", word(release))]),
                 None => say("take the flag and the volume out again."),
             },
         ];
@@ -194,8 +197,7 @@ impl Planner<'_> {
             "Wait {} hours: proxies and ztunnel renew at half of a certificate's life ({half} hours), and one try may fail. Or restart workloads now; each has both roots then.",
             hours(self.facts.lifetime)
         ))];
-        let old: Vec<_> =
-            self.facts.ztunnels.iter().filter(|each| each.version.is_none_or(super::super::istio::Version::ztunnel_reads_root_once)).collect();
+        let old: Vec<_> = self.facts.ztunnels.iter().filter(|each| each.version.is_none_or(Version::ztunnel_reads_root_once)).collect();
         if !old.is_empty() {
             act.push(say("ztunnel of this version reads the root that it verifies istiod with once, at its start. Restart it now; open connections of pods on a node end when its ztunnel has drained:"));
             act.push(run(old

@@ -37,6 +37,7 @@ fn istio_csr(key: Option<Key>) -> Signer {
         namespace: "cert-manager".to_owned(),
         deployment: "cert-manager-istio-csr".to_owned(),
         release: Some("cert-manager-istio-csr".to_owned()),
+        version: Some("v0.14.3".to_owned()),
         issuer: "Issuer istio-ca".to_owned(),
         key,
     }
@@ -177,6 +178,8 @@ fn every_step_has_its_reason_its_end_and_its_way_back() {
             assert!(parts.into_iter().all(|part| !matches!(part, Part::Run { commands } if commands.is_empty())), "{place}");
         }
         let text = text(plan);
+        let others = text.lines().filter(|line| line.contains("helm upgrade") && !line.contains("`") && !line.contains("deploy/helm/meshmint"));
+        assert!(others.into_iter().all(|line| line.contains(" --version ")), "{name}: never to another version than it has");
         assert!(!text.contains("BEGIN ") && !text.contains("\u{1b}"), "{name}: {text}");
         assert_eq!(text.contains("ztunnel"), !facts.ztunnels.is_empty() || plan.way == Way::NewRoot, "{name}: {text}");
         let json: serde_json::Value = serde_json::from_str(&plan.json().unwrap()).unwrap();
@@ -237,6 +240,15 @@ fn the_way_back_ends_the_signer_last() {
 }
 
 #[test]
+fn istiod_hands_out_on_the_way_back_what_workloads_trust() {
+    let (_, signer) = signers().remove(0);
+    let mut facts = facts(&signer, Mesh::Sidecars);
+    assert!(step(&planned(&facts, Some(Way::Back)), |part| says(part, "cacerts")).is_none(), "the root was kept");
+    facts.roots.push(certificate("5c", "O=meshmint", true));
+    assert!(step(&planned(&facts, Some(Way::Back)), |part| says(part, "patch secret cacerts")).is_some(), "it was not");
+}
+
+#[test]
 fn what_suits_and_what_can_not_be_done() {
     let of = |signer: &Signer| facts(signer, Mesh::Sidecars);
     for (name, signer) in signers() {
@@ -292,8 +304,10 @@ fn no_name_of_the_cluster_is_more_than_a_word_for_the_shell() {
     let mut facts = facts(&signer, Mesh::Both);
     facts.istiods[0].release = Some("x; reboot #".to_owned());
     facts.ztunnels[0].release = Some("$(reboot)".to_owned());
+    facts.ztunnels[0].version = None;
     let text = text(&planned(&facts, Some(Way::NewRoot)));
     assert!(text.contains("helm upgrade 'x; reboot #' istio/istiod") && text.contains("helm upgrade '$(reboot)' istio/ztunnel"), "{text}");
+    assert!(text.contains("--version VERSION") && text.contains("`helm list`"), "never to another version than it has: {text}");
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use http::{Request, header};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 
 use crate::cluster::api_server::{ApiError, ApiServer};
 
@@ -85,10 +85,17 @@ fn or_none<T>(found: Result<T, ApiError>) -> Result<Option<T>, ApiError> {
 }
 
 #[derive(Deserialize)]
+#[serde(bound = "T: Deserialize<'de>")]
 struct List<T> {
     #[serde(default)]
     metadata: ListMetadata,
+    // An API server writes an empty list of metadata as null.
+    #[serde(deserialize_with = "null_is_empty")]
     items: Vec<T>,
+}
+
+fn null_is_empty<'de, D: Deserializer<'de>, T: Deserialize<'de>>(items: D) -> Result<Vec<T>, D::Error> {
+    Option::deserialize(items).map(Option::unwrap_or_default)
 }
 
 #[derive(Default, Deserialize)]

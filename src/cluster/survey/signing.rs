@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::reader::{Metadata, Object, Reader, SecretObject};
-use super::text;
+use super::{tag_of, text};
 use crate::cluster::api_server::ApiError;
 
 /// What was found; parts that could not be read say why.
@@ -78,6 +78,8 @@ pub struct IstioCsr {
     pub name: String,
     /// Its Helm release.
     pub release: Option<String>,
+    /// The tag of its image.
+    pub tag: Option<String>,
     /// Its flags, without `--`.
     pub flags: BTreeMap<String, String>,
     /// What it has certificates signed by.
@@ -190,11 +192,12 @@ impl Reader<'_> {
         for Object { mut metadata, spec, .. } in deployments {
             let mut containers = spec.template.spec.containers.into_iter();
             let Some(container) = containers.find(|container| container.image.contains("istio-csr")) else { continue };
+            let tag = tag_of(&container);
             let flag = |argument: String| argument.strip_prefix("--")?.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
             let flags: BTreeMap<String, String> = container.args.into_iter().filter_map(flag).collect();
             let issuer = self.issuer(&flags).await;
             let release = metadata.annotations.remove("meta.helm.sh/release-name");
-            return Ok(Some(IstioCsr { namespace: metadata.namespace, name: metadata.name, release, flags, issuer }));
+            return Ok(Some(IstioCsr { namespace: metadata.namespace, name: metadata.name, release, tag, flags, issuer }));
         }
         Ok(None)
     }

@@ -219,7 +219,9 @@ impl Check {
                 mesh("mesh-permissions", "apply the files of deploy/kubernetes for what is configured, or name our account with --account")
             }
             Self::MeshRoots => mesh("mesh-roots", "write the trust bundle into ConfigMap istio-ca-root-cert, key root-cert.pem, of these namespaces"),
-            Self::MeshIstiod => mesh("mesh-istiod", "set pilot.env.ENABLE_CA_SERVER to \"false\" in istiod's chart, once everybody trusts our root"),
+            Self::MeshIstiod => {
+                mesh("mesh-istiod", "set pilot.env.ENABLE_CA_SERVER to \"false\" in istiod's chart, once everybody trusts our root and asks us")
+            }
             Self::MeshCompliance => mesh("mesh-compliance", "set another COMPLIANCE_POLICY: post-quantum key exchange isn't served yet"),
             Self::MeshAddress => {
                 mesh("mesh-address", "set global.caAddress in istiod's chart and caAddress in ztunnel's to HOST:PORT of the CSR port")
