@@ -380,6 +380,14 @@ async fn a_holder_has_its_latest_certificate(backend: &dyn Backend) {
     assert_eq!(latest().await, Some(serial(9)), "one that was issued earlier and recorded later");
     record_all(ledger.as_ref(), [CertificateRecord { issued_at: of(9).issued_at, ..of(10) }]).await;
     assert_eq!(latest().await, Some(serial(10)), "of two issued at once, the one recorded later");
+
+    // The intermediate of an istiod has a holder as well.
+    let istiod = HolderId::istiod("east", "istio-system");
+    let given = |number| CertificateRecord { holder: Some(istiod.clone()), ..bare(number, Kind::Intermediate) };
+    record_all(ledger.as_ref(), [given(20), given(21)]).await;
+    assert_eq!(ledger.holder(&istiod).await.unwrap().unwrap().serial, serial(21));
+    let all = CertificateFilter { holder: Some(istiod.clone()), ..CertificateFilter::default() };
+    assert_eq!(walk(ledger.as_ref(), &all, 10, START).await, [serial(21), serial(20)]);
 }
 
 async fn every_filter_selects(backend: &dyn Backend) {

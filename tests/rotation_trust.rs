@@ -1,4 +1,4 @@
-//! A root joins the bundle while somebody else changes the state: nothing of either is lost. The store is the real one; only the moment at which
+//! A root joins the bundle, or an istiod gets an intermediate, while somebody else changes the state: nothing of either is lost. The store is the real one; only the moment at which
 //! another replica writes is chosen here.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use meshmint::authority::{AuthorityPolicy, AuthorityState, Joining, KeyRef, MadeBy, foreign_root};
+use meshmint::authority::{AuthorityPolicy, AuthorityState, GenerationNumber, Joining, KeyRef, MadeBy, foreign_root};
 use meshmint::clock::{SystemClock, SystemEntropy};
-use meshmint::ledger::Ledger;
 use meshmint::ledger::sqlite::SqliteLedger;
+use meshmint::ledger::{CertificateFilter, HolderId, Ledger, LedgerError};
 use meshmint::pki::{IssuerKey, KeyAlgorithm, Profile, certificate_to_pem};
-use meshmint::rotation::{Duty, Founding, Keeper, KeeperParts, TrustOrder, TrustRefusal};
+use meshmint::rotation::{Duty, Founding, IntermediateOrder, Keeper, KeeperError, KeeperParts, TrustOrder, TrustRefusal};
 use meshmint::stores::file::FileStore;
 use meshmint::stores::{StateStore, StoreError, Version};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
@@ -152,4 +152,38 @@ async fn what_can_not_be_trusted_leaves_no_trace() {
     assert!(matches!(refusal, TrustRefusal::Root(_)), "{refusal}");
     assert_eq!(store.load().await.unwrap().unwrap().0, before);
     assert_eq!(ledger.audits(None, 10).await.unwrap().entries, []);
+}
+
+#[tokio::test]
+async fn an_intermediate_is_reserved_for_before_it_is_signed_and_on_record_before_anybody_has_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (keeper, store, ledger) = world(folder.path()).await;
+    let key = IssuerKey::generate(KeyAlgorithm::P256).unwrap().public_key().unwrap();
+    let days = |days: u64| Duration::from_secs(days * 24 * 3600);
+    let order = |lifetime| IntermediateOrder { cluster: "east", namespace: "istio-system", key: &key, lifetime };
+    let mark = async || {
+        let (state, _) = store.load().await.unwrap().unwrap();
+        state.reserved_not_after[&state.trust[0].id]
+    };
+    let now = OffsetDateTime::now_utc();
+    store.others.lock().unwrap().extend(["first", "second"].map(root));
+    let given = keeper.give_intermediate(&order(days(180))).await.unwrap();
+    assert!(given.validity.not_after > now + days(179) && mark().await >= given.validity.not_after);
+    let (state, _) = store.load().await.unwrap().unwrap();
+    assert_eq!(state.trust.len(), 3, "what others wrote meanwhile is there");
+    assert_eq!(given.above, [state.authorities[0].certificate.clone()]);
+    let holder = HolderId::istiod("east", "istio-system");
+    assert_eq!(hex::encode(ledger.holder(&holder).await.unwrap().unwrap().serial), given.serial);
+
+    // What stands above it bounds it.
+    let root_ends = keeper.published().load().root_not_after;
+    let longest = keeper.give_intermediate(&order(days(3650))).await.unwrap();
+    assert_eq!(longest.validity.not_after, root_ends);
+    // Where the generation is closed nothing is recorded, so nobody gets it; the mark stays, and is only too careful.
+    let (before, count) = (mark().await, ledger.list(&CertificateFilter::default(), None, 100, now).await.unwrap().certificates.len());
+    ledger.close_generation(GenerationNumber(1), now).await.unwrap();
+    let refused = keeper.give_intermediate(&order(days(90))).await.unwrap_err();
+    assert!(matches!(refused, KeeperError::Ledger(LedgerError::Fenced(GenerationNumber(1)))), "{refused}");
+    assert_eq!(mark().await, before, "a mark never goes back");
+    assert_eq!(ledger.list(&CertificateFilter::default(), None, 100, now).await.unwrap().certificates.len(), count);
 }
