@@ -228,12 +228,22 @@ impl Planner<'_> {
                 run(["kubectl --namespace NAMESPACE rollout restart deployment,statefulset,daemonset"]),
             ];
         }
-        let kinds = "deployment,statefulset,daemonset";
-        vec![
-            say("Namespace by namespace, and only on when all is ready again:"),
-            run(self.facts.proxies.keys().map(|namespace| format!("kubectl --namespace {} rollout restart {kinds}", word(namespace)))),
-            say("Pods that nothing of these makes (Jobs, bare pods) are made anew by hand."),
-        ]
+        // Where istiod and ztunnel are, not everything is to be restarted.
+        let planes = self.facts.istiods.iter().map(|istiod| &istiod.namespace).chain(self.facts.ztunnels.iter().map(|ztunnel| &ztunnel.namespace));
+        let planes: Vec<_> = planes.collect();
+        let (apart, whole): (Vec<_>, Vec<_>) = self.facts.proxies.keys().partition(|namespace| planes.contains(namespace));
+        let mut parts = Vec::new();
+        if !whole.is_empty() {
+            parts.push(say("Namespace by namespace, and only on when all is ready again:"));
+            let kinds = "deployment,statefulset,daemonset";
+            parts.push(run(whole.iter().map(|namespace| format!("kubectl --namespace {} rollout restart {kinds}", word(namespace)))));
+        }
+        if !apart.is_empty() {
+            parts.push(say("Beside istiod or ztunnel only what has a proxy (gateways), by its name:"));
+            parts.push(run(apart.iter().map(|namespace| format!("kubectl --namespace {} rollout restart deployment/NAME", word(namespace)))));
+        }
+        parts.push(say("Pods that nothing of these makes (Jobs, bare pods) are made anew by hand."));
+        parts
     }
 
     /// What to know before the first step.

@@ -299,6 +299,17 @@ fn notes_name_what_stands_in_the_way() {
 }
 
 #[test]
+fn the_control_plane_is_not_restarted_with_a_gateway_beside_it() {
+    let (_, signer) = signers().remove(0);
+    let mut facts = facts(&signer, Mesh::Both);
+    facts.proxies.insert("istio-system".to_owned(), 1);
+    let text = text(&planned(&facts, Some(Way::KeepRoot)));
+    assert!(text.contains("kubectl --namespace istio-system rollout restart deployment/NAME"), "{text}");
+    assert!(text.contains("kubectl --namespace shop rollout restart deployment,statefulset,daemonset"), "{text}");
+    assert!(!text.contains("kubectl --namespace istio-system rollout restart deployment,"), "{text}");
+}
+
+#[test]
 fn no_name_of_the_cluster_is_more_than_a_word_for_the_shell() {
     let (_, signer) = signers().remove(0);
     let mut facts = facts(&signer, Mesh::Both);
