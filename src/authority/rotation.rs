@@ -133,8 +133,8 @@ fn renewal_time(
     }
     let parent = parent(state)?;
     let (_, parent_ends) = validity(&parent.certificate)?;
-    let would_end = (at.max(now) + policy.issuing_lifetime).min(parent_ends);
-    (would_end - not_after > lifetime / 10).then(|| (at, Some(parent.id.clone())))
+    // How long the next one shall live doesn't matter: it may be less than before.
+    (parent_ends - not_after > lifetime.min(policy.issuing_lifetime) / 10).then(|| (at, Some(parent.id.clone())))
 }
 
 /// The end of the chain of what signs now: the earliest notAfter from the issuing certificate to its root.
@@ -329,6 +329,14 @@ mod tests {
         let late = mark - policy().longest_leaf - SLACK;
         let (found, until) = late_reservation(&state, &policy(), late).unwrap();
         assert!(found == root && until > mark);
+    }
+
+    #[test]
+    fn an_issuing_key_is_renewed_in_time_where_the_next_one_shall_live_for_less() {
+        let (state, _) = settle(founded(NOW), NOW);
+        let shorter = AuthorityPolicy { issuing_lifetime: policy().issuing_lifetime / 10, ..policy() };
+        let due = renewal_due(&state, FACTS, &shorter, NOW);
+        assert!(due.is_some_and(|due| due < NOW + policy().issuing_lifetime), "{due:?}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The intermediate of one istiod that goes on signing: keeps its Secret `cacerts`, until it is dropped.
 //!
-//! A new intermediate has a new key, which is in no memory of ours once it is written. What could not be written is written again, not made anew:
-//! each is on record, and counts, whoever has it. After a new trust bundle key and certificate stay, and only the bundle beside them is another,
+//! A new intermediate has a new key, which is in no memory of ours once the watch has shown that it is written. What could not be written is written
+//! again, not made anew: each is on record, and counts, whoever has it. So there are a few in an hour, whatever somebody does to the Secret. After a new trust bundle key and certificate stay, and only the bundle beside them is another,
 //! because istiod takes a changed root under conditions only. A Secret that somebody else made is left alone.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,6 +41,10 @@ pub(super) struct PluggedCaWork {
     pub(super) entropy: Arc<dyn Entropy>,
 }
 
+/// So many intermediates are made within [`AN_HOUR`] at most.
+const IN_AN_HOUR: usize = 6;
+const AN_HOUR: Duration = Duration::from_secs(3600);
+
 /// Keeps one istiod's intermediate.
 #[derive(Debug)]
 pub(super) struct PluggedCa {
@@ -65,6 +69,30 @@ impl Made {
     }
 }
 
+/// What was made lately.
+#[derive(Default)]
+struct Latest {
+    /// The last one, until the watch shows it in the Secret.
+    unwritten: Option<Made>,
+    /// When (monotonic).
+    times: Vec<Duration>,
+}
+
+impl Latest {
+    /// One more.
+    ///
+    /// # Errors
+    /// [`PluggedError::FoughtOver`].
+    fn count(&mut self, now: Duration) -> Result<(), PluggedError> {
+        self.times.retain(|time| now.saturating_sub(*time) < AN_HOUR);
+        if self.times.len() >= IN_AN_HOUR {
+            return Err(PluggedError::FoughtOver);
+        }
+        self.times.push(now);
+        Ok(())
+    }
+}
+
 /// Why the Secret isn't as it shall be.
 #[derive(Debug, thiserror::Error)]
 enum PluggedError {
@@ -78,6 +106,8 @@ enum PluggedError {
     Write(#[from] ApiError),
     #[error("another authority began to sign meanwhile")]
     Overtaken,
+    #[error("{IN_AN_HOUR} intermediates were made within an hour: somebody else changes or deletes the Secret again and again")]
+    FoughtOver,
 }
 
 impl PluggedCa {
@@ -102,7 +132,7 @@ impl PluggedCa {
         let cluster = &self.cluster;
         let PluggedCaWork { namespace, lifetime, keeper, clock, .. } = &self.work;
         let mut changes = secret.changes();
-        let (mut attempts, mut made, mut told_foreign) = (Attempts::default(), None, false);
+        let (mut attempts, mut made, mut told_foreign) = (Attempts::default(), Latest::default(), false);
         loop {
             changes.borrow_and_update();
             let now = clock.monotonic();
@@ -125,7 +155,7 @@ impl PluggedCa {
                 }
             };
             // Its key need not be kept where it isn't needed.
-            made = made.filter(|_| matches!(need, Some(Need::Issue(_))));
+            made.unwritten = made.unwritten.filter(|_| matches!(need, Some(Need::Issue(_))));
             let mut wake = now + LONGEST_PAUSE;
             if let Some((need, wanted)) = due {
                 match attempts.may(NAME, &shown, now) {
@@ -166,15 +196,18 @@ impl PluggedCa {
         };
     }
 
-    async fn act(&self, need: &Need, wanted: &Wanted, version: Option<&str>, made: &mut Option<Made>) -> Result<(), PluggedError> {
+    async fn act(&self, need: &Need, wanted: &Wanted, version: Option<&str>, latest: &mut Latest) -> Result<(), PluggedError> {
         let (cluster, namespace) = (&self.cluster, &self.work.namespace);
         let now = self.work.clock.now();
         let path = format!("{}/{NAME}", Resource::Secrets.path(namespace));
         let (mut object, why, serial) = match need {
             Need::Issue(why) => {
-                let made = match made.take().filter(|made| made.serves(wanted, now)) {
-                    Some(kept) => made.insert(kept),
-                    None => made.insert(self.make().await?),
+                let made = match latest.unwritten.take().filter(|made| made.serves(wanted, now)) {
+                    Some(kept) => latest.unwritten.insert(kept),
+                    None => {
+                        latest.count(self.work.clock.monotonic())?;
+                        latest.unwritten.insert(self.make().await?)
+                    }
                 };
                 if made.given.above != wanted.above {
                     return Err(PluggedError::Overtaken);
@@ -198,7 +231,7 @@ impl PluggedCa {
                 writes::change(&self.api, &path, &object).await?;
             }
         }
-        *made = None;
+        // What was made is kept until the watch shows it: one that lags asks for it again.
         tracing::info!(cluster, namespace, serial, bundle = wanted.number, why, "istiod's {NAME} was written");
         Ok(())
     }

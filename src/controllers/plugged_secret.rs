@@ -103,13 +103,12 @@ pub(super) struct Plugged {
 }
 
 impl Plugged {
-    /// When it is to be renewed: at half of its life, so that what istiod signs for up to the other half isn't cut. `None` where a new one would end
-    /// hardly later.
-    fn renew_at(&self, wanted: &Wanted, now: OffsetDateTime) -> Option<OffsetDateTime> {
+    /// When it is to be renewed: at half of its life, so that what istiod signs for up to the other half isn't cut. `None` where what stands above it
+    /// allows no later end. How long the next one shall live doesn't matter: it may be less than before.
+    fn renew_at(&self, wanted: &Wanted) -> Option<OffsetDateTime> {
         let lifetime = self.not_after - self.not_before;
-        let at: OffsetDateTime = self.not_before + lifetime / 2;
-        let would_end = at.max(now).checked_add(wanted.lifetime.try_into().ok()?)?.min(wanted.ends);
-        (would_end - self.not_after > lifetime / 10).then_some(at)
+        let least = lifetime.min(wanted.lifetime.try_into().ok()?) / 10;
+        (wanted.ends - self.not_after > least).then(|| self.not_before + lifetime / 2)
     }
 
     fn is_signed_by(&self, authority: &str) -> bool {
@@ -145,7 +144,7 @@ impl PluggedSecret {
         if contents.not_before > now {
             return Need::Issue("it was made while the clock was ahead");
         }
-        let renew_at = contents.renew_at(wanted, now);
+        let renew_at = contents.renew_at(wanted);
         if renew_at.is_some_and(|renew_at| renew_at <= now) {
             return Need::Issue("half of its life is over");
         }
@@ -279,6 +278,14 @@ mod tests {
             let expected = if renewed { Need::Issue("half of its life is over") } else { Need::Nothing { renew_at: None } };
             assert_eq!(asks, expected, "{made_at:?}");
         }
+    }
+
+    #[test]
+    fn it_is_renewed_in_time_where_the_next_one_shall_live_for_less() {
+        let state = state();
+        let made = secret(&state, NOW);
+        let shorter = Wanted { lifetime: DAY * 14, ..wanted(&state) };
+        assert_eq!(need(made, &shorter, NOW + LIFETIME / 2), Need::Issue("half of its life is over"));
     }
 
     #[test]

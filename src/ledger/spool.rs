@@ -184,6 +184,10 @@ impl Inner {
 
     /// Keeps a certificate here, where it may leave.
     async fn keep(&self, record: CertificateRecord, reason: String) -> Result<(), LedgerError> {
+        // A certificate that signs others lives for months and is never that urgent.
+        if record.kind == super::Kind::Intermediate {
+            return Err(LedgerError::Unavailable(reason));
+        }
         let known = self.open.lock().unwrap_or_else(PoisonError::into_inner).iter().find(|(open, _)| *open == record.generation).cloned();
         let Some((generation, authority)) = known.filter(|_| self.may_spool()) else { return Err(LedgerError::Unavailable(reason)) };
         if self.spool.read().await.is_none() {

@@ -75,7 +75,9 @@ async fn lead(parts: &KeeperParts, held: &mut (AuthorityState, Version)) -> Resu
 
 /// The state with the ledger's present count, where it can be asked: what is written anyway carries it along.
 pub(super) async fn with_high_water(parts: &KeeperParts, mut state: AuthorityState) -> AuthorityState {
-    if let (Some(mark), Ok(high_water)) = (&mut state.ledger, parts.ledger.high_water().await) {
+    if let (Some(mark), Ok(high_water)) = (&mut state.ledger, parts.ledger.high_water().await)
+        && mark.id == parts.ledger.id()
+    {
         mark.high_water = mark.high_water.max(high_water);
     }
     state

@@ -195,6 +195,7 @@ pub(super) async fn note_loss(parts: &KeeperParts, held: &mut (AuthorityState, V
         return Ok(());
     }
     let (current, version) = parts.store.load().await?.ok_or(StoreError::Conflict)?;
+    parts.names_ours(&current)?;
     let mut state = current.remember(now, "the ledger lost its latest records; earlier records are missing".to_owned());
     if let Some(mark) = &mut state.ledger {
         mark.incomplete_before = Some(now);

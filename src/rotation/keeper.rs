@@ -192,12 +192,7 @@ impl Keeper {
         if self.parts.store.is_shared() {
             self.follow(&mut held.stored).await?;
             // Before anything is done to it: what is closed in another ledger isn't closed.
-            if let Err(error) = self.fits(&held.stored.0) {
-                if error.is_of_the_fence() {
-                    self.end(&mut held);
-                }
-                return Err(error);
-            }
+            self.fits_or_ends(&mut held)?;
         }
         let lost = self.parts.ledger.figures().lost;
         if lost > self.lost.load(Ordering::Relaxed) {
@@ -208,6 +203,7 @@ impl Keeper {
         let next = match advance(&self.parts, &mut held.stored).await {
             Err(KeeperError::Store(StoreError::Conflict)) => {
                 held.stored = self.parts.store.load().await?.ok_or(StoreError::Conflict)?;
+                self.fits_or_ends(&mut held)?;
                 advance(&self.parts, &mut held.stored).await?
             }
             other => other?,
@@ -251,15 +247,23 @@ impl Keeper {
 
     /// Whether a document can follow what is published, and names our ledger.
     fn fits(&self, state: &AuthorityState) -> Result<(), KeeperError> {
+        // First: an older copy of the state may come with a new ledger.
+        self.parts.names_ours(state)?;
         let before = self.published.load();
         let number = state.issuing().map_or(GenerationNumber(0), |(_, number)| number);
         if number < before.number || state.bundle_number < before.bundle_number {
             return Err(KeeperError::WentBack(before.number, before.bundle_number));
         }
-        match state.ledger.as_ref().filter(|mark| mark.id != self.parts.ledger.id()) {
-            Some(mark) => Err(KeeperError::OtherLedger { named: mark.id.clone(), ours: self.parts.ledger.id().to_owned() }),
-            None => Ok(()),
+        Ok(())
+    }
+
+    /// The same of what is held. Where the fence is another one now, nothing is signed any more.
+    fn fits_or_ends(&self, held: &mut Held) -> Result<(), KeeperError> {
+        let fits = self.fits(&held.stored.0);
+        if fits.as_ref().is_err_and(KeeperError::is_of_the_fence) {
+            self.end(held);
         }
+        fits
     }
 
     /// Publishes the state that is in the store, where another one was published.

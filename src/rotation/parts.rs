@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{UpstreamError, UpstreamIssuer};
 use tokio::sync::watch;
 
-use crate::authority::{AuthorityId, AuthorityPolicy, BirthError, GenerationError, GenerationNumber};
+use crate::authority::{AuthorityId, AuthorityPolicy, AuthorityState, BirthError, GenerationError, GenerationNumber};
 use crate::clock::{Clock, Entropy, NoEntropy};
 use crate::ledger::{Ledger, LedgerError};
 use crate::pki::{KeyError, SignerError};
@@ -39,6 +39,17 @@ pub struct KeeperParts {
 }
 
 impl KeeperParts {
+    /// Whether a state names the ledger of this replica.
+    ///
+    /// # Errors
+    /// [`KeeperError::OtherLedger`].
+    pub(super) fn names_ours(&self, state: &AuthorityState) -> Result<(), KeeperError> {
+        match state.ledger.as_ref().filter(|mark| mark.id != self.ledger.id()) {
+            Some(mark) => Err(KeeperError::OtherLedger { named: mark.id.clone(), ours: self.ledger.id().to_owned() }),
+            None => Ok(()),
+        }
+    }
+
     /// Whether this replica believes to lead at this moment.
     pub(super) fn leads(&self) -> bool {
         self.duty == Duty::Keep && *self.leading.borrow()

@@ -4,13 +4,14 @@
 use serde::Deserialize;
 
 use crate::cluster::Needed;
-use crate::config::{Config, Role};
+use crate::config::{Cacerts, Config, Role};
 
 const RBAC: &str = include_str!("../../../deploy/kubernetes/rbac.yaml");
 const STATE: &str = include_str!("../../../deploy/kubernetes/state.yaml");
 const ROLES: &str = include_str!("../../../deploy/kubernetes/roles.yaml");
 const CONTROLLERS: &str = include_str!("../../../deploy/kubernetes/controllers.yaml");
 const ISTIOD: &str = include_str!("../../../deploy/kubernetes/istiod.yaml");
+const CACERTS: &str = include_str!("../../../deploy/kubernetes/cacerts.yaml");
 const REMOTE_CLUSTERS: &str = include_str!("../../../deploy/kubernetes/remote-clusters.yaml");
 const ADMIN: &str = include_str!("../../../deploy/kubernetes/admin.yaml");
 
@@ -57,10 +58,6 @@ pub(super) fn needed(config: Option<&Config>, namespace: &str) -> Result<Vec<Nee
     let mut all = Vec::new();
     for (file, subject) in files(config) {
         for (rule, of) in rules(file, subject)? {
-            // Whoever only looks after istiod's certificate follows its namespace, and writes no ConfigMap.
-            if file == CONTROLLERS && config.is_none_or(|config| config.controllers.root_config_map.is_none()) && rule.resources != ["namespaces"] {
-                continue;
-            }
             all.extend(each(&rule, &placed(file, &of, config, namespace), config));
         }
     }
@@ -85,8 +82,10 @@ fn files(config: Option<&Config>) -> Vec<(&'static str, &'static str)> {
     }
     files.extend(config.state_secrets.is_some().then_some((STATE, OURS)));
     let controllers = &config.controllers;
-    files.extend((controllers.root_config_map.is_some() || controllers.istiod.is_some()).then_some((CONTROLLERS, OURS)));
+    files.extend(controllers.root_config_map.is_some().then_some((CONTROLLERS, OURS)));
     files.extend(controllers.istiod.is_some().then_some((ISTIOD, OURS)));
+    let is_here = |cacerts: &Cacerts| cacerts.clusters.is_empty() || cacerts.clusters.contains(&config.cluster_id);
+    files.extend(controllers.cacerts.as_ref().is_some_and(is_here).then_some((CACERTS, OURS)));
     files.extend(config.admin_network.is_some().then_some((ADMIN, OURS)));
     files
 }
@@ -106,6 +105,7 @@ fn rules(file: &str, subject: &str) -> Result<Vec<(Rule, String)>, String> {
 fn placed(file: &str, of: &str, config: Option<&Config>, ours: &str) -> String {
     let of_config = match file {
         ISTIOD => config.and_then(|config| config.controllers.istiod.as_ref()).map(|istiod| istiod.namespace.clone()),
+        CACERTS => config.and_then(|config| config.controllers.cacerts.as_ref()).map(|cacerts| cacerts.namespace.clone()),
         REMOTE_CLUSTERS => config.and_then(|config| config.cluster.as_ref()?.remote_secrets_namespace.clone()),
         STATE | ROLES => config.and_then(|config| config.state_secrets.as_ref()).map(|secrets| secrets.namespace.clone()),
         _ => None,
@@ -117,8 +117,10 @@ fn placed(file: &str, of: &str, config: Option<&Config>, ours: &str) -> String {
 fn each(rule: &Rule, namespace: &str, config: Option<&Config>) -> Vec<Needed> {
     let prefix = config.and_then(|config| config.state_secrets.as_ref()).map_or("meshmint", |secrets| &secrets.prefix);
     let map = config.and_then(|config| config.controllers.root_config_map.as_ref()).map_or("istio-ca-root-cert", |map| &map.name);
+    let istiod = config.and_then(|config| config.controllers.istiod.as_ref()).map_or("istio-system", |istiod| &istiod.namespace);
     let own = |name: &String| match name.strip_prefix("meshmint-") {
         Some(rest) => format!("{prefix}-{rest}"),
+        None if name == "istio-system" => istiod.to_owned(),
         None if name == "istio-ca-root-cert" => map.to_owned(),
         None => name.clone(),
     };
@@ -177,8 +179,14 @@ mod tests {
             ]
         );
         let istiod = more("controllers: { istiod: { namespace: control } }\n");
-        assert!(istiod.contains(&"patch secrets/istiod-tls in control".to_owned()) && istiod.contains(&"watch namespaces".to_owned()), "{istiod:?}");
+        assert!(
+            istiod.contains(&"patch secrets/istiod-tls in control".to_owned()) && istiod.contains(&"watch namespaces/control".to_owned()),
+            "{istiod:?}"
+        );
         assert!(!istiod.iter().any(|each| each.contains("configmaps")), "{istiod:?}");
+        let cacerts = more("controllers: { cacerts: { namespace: control } }\n");
+        assert_eq!(cacerts.len(), 4);
+        assert!(cacerts.contains(&"create secrets/cacerts in control".to_owned()), "{cacerts:?}");
         assert_eq!(
             more("admin: { listen: '0.0.0.0:8444' }\n"),
             ["create subjectaccessreviews.authorization.k8s.io"],

@@ -44,7 +44,7 @@ const GATHERING: Duration = Duration::from_millis(4);
 /// After so long without a command, what was appended is indexed, however little it is.
 const QUIET: Duration = Duration::from_millis(200);
 
-/// After a chore that failed, so many turns pass before the next is tried: about a second under load.
+/// After a chore that failed, so many turns pass before the next is tried, fewer where each brings many rows: a second at most under load.
 const REST: usize = 256;
 
 /// About how many pages of the log a commit takes whatever is in it, how many rows another one, and how many pages a chore.
@@ -157,15 +157,15 @@ impl Writer {
         while let Some(woken) = self.wait(&queue) {
             queue.take(&mut jobs, TOGETHER);
             self.carried = jobs.len();
-            self.rest = self.rest.saturating_sub(1);
             let rows = self.answer(&mut jobs);
+            self.rest = self.rest.saturating_sub(1 + rows / ROWS_FOR_A_STEP);
             if woken == Woken::Quiet {
                 self.since_step = 0;
                 self.chores(usize::MAX, || !queue.is_empty());
             } else if self.is_due() {
                 self.since_step += rows;
-                // Where little comes in, there is time for a step with each commit.
-                let steps = (self.since_step / ROWS_FOR_A_STEP).max(usize::from(self.carried < SEVERAL));
+                // Where little comes in, or nothing is let in, there is time for a step each time.
+                let steps = (self.since_step / ROWS_FOR_A_STEP).max(usize::from(self.carried < SEVERAL || rows == 0));
                 self.since_step %= ROWS_FOR_A_STEP;
                 self.chores(steps, || false);
             }

@@ -53,6 +53,8 @@ impl Keeper {
     pub async fn give_intermediate(&self, order: &IntermediateOrder<'_>) -> Result<GivenIntermediate, KeeperError> {
         let parts = &self.parts;
         let mut held = self.held.lock().await;
+        // While the ledger is away the document isn't written for a certificate that could not be recorded.
+        parts.ledger.high_water().await?;
         for _ in 0..TRIES {
             // Another replica may have changed it.
             held.stored = parts.store.load().await?.ok_or(StoreError::Conflict)?;

@@ -50,6 +50,9 @@ pub enum TrustRefusal {
     /// It could not be put on record who wants this, so it isn't done.
     #[error("it can't be put on record, so nothing was changed: {0}")]
     Audit(LedgerError),
+    /// The state doesn't go with this replica.
+    #[error("the authority state can't be changed from here: {0}")]
+    Unfit(#[from] KeeperError),
     /// The state could not be read or written.
     #[error("the authority state could not be changed: {0}")]
     Store(#[from] StoreError),
@@ -79,6 +82,7 @@ impl Keeper {
             // Another replica may have changed it.
             held.stored = parts.store.load().await?.ok_or(StoreError::Conflict)?;
             let (state, version) = &held.stored;
+            self.fits(state)?;
             let now = parts.clock.now();
             let root = match foreign_root(state, &order.pem, now)? {
                 Joining::New(root) => root,

@@ -41,7 +41,7 @@ fn refused(refusal: &TrustRefusal) -> Status {
     match refusal {
         TrustRefusal::Issuer | TrustRefusal::Root(TrustError::Full(_)) => Status::failed_precondition(words),
         TrustRefusal::Root(_) => Status::invalid_argument(words),
-        TrustRefusal::Audit(_) | TrustRefusal::Store(_) => Status::unavailable(words),
+        TrustRefusal::Audit(_) | TrustRefusal::Unfit(_) | TrustRefusal::Store(_) => Status::unavailable(words),
     }
 }
 
