@@ -22,9 +22,7 @@ impl Planner<'_> {
 
     /// Whether workloads trust what the CA of before signs: the root is there, by its id.
     fn trusts_old(&self) -> bool {
-        let Some(certificate) = self.facts.key().and_then(|key| key.certificate.as_ref()) else { return false };
-        // An intermediate's root can't be told from here.
-        !certificate.self_signed || self.facts.roots.iter().any(|root| root.id == certificate.id)
+        self.facts.key().and_then(|key| self.facts.trusts(key)) == Some(true)
     }
 
     fn see_that_both_are_trusted(&self) -> Step {
@@ -60,7 +58,7 @@ impl Planner<'_> {
             act.push(say("The Secret with istiod's CA was not found, or could not be read. It must be there before this step: without it istiod makes a new root, which nobody trusts."));
         }
         // A root that isn't the key's own is meshmint's: workloads must go on trusting it while both sign.
-        let others = self.facts.roots.iter().any(|root| key.certificate.as_ref().is_none_or(|certificate| root.id != certificate.id));
+        let others = self.facts.roots.iter().any(|root| key.root.as_ref().is_none_or(|own| root.id != own.id));
         match key.form {
             Form::SelfSigned if others || self.facts.roots.is_empty() => {
                 act.push(say("By itself istiod hands out only its own root, and workloads trust, or may trust, another one, too."));

@@ -37,6 +37,9 @@ pub(super) struct Planner<'a> {
 /// # Errors
 /// In words, where what was chosen can't be done.
 pub(super) fn plan<'a>(facts: &'a Facts, choice: &Choice, now: OffsetDateTime) -> Result<Plan<'a>, String> {
+    if let (Some(Way::KeepRoot), Some(why)) = (choice.way, facts.leads_nowhere()) {
+        return Err(format!("the root can't be kept: {why}. Plan with --new-root"));
+    }
     let (suits, because) = suits(facts, now);
     let (way, because) = match choice.way {
         Some(Way::KeepRoot) if facts.key().is_none() => {
@@ -74,6 +77,9 @@ fn suits(facts: &Facts, now: OffsetDateTime) -> (Way, String) {
             "The key of istio-csr's issuer isn't in a Secret that can be read, so meshmint begins with a root of its own.".to_owned(),
         );
     };
+    if let Some(why) = facts.leads_nowhere() {
+        return (Way::NewRoot, format!("The root can't be kept: {why}. So meshmint begins with a root of its own."));
+    }
     match &key.certificate {
         Some(certificate) if certificate.not_after - now < WORTH_KEEPING => (
             Way::NewRoot,
@@ -90,6 +96,28 @@ impl Facts {
             Signer::Istiod { key, .. } => Some(key),
             Signer::IstioCsr { key, .. } => key.as_ref(),
         }
+    }
+
+    /// Whether workloads trust what this key signs; `None` where that could not be read.
+    pub(super) fn trusts(&self, key: &Key) -> Option<bool> {
+        key.certificate.as_ref().filter(|_| !self.roots.is_empty())?;
+        Some(key.root.as_ref().is_some_and(|root| self.roots.iter().any(|trusted| trusted.id == root.id)))
+    }
+
+    /// Why nobody would believe what the key signs, where that is known.
+    fn leads_nowhere(&self) -> Option<String> {
+        let key = self.key().filter(|key| self.trusts(key) == Some(false))?;
+        let certificate = key.certificate.as_ref()?;
+        let root = match &key.root {
+            Some(root) => format!("leads to the root {} ({})", root.subject, root.short_id()),
+            None => "leads to no root in that Secret".to_owned(),
+        };
+        let Key { namespace, secret, .. } = key;
+        Some(format!(
+            "{} ({}) in Secret {namespace}/{secret} {root}, and workloads don't trust it (ConfigMap istio-ca-root-cert)",
+            certificate.subject,
+            certificate.short_id()
+        ))
     }
 
     /// What was found, in lines for people.
@@ -269,6 +297,11 @@ impl Planner<'_> {
         }
         if self.choice.image == super::IMAGE {
             notes.push(format!("Fill in image.repository: `{}` stands for where you pushed the image (--image).", super::IMAGE));
+        }
+        if self.way == Way::KeepRoot && facts.key().is_some_and(|key| facts.trusts(key).is_none()) {
+            notes.push(
+                "Whether workloads trust the root of that key could not be read. See that the root of the Secret is in istio-ca-root-cert before step 1: a key that leads to another root ends every connection of the mesh.".to_owned(),
+            );
         }
         if let (Way::KeepRoot, Some(Key { certificate: Some(certificate), form, .. })) = (self.way, facts.key()) {
             if certificate.path_length == Some(0) && !certificate.self_signed {

@@ -25,7 +25,7 @@ fn root() -> Certificate {
 }
 
 fn key(namespace: &str, secret: &str, form: Form, certificate: Certificate) -> Key {
-    Key { namespace: namespace.to_owned(), secret: secret.to_owned(), form, certificate: Some(certificate), cert_manager: None }
+    Key { namespace: namespace.to_owned(), secret: secret.to_owned(), form, certificate: Some(certificate), root: Some(root()), cert_manager: None }
 }
 
 fn istiod(key: Key) -> Signer {
@@ -107,6 +107,7 @@ fn facts(signer: &Signer, mesh: Mesh) -> Facts {
 fn without_secrets(mut facts: Facts) -> Facts {
     if let Signer::Istiod { key, .. } | Signer::IstioCsr { key: Some(key), .. } = &mut facts.signer {
         key.certificate = None;
+        key.root = None;
     }
     facts.unread.push(Unread {
         what: "the Secrets with istiod's CA in istio-system".to_owned(),
@@ -261,6 +262,24 @@ fn what_suits_and_what_can_not_be_done() {
     let facts_ending = of(&istiod(key("istio-system", "istio-ca-secret", Form::SelfSigned, ending)));
     let plan_ending = planned(&facts_ending, None);
     assert!(plan_ending.way == Way::NewRoot && plan_ending.because.contains("2027-03-01"), "{}", plan_ending.because);
+
+    for (name, signer) in signers() {
+        let mut facts = of(&signer);
+        if facts.key().is_none() {
+            continue;
+        }
+        facts.roots = vec![certificate("5c", "O=another", true)];
+        let plan_other = planned(&facts, None);
+        assert!(plan_other.way == Way::NewRoot && plan_other.because.contains("3f3f3f3f3f3f"), "{name}: {}", plan_other.because);
+        let refused = plan(&facts, &choice(Some(Way::KeepRoot)), NOW).unwrap_err();
+        assert!(refused.contains("workloads don't trust it") && refused.contains("--new-root"), "{name}: {refused}");
+        let back = text(&planned(&facts, Some(Way::Back)));
+        assert!(back.contains("is not among those that workloads trust"), "{name}: {back}");
+        facts.roots.clear();
+        let unknown = planned(&facts, None);
+        assert!(unknown.way == Way::KeepRoot && unknown.notes.iter().any(|note| note.contains("could not be read")), "{name}: {:?}", unknown.notes);
+        assert!(text(&planned(&facts, Some(Way::Back))).contains("is not among those that workloads trust"), "{name}: unknown is no");
+    }
 
     let off = |asks: &str| {
         let Some((_, Signer::Istiod { key, .. })) = signers().into_iter().next() else { panic!("istiod") };
