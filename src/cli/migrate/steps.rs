@@ -2,7 +2,7 @@
 //! everybody has stopped to ask it.
 
 use super::super::istio::Version;
-use super::facts::{Form, Key, Signer};
+use super::facts::{Certificate, Form, Key, Signer};
 use super::plan::{Part, Step, Way, run, say, values};
 use super::planner::{Planner, hours, upgrade};
 use super::shell::{copy_secret, put_file, word};
@@ -15,8 +15,12 @@ const ROOTS: &str = "migration-roots";
 impl Planner<'_> {
     pub(super) fn steps_there(&self) -> Vec<Step> {
         let mut steps = match (self.way, self.facts.key()) {
-            (Way::KeepRoot, Some(key)) => vec![self.copy_key(key), self.install(Some(key))],
-            _ => vec![self.install(None), self.trust_the_old_root(), self.hand_out_both_roots(), self.wait_for_renewals()],
+            (Way::KeepRoot, Some(key)) => {
+                let mut steps = vec![self.copy_key(key), self.install(Some(key))];
+                steps.extend(self.has_further_roots().then(|| self.trust_the_old_roots()));
+                steps
+            }
+            _ => vec![self.install(None), self.trust_the_old_roots(), self.hand_out_both_roots(), self.wait_for_renewals()],
         };
         steps.push(self.point_new_pods_here());
         if !self.facts.ztunnels.is_empty() {
@@ -28,7 +32,22 @@ impl Planner<'_> {
 
     /// The number of the step that changes whom agents ask.
     pub(super) fn step_of_address(&self) -> usize {
-        if self.way == Way::KeepRoot { 3 } else { 5 }
+        match self.way {
+            Way::KeepRoot if self.has_further_roots() => 4,
+            Way::KeepRoot => 3,
+            _ => 5,
+        }
+    }
+
+    /// The roots that workloads trust and that meshmint does not have by its key.
+    fn further_roots(&self) -> impl Iterator<Item = (usize, &Certificate)> {
+        let own = self.kept().and_then(|key| key.root.as_ref());
+        self.facts.roots.iter().enumerate().filter(move |(_, root)| own.is_none_or(|own| own.id != root.id))
+    }
+
+    fn has_further_roots(&self) -> bool {
+        // Where the key's own root could not be read, a single one is taken for it.
+        self.facts.roots.len() > 1 && self.further_roots().next().is_some()
     }
 
     /// The key, where it is handed over.
@@ -82,30 +101,36 @@ impl Planner<'_> {
         }
     }
 
-    fn trust_the_old_root(&self) -> Step {
+    fn trust_the_old_roots(&self) -> Step {
         let istio = word(self.istio());
-        let (ours, many) = (word(&self.choice.namespace), self.facts.roots.len() > 1);
-        let mut act = vec![run([
-            format!("kubectl --namespace {istio} get configmap istio-ca-root-cert --output jsonpath='{{.data.root-cert\\.pem}}' > old-root.pem"),
+        let add = |file: &str| {
             format!(
-                "kubectl --namespace {ours} exec --stdin statefulset/meshmint -- meshmint authority trust add - \
-                 --reason 'the CA of before signs until the move is done' --admin /run/meshmint/admin.sock < old-root.pem"
-            ),
-        ])];
-        if many {
-            act.push(say(format!("The ConfigMap has {} roots: split old-root.pem and add them one by one.", self.facts.roots.len())));
+                "kubectl --namespace {} exec --stdin statefulset/meshmint -- meshmint authority trust add - \
+                 --reason 'the CA of before signs until the move is done' --admin /run/meshmint/admin.sock < {file}",
+                word(&self.choice.namespace)
+            )
+        };
+        let mut commands = vec![format!(
+            "kubectl --namespace {istio} get configmap istio-ca-root-cert --output jsonpath='{{.data.root-cert\\.pem}}' > old-root.pem"
+        )];
+        if self.facts.roots.len() > 1 {
+            // Roots join one by one, so that each is judged by itself.
+            commands.push(r#"awk '/BEGIN CERTIFICATE/ { n++ } { print > ("old-root-" n ".pem") }' old-root.pem"#.to_owned());
+            commands.extend(self.further_roots().map(|(index, _)| add(&format!("old-root-{}.pem", index + 1))));
+        } else {
+            commands.push(add("old-root.pem"));
         }
-        let ids: Vec<_> = self.facts.roots.iter().map(|root| format!("{} ({})", root.subject, root.short_id())).collect();
+        let ids: Vec<_> = self.further_roots().map(|(_, root)| format!("{} ({})", root.subject, root.short_id())).collect();
         let mut done = vec![run([self.inside("bundle") + " > bundle.pem", "meshmint inspect bundle.pem".to_owned()])];
         if !ids.is_empty() {
             done.push(say(format!("The bundle has meshmint's own root and {}.", ids.join(", "))));
         }
         Step {
-            title: "Let meshmint's bundle have the root of today".to_owned(),
+            title: "Let meshmint's bundle have every root of today".to_owned(),
             why: "Whoever gets a certificate from meshmint must go on believing those who have one from the CA of today.".to_owned(),
-            act,
+            act: vec![run(commands)],
             done,
-            back: vec![say("Nobody has this bundle yet: uninstall meshmint as in step 1, or leave it.")],
+            back: vec![say("Nobody has this bundle yet: uninstall meshmint as in its installation, or leave it.")],
         }
     }
 

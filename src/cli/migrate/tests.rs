@@ -292,6 +292,35 @@ fn what_suits_and_what_can_not_be_done() {
     assert_eq!(planned(&off(OURS), Some(Way::Back)).way, Way::Back);
 }
 
+/// A mesh may trust more than the root that is kept: another cluster's, or the one before.
+#[test]
+fn every_root_of_today_joins_the_bundle_before_anybody_asks() {
+    for (name, signer) in signers() {
+        let mut facts = facts(&signer, Mesh::Sidecars);
+        facts.roots.push(certificate("5c", "O=another", true));
+        for way in [Way::KeepRoot, Way::NewRoot] {
+            if way == Way::KeepRoot && facts.key().is_none() {
+                continue;
+            }
+            let plan = planned(&facts, Some(way));
+            let added = step(&plan, |part| says(part, "trust add - ") && says(part, "< old-root-2.pem")).unwrap();
+            let kept = step(&plan, |part| says(part, "< old-root-1.pem")).is_none();
+            assert_eq!(kept, way == Way::KeepRoot, "{name} {way:?}");
+            let address = step(&plan, |part| of_chart(part, "istiod").is_some()).unwrap();
+            assert!(added < address, "{name} {way:?}");
+            facts_step(&plan, address, &facts);
+        }
+    }
+}
+
+/// The note about other clusters counts the steps as the plan does.
+fn facts_step(plan: &Plan<'_>, address: usize, facts: &Facts) {
+    let mut facts = facts.clone();
+    facts.remote_clusters = vec!["west".to_owned()];
+    let notes = planned(&facts, Some(plan.way)).notes.join("\n");
+    assert!(notes.contains(&format!("before step {};", address + 1)), "{notes}");
+}
+
 #[test]
 fn notes_name_what_stands_in_the_way() {
     let (_, signer) = signers().remove(2);
