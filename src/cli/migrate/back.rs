@@ -67,7 +67,7 @@ impl Planner<'_> {
             Form::SelfSigned => act.push(say("It hands out its own root alone. That is the one that meshmint has, too.")),
             _ => act.extend([
                 say("istiod must go on handing out all that workloads trust now:"),
-                run([put_file(&key.namespace, &key.secret, key.form.roots(), "bundle.pem")]),
+                run([self.fetch_bundle(), put_file(&key.namespace, &key.secret, key.form.roots(), "bundle.pem")]),
             ]),
         }
         act.extend(self.upgrade_istiod(&self.address(), Some(true)));

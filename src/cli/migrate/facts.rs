@@ -138,8 +138,6 @@ pub(super) struct Istiod {
     pub(super) version: Option<Version>,
     /// Its Helm release.
     pub(super) release: Option<String>,
-    /// Whether it takes a changed bundle of roots without a restart.
-    pub(super) reloads_roots: bool,
     /// `PILOT_CERT_PROVIDER`.
     pub(super) cert_provider: String,
     /// Whose `istiod-tls` is, where there is one: `meshmint`, a Certificate of cert-manager's, or `unknown`.
@@ -338,7 +336,6 @@ fn of_program(istiod: &Program, signing: &Signing) -> Istiod {
         revision: istiod.revision.clone().unwrap_or_else(|| "default".to_owned()),
         version: istiod.tag.as_deref().and_then(Version::of),
         release: istiod.release.clone(),
-        reloads_roots: env("ISTIO_MULTIROOT_MESH") == Some("true") && env("AUTO_RELOAD_PLUGIN_CERTS") != Some("false"),
         cert_provider: env("PILOT_CERT_PROVIDER").unwrap_or("istiod").to_owned(),
         istiod_tls: istiod_tls.map(|tls| match tls {
             IstiodTls::Ours => "meshmint".to_owned(),

@@ -195,9 +195,14 @@ impl Planner<'_> {
         )
     }
 
+    /// meshmint's bundle into a file.
+    pub(super) fn fetch_bundle(&self) -> String {
+        self.inside("bundle") + " > bundle.pem"
+    }
+
     /// The bundle, and the mesh held against it.
     pub(super) fn look(&self) -> Part {
-        run([self.inside("bundle") + " > bundle.pem", "meshmint check --kube --bundle bundle.pem".to_owned()])
+        run([self.fetch_bundle(), "meshmint check --kube --bundle bundle.pem".to_owned()])
     }
 
     /// `helm upgrade` (or `install`) of meshmint with its file of values.

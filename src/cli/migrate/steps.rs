@@ -5,7 +5,7 @@ use super::super::istio::Version;
 use super::facts::{Certificate, Form, Key, Signer};
 use super::plan::{Part, Step, Way, run, say, values};
 use super::planner::{Planner, hours, upgrade};
-use super::shell::{copy_secret, put_file, word};
+use super::shell::{copy_secret, put_file, with_certificates, word};
 use super::values::{self as chart, IMPORT, Stage, has_chain};
 
 /// The Secret that istiod takes a CA from, and a ConfigMap with roots for istio-csr.
@@ -121,7 +121,7 @@ impl Planner<'_> {
             commands.push(add("old-root.pem"));
         }
         let ids: Vec<_> = self.further_roots().map(|(_, root)| format!("{} ({})", root.subject, root.short_id())).collect();
-        let mut done = vec![run([self.inside("bundle") + " > bundle.pem", "meshmint inspect bundle.pem".to_owned()])];
+        let mut done = vec![run([self.fetch_bundle(), "meshmint inspect bundle.pem".to_owned()])];
         if !ids.is_empty() {
             done.push(say(format!("The bundle has meshmint's own root and {}.", ids.join(", "))));
         }
@@ -164,16 +164,13 @@ impl Planner<'_> {
         }
         let entry = key.form.roots();
         let before = format!(
-            "kubectl --namespace {istio} get secret {} --output jsonpath='{{.data.{}}}' | base64 --decode > roots-before.pem",
+            // Run again, it must not take the roots of now for those of before.
+            "test -s roots-before.pem || kubectl --namespace {istio} get secret {} --output jsonpath='{{.data.{}}}' | base64 --decode > roots-before.pem",
             word(&key.secret),
             entry.replace('.', "\\.")
         );
-        let mut act = vec![run([before, put_file(&key.namespace, &key.secret, entry, "bundle.pem")])];
-        if self.facts.istiods.iter().all(|istiod| istiod.reloads_roots) {
-            act.push(say("istiod takes it within two minutes (ISTIO_MULTIROOT_MESH is on). It needs no restart."));
-        } else {
-            act.push(self.restart_istiods());
-        }
+        // istiod takes changed roots while it runs only by switches that agree, and only some changes: a restart is always right.
+        let act = vec![run([before, self.fetch_bundle(), put_file(&key.namespace, &key.secret, entry, "bundle.pem")]), self.restart_istiods()];
         let back = vec![run([put_file(&key.namespace, &key.secret, entry, "roots-before.pem")]), self.restart_istiods()];
         (act, back)
     }
@@ -186,6 +183,7 @@ impl Planner<'_> {
             say("The same CA, plugged in, so that istiod takes more roots than its own. All four entries must be there, or istiod refuses to start."),
             run([
                 copy_secret((&key.namespace, &key.secret), (&key.namespace, PLUGGED_IN), &entries),
+                self.fetch_bundle(),
                 put_file(&key.namespace, PLUGGED_IN, "root-cert.pem", "bundle.pem"),
             ]),
         ]
@@ -201,7 +199,10 @@ impl Planner<'_> {
             None => say("istio-csr is no Helm release: give it the flag --root-ca-file and the volume by hand."),
         };
         let act = vec![
-            run([format!("kubectl --namespace {place} create configmap {ROOTS} --from-file=ca.pem=bundle.pem")]),
+            run([
+                self.fetch_bundle(),
+                with_certificates("bundle.pem", &format!("kubectl --namespace {place} create configmap {ROOTS} --from-file=ca.pem=bundle.pem")),
+            ]),
             values("istio-csr", chart::istio_csr_roots(ROOTS)),
             say("Helm replaces lists: where istio-csr has volumes already, put them into this file, too."),
             with("values-istio-csr.yaml"),

@@ -84,7 +84,6 @@ fn facts(signer: &Signer, mesh: Mesh) -> Facts {
             revision: "default".to_owned(),
             version: Version::of("1.30.3"),
             release: Some("istiod".to_owned()),
-            reloads_roots: false,
             cert_provider: "istiod".to_owned(),
             istiod_tls: csr.then(|| "istiod".to_owned()),
         }],
@@ -181,7 +180,9 @@ fn every_step_has_its_reason_its_end_and_its_way_back() {
         let text = text(plan);
         let others = text.lines().filter(|line| line.contains("helm upgrade") && !line.contains("`") && !line.contains("deploy/helm/meshmint"));
         assert!(others.into_iter().all(|line| line.contains(" --version ")), "{name}: never to another version than it has");
-        assert!(!text.contains("BEGIN ") && !text.contains("\u{1b}"), "{name}: {text}");
+        let overwrites = text.lines().filter(|line| line.contains(" patch secret ") || line.contains("--from-file=ca.pem="));
+        assert!(overwrites.into_iter().all(|line| line.trim().starts_with("grep -q 'BEGIN CERTIFICATE' ")), "{name}: never by an empty file");
+        assert!(!text.contains("-----BEGIN ") && !text.contains("\u{1b}"), "{name}: {text}");
         assert_eq!(text.contains("ztunnel"), !facts.ztunnels.is_empty() || plan.way == Way::NewRoot, "{name}: {text}");
         let json: serde_json::Value = serde_json::from_str(&plan.json().unwrap()).unwrap();
         assert_eq!(json["steps"].as_array().unwrap().len(), plan.steps.len(), "{name}");
