@@ -202,17 +202,29 @@ impl World {
     }
 }
 
-/// The printed values of our chart are taken by its schema and become a configuration that meshmint takes.
+/// Values over others, as `--reuse-values` has them.
+fn merge(under: &mut Value, over: &Value) {
+    match (under, over) {
+        (Value::Object(under), Value::Object(over)) => {
+            over.iter().for_each(|(name, value)| merge(under.entry(name.as_str()).or_insert(Value::Null), value))
+        }
+        (under, over) => *under = over.clone(),
+    }
+}
+
+/// The printed values of our chart, each over those before, are taken by its schema and become a configuration that meshmint takes.
 fn assert_values_render(helm: &Helm, plan: &Value) -> Vec<Value> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("meshmint.yaml");
     let all = values(plan, "meshmint");
     assert!(all.len() >= 2, "{plan:#}");
+    let mut so_far = json!({});
     let render = |values: &&Value| {
-        let text = configuration(&helm.render(values));
+        merge(&mut so_far, values);
+        let text = configuration(&helm.render(&so_far));
         std::fs::write(&file, &text).unwrap();
         let checked = meshmint(&["config", "check", file.to_str().unwrap()]);
-        assert!(checked.status.success(), "{values:#}: {}", String::from_utf8_lossy(&checked.stderr));
+        assert!(checked.status.success(), "{so_far:#}: {}", String::from_utf8_lossy(&checked.stderr));
         serde_saphyr::from_str(&text).unwrap()
     };
     all.iter().map(render).collect()

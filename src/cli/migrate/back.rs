@@ -1,10 +1,10 @@
 //! The way back, from meshmint to the CA that signed before: first who signs, then who gives out roots.
 
 use super::facts::{Form, Key, Signer};
-use super::plan::{Part, Step, run, say, values};
+use super::plan::{Part, Step, run, say};
 use super::planner::{Planner, hours, upgrade};
 use super::shell::{put_file, word};
-use super::values::{self as chart, Stage};
+use super::values as chart;
 
 impl Planner<'_> {
     pub(super) fn steps_back(&self) -> Vec<Step> {
@@ -132,11 +132,11 @@ impl Planner<'_> {
         Step {
             title: "Let the CA of before do the rest again".to_owned(),
             why: "As long as istiod-tls is there istiod serves with it, and nobody would renew it any more.".to_owned(),
-            act: vec![
-                values("meshmint", chart::meshmint(self.facts, &self.choice.image, Stage::Beside, None)),
-                run([self.helm("upgrade"), self.rolled_out(), format!("kubectl --namespace {istio} delete secret istiod-tls")]),
-                ending,
-            ],
+            act: [
+                &self.upgrade_meshmint(chart::meshmint_beside())[..],
+                &[run([format!("kubectl --namespace {istio} delete secret istiod-tls")]), ending],
+            ]
+            .concat(),
             done: vec![
                 run([
                     format!("kubectl --namespace {istio} rollout status deployment --timeout=5m"),
@@ -144,7 +144,7 @@ impl Planner<'_> {
                 ]),
                 say("The line mesh-webhooks is ok, and new pods are injected."),
             ],
-            back: vec![values("meshmint", chart::meshmint(self.facts, &self.choice.image, Stage::Alone, None)), run([self.helm("upgrade")])],
+            back: self.upgrade_meshmint(chart::meshmint_alone(self.facts)).to_vec(),
         }
     }
 
@@ -163,7 +163,7 @@ impl Planner<'_> {
                 ),
             ],
             done: vec![run([format!("kubectl --namespace {ours} get all")])],
-            back: vec![run([self.helm("install")])],
+            back: self.install_meshmint(None).to_vec(),
         }
     }
 }

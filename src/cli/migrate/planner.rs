@@ -1,5 +1,6 @@
 //! From facts to a plan: which way, why, and what to know before. Pure; the steps are in `steps.rs` (there) and `back.rs` (back again).
 
+use serde_json::Value;
 use time::{Duration, OffsetDateTime};
 
 use super::super::istio::Version;
@@ -205,12 +206,30 @@ impl Planner<'_> {
         run([self.fetch_bundle(), "meshmint check --kube --bundle bundle.pem".to_owned()])
     }
 
-    /// `helm upgrade` (or `install`) of meshmint with its file of values.
-    pub(super) fn helm(&self, verb: &str) -> String {
-        format!("helm {verb} meshmint deploy/helm/meshmint --namespace {} --values values-meshmint.yaml", word(&self.choice.namespace))
+    /// `helm install` of meshmint with its values.
+    pub(super) fn install_meshmint(&self, key: Option<&Key>) -> [Part; 2] {
+        [
+            values("meshmint", chart::meshmint(self.facts, &self.choice.image, key)),
+            run([
+                format!("helm install meshmint deploy/helm/meshmint --namespace {} --values values-meshmint.yaml", word(&self.choice.namespace)),
+                self.rolled_out(),
+            ]),
+        ]
     }
 
-    pub(super) fn rolled_out(&self) -> String {
+    /// `helm upgrade` of meshmint by what changes; all else stays as the operator has it.
+    pub(super) fn upgrade_meshmint(&self, changes: Value) -> [Part; 2] {
+        let ours = word(&self.choice.namespace);
+        [
+            values("meshmint", changes),
+            run([
+                format!("helm upgrade meshmint deploy/helm/meshmint --namespace {ours} --reuse-values --values values-meshmint.yaml"),
+                self.rolled_out(),
+            ]),
+        ]
+    }
+
+    fn rolled_out(&self) -> String {
         format!("kubectl --namespace {} rollout status statefulset/meshmint", word(&self.choice.namespace))
     }
 

@@ -6,7 +6,7 @@ use super::facts::{Certificate, Form, Key, Signer};
 use super::plan::{Part, Step, Way, run, say, values};
 use super::planner::{Planner, hours, upgrade};
 use super::shell::{copy_secret, put_file, with_certificates, word};
-use super::values::{self as chart, IMPORT, Stage, has_chain};
+use super::values::{self as chart, IMPORT, has_chain};
 
 /// The Secret that istiod takes a CA from, and a ConfigMap with roots for istio-csr.
 const PLUGGED_IN: &str = "cacerts";
@@ -81,10 +81,14 @@ impl Planner<'_> {
 
     fn install(&self, key: Option<&Key>) -> Step {
         let ours = word(&self.choice.namespace);
-        let namespace =
-            [format!("kubectl create namespace {ours}"), format!("kubectl label namespace {ours} pod-security.kubernetes.io/enforce=restricted")];
-        let mut commands = if key.is_some() { Vec::new() } else { namespace.to_vec() };
-        commands.extend([self.helm("install"), self.rolled_out()]);
+        let mut act = Vec::new();
+        if key.is_none() {
+            act.push(run([
+                format!("kubectl create namespace {ours}"),
+                format!("kubectl label namespace {ours} pod-security.kubernetes.io/enforce=restricted"),
+            ]));
+        }
+        act.extend(self.install_meshmint(key));
         let mut done = vec![run([self.inside("check"), self.inside("authority list")])];
         if let Some(certificate) = key.and_then(|key| key.certificate.as_ref()) {
             done.push(say(format!("`authority list` has {}, whose id begins with {}.", certificate.subject, certificate.short_id())));
@@ -92,7 +96,7 @@ impl Planner<'_> {
         Step {
             title: if key.is_some() { "Install meshmint with that key" } else { "Install meshmint with a root of its own" }.to_owned(),
             why: "Nobody asks it yet, and it writes nothing outside of its namespace: the CA of today goes on as before.".to_owned(),
-            act: vec![values("meshmint", chart::meshmint(self.facts, &self.choice.image, Stage::Beside, key)), run(commands)],
+            act,
             done,
             back: vec![run([
                 format!("helm uninstall meshmint --namespace {ours}"),
@@ -310,10 +314,7 @@ impl Planner<'_> {
     /// What the CA of before did besides signing.
     fn take_over(&self) -> Step {
         let istio = word(self.istio());
-        let mut act = vec![
-            values("meshmint", chart::meshmint(self.facts, &self.choice.image, Stage::Alone, self.kept())),
-            run([self.helm("upgrade"), self.rolled_out()]),
-        ];
+        let mut act = self.upgrade_meshmint(chart::meshmint_alone(self.facts)).to_vec();
         match &self.facts.signer {
             Signer::Istiod { .. } => {
                 act.extend([self.until_istiod_tls(), say("Only now, with that Secret there, turn istiod's CA off:")]);
@@ -346,16 +347,16 @@ impl Planner<'_> {
         let back = match &self.facts.signer {
             Signer::Istiod { .. } => [
                 self.upgrade_istiod(&self.address(), Some(true)),
-                vec![
-                    say("Then the values of meshmint as in its installation, `helm upgrade`, and:"),
-                    run([format!("kubectl --namespace {istio} delete secret istiod-tls")]),
-                    self.restart_istiods(),
-                ],
+                self.upgrade_meshmint(chart::meshmint_beside()).to_vec(),
+                vec![run([format!("kubectl --namespace {istio} delete secret istiod-tls")]), self.restart_istiods()],
             ]
             .concat(),
-            Signer::IstioCsr { .. } => vec![say(
-                "Install istio-csr again with the values of before; then the values of meshmint as in its installation, `helm upgrade`, and delete the Secret istiod-tls, which cert-manager makes anew.",
-            )],
+            Signer::IstioCsr { .. } => [
+                vec![say("Install istio-csr again with the values of before. Then:")],
+                self.upgrade_meshmint(chart::meshmint_beside()).to_vec(),
+                vec![run([format!("kubectl --namespace {istio} delete secret istiod-tls")]), say("cert-manager makes that Secret anew.")],
+            ]
+            .concat(),
         };
         let who = if matches!(self.facts.signer, Signer::Istiod { .. }) { "istiod with its CA off" } else { "istio-csr, once it is gone," };
         Step {
@@ -377,11 +378,9 @@ impl Planner<'_> {
         let ours = word(&self.choice.namespace);
         let mut act = Vec::new();
         if self.kept().is_some() {
-            act.extend([
-                say("The key is on meshmint's volume now. Take the copy away, and what names it:"),
-                values("meshmint", chart::meshmint(self.facts, &self.choice.image, Stage::Alone, None)),
-                run([self.helm("upgrade"), self.rolled_out(), format!("kubectl --namespace {ours} delete secret {IMPORT}")]),
-            ]);
+            act.push(say("The key is on meshmint's volume now. Take the copy away, and what names it:"));
+            act.extend(self.upgrade_meshmint(chart::meshmint_without_import()));
+            act.push(run([format!("kubectl --namespace {ours} delete secret {IMPORT}")]));
         }
         act.push(say("Back up the volume: it is the CA now (docs/operations.md)."));
         if let Some(Key { namespace, secret, form, .. }) = self.facts.key() {

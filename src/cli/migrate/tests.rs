@@ -180,6 +180,8 @@ fn every_step_has_its_reason_its_end_and_its_way_back() {
         let text = text(plan);
         let others = text.lines().filter(|line| line.contains("helm upgrade") && !line.contains("`") && !line.contains("deploy/helm/meshmint"));
         assert!(others.into_iter().all(|line| line.contains(" --version ")), "{name}: never to another version than it has");
+        let upgrades: Vec<_> = text.lines().filter(|line| line.contains("helm upgrade meshmint ")).collect();
+        assert!(!upgrades.is_empty() && upgrades.iter().all(|line| line.contains(" --reuse-values ")), "{name}: the operator's own values stay");
         let overwrites = text.lines().filter(|line| line.contains(" patch secret ") || line.contains("--from-file=ca.pem="));
         assert!(overwrites.into_iter().all(|line| line.trim().starts_with("grep -q 'BEGIN CERTIFICATE' ")), "{name}: never by an empty file");
         assert!(!text.contains("-----BEGIN ") && !text.contains("\u{1b}"), "{name}: {text}");
@@ -234,7 +236,8 @@ fn the_way_back_ends_the_signer_last() {
         let on = step(plan, |part| of_chart(part, "istiod").is_some_and(|values| values["pilot"]["env"]["ENABLE_CA_SERVER"] == "true"));
         let address = step(plan, |part| of_chart(part, "istiod").is_some_and(|values| values["global"]["caAddress"] != OURS)).unwrap();
         let restart = step(plan, |part| says(part, "rollout restart deployment,statefulset,daemonset")).unwrap();
-        let beside = step(plan, |part| of_chart(part, "meshmint").is_some_and(|values| values["app"]["controller"].is_null())).unwrap();
+        let beside =
+            step(plan, |part| of_chart(part, "meshmint").is_some_and(|values| values["app"]["controller"]["rootConfigMap"] == false)).unwrap();
         let uninstall = step(plan, |part| says(part, "helm uninstall meshmint")).unwrap();
         assert_eq!(on.is_some(), matches!(facts.signer, Signer::Istiod { .. }), "{name}");
         assert!(on.is_none_or(|on| on < address) && address < restart && restart < beside && beside < uninstall, "{name}");
