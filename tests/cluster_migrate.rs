@@ -476,6 +476,12 @@ async fn what_may_not_be_read_is_told_and_the_plan_goes_on() {
     let text = world.plan_as(&alice, &[]).text;
     assert!(text.contains("Not read") && text.contains("403") && text.contains("\n1. Copy the CA's key"), "{text}");
 
+    // A Secret that is gone is told from one that may not be read.
+    assert_eq!(world.plan_as(&alice, &["--back"]).code, Some(3));
+    world.admin.delete(&format!("{SECRETS}/istio-ca-secret"), 0).await;
+    let back = world.plan(&["--back"]);
+    assert!(back.code == Some(1) && back.error.contains("istio-ca-secret) is gone"), "{}{}", back.text, back.error);
+
     world.admin.delete("/apis/apps/v1/namespaces/istio-system/deployments/istiod", 0).await;
     let none = world.plan(&[]);
     assert!(none.code == Some(1) && none.error.contains("there is no istiod"), "{}", none.error);

@@ -55,7 +55,7 @@ impl Planner<'_> {
     fn let_istiod_sign_again(&self, key: &Key) -> Step {
         let mut act: Vec<Part> = Vec::new();
         if key.certificate.is_none() {
-            act.push(say("The Secret with istiod's CA was not found, or could not be read. It must be there before this step: without it istiod makes a new root, which nobody trusts."));
+            act.push(say("The Secret with istiod's CA could not be read. It must be there before this step: without it istiod makes a new root, which nobody trusts."));
         }
         // A root that isn't the key's own is meshmint's: workloads must go on trusting it while both sign.
         let others = self.facts.roots.iter().any(|root| key.root.as_ref().is_none_or(|own| root.id != own.id));

@@ -25,6 +25,8 @@ const ISTIO_CSR_LIFETIME: Duration = Duration::from_secs(3600);
 pub(super) struct Facts {
     pub(super) kubernetes: String,
     pub(super) signer: Signer,
+    /// The Secret with its key, where it was looked for and isn't there.
+    pub(super) key_gone: Option<String>,
     pub(super) istiods: Vec<Istiod>,
     pub(super) ztunnels: Vec<Ztunnel>,
     /// Proxies of each namespace.
@@ -235,12 +237,24 @@ pub(super) fn facts(kubernetes: &ApiVersion, survey: &Survey, signing: &Signing)
         Some(csr) => of_istio_csr(csr, of_istiod_roots, &mut or_note),
         None => (of_istiod(first, signing, of_istiod_roots, &mut or_note), LIFETIME.max(asked_for.unwrap_or_default())),
     };
+    let key_gone = match istio_csr {
+        Some(IstioCsr { issuer: Ok(CertManagerIssuer { kind, name, secret: Some(Err(ApiError::Status { code: 404, .. })) }), .. }) => {
+            Some(format!("of {kind} {name}"))
+        }
+        Some(_) => None,
+        None => {
+            let found = signing.secrets.get(&first.namespace).and_then(|secrets| secrets.as_ref().ok());
+            let gone = found.is_some_and(|secrets| secrets.iter().all(|secret| secret.certificate.is_none()));
+            gone.then(|| format!("{0}/cacerts or {0}/istio-ca-secret", first.namespace))
+        }
+    };
     let on = |program: &Program, variable: &str| program.env.get(variable).is_some_and(|value| value == "true");
     let pushes_roots = found.iter().all(|istiod| on(istiod, "ISTIO_MULTIROOT_MESH"))
         && mesh.proxy_metadata.get("PROXY_CONFIG_XDS_AGENT").is_some_and(|value| value == "true");
     Ok(Facts {
         kubernetes: kubernetes.version.clone(),
         signer,
+        key_gone,
         istiods: found.iter().map(|istiod| of_program(istiod, signing)).collect(),
         ztunnels: ztunnels.iter().map(of_ztunnel).collect(),
         proxies,

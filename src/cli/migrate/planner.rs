@@ -53,6 +53,11 @@ pub(super) fn plan<'a>(facts: &'a Facts, choice: &Choice, now: OffsetDateTime) -
         Some(way) if way != suits => (way, format!("You chose it. What would suit is the other way: {because}")),
         _ => (suits, because),
     };
+    if let (Way::Back, Some(secret)) = (way, &facts.key_gone) {
+        return Err(format!(
+            "there is no CA to go back to: the Secret with its key ({secret}) is gone. Restore it, or install istio-csr first, then plan again"
+        ));
+    }
     let planner = Planner { facts, choice, way };
     if let (Signer::Istiod { on: false, .. }, false) = (&facts.signer, way == Way::Back) {
         let asked = &facts.new_pods_ask;
@@ -107,6 +112,9 @@ impl Facts {
 
     /// Why nobody would believe what the key signs, where that is known.
     fn leads_nowhere(&self) -> Option<String> {
+        if let Some(secret) = &self.key_gone {
+            return Some(format!("the Secret with the key ({secret}) isn't there"));
+        }
         let key = self.key().filter(|key| self.trusts(key) == Some(false))?;
         let certificate = key.certificate.as_ref()?;
         let root = match &key.root {

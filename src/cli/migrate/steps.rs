@@ -383,17 +383,30 @@ impl Planner<'_> {
             act.push(run([format!("kubectl --namespace {ours} delete secret {IMPORT}")]));
         }
         act.push(say("Back up the volume: it is the CA now (docs/operations.md)."));
-        if let Some(Key { namespace, secret, form, .. }) = self.facts.key() {
+        if let Some(Key { namespace, secret, form, cert_manager, .. }) = self.facts.key() {
+            let issuers = cert_manager.is_some() || matches!(self.facts.signer, Signer::IstioCsr { .. });
             let mut secrets = vec![word(secret)];
             if self.way == Way::NewRoot && *form == Form::SelfSigned {
                 secrets.push(PLUGGED_IN.to_owned());
             }
             act.push(say(format!(
-                "Keep the old CA's Secret as long as you may want to go back. Whoever can read it can sign for the mesh, so then delete it, and not before the last certificate from it has ended ({} hours):",
+                "Keep the old CA's Secret as long as you may want to go back. Whoever can read it can sign for the mesh, so then delete it, and not before the last certificate from it has ended ({} hours).",
                 hours(self.facts.lifetime)
             )));
-            act.push(run([format!("kubectl --namespace {} delete secret {}", word(namespace), secrets.join(" "))]));
+            // An issuer may sign for others, too; no command here may end them.
+            act.push(if issuers {
+                say(format!(
+                    "Secret {namespace}/{secret} may be the key of an issuer of cert-manager's: see first that nothing else uses that issuer or that Secret. Then delete the Certificate that keeps it, if there is one, before the Secret: otherwise cert-manager makes it anew, with another key."
+                ))
+            } else {
+                run([format!("kubectl --namespace {} delete secret {}", word(namespace), secrets.join(" "))])
+            });
         }
+        let back = if matches!(self.facts.signer, Signer::Istiod { .. }) {
+            "`meshmint migrate plan --back`, while the old CA's Secret is there. Once it is gone: restore it, or install istio-csr first, then plan."
+        } else {
+            "Install istio-csr again, without its Certificate for istiod; then `meshmint migrate plan --back`, while the old CA's Secret is there."
+        };
         if self.way == Way::NewRoot {
             act.push(say("The old root stays in meshmint's bundle: it can't be taken out yet. That harms nobody once its key is gone."));
         }
@@ -402,7 +415,7 @@ impl Planner<'_> {
             why: "A key in two places is one that two can lose.".to_owned(),
             act,
             done: vec![run([self.inside("check")])],
-            back: vec![say("`meshmint migrate plan --back`, while the old CA's Secret is there.")],
+            back: vec![say(back)],
         }
     }
 }

@@ -78,6 +78,7 @@ fn facts(signer: &Signer, mesh: Mesh) -> Facts {
     Facts {
         kubernetes: "v1.34.1".to_owned(),
         signer: signer.clone(),
+        key_gone: None,
         istiods: vec![Istiod {
             namespace: "istio-system".to_owned(),
             deployment: "istiod".to_owned(),
@@ -182,6 +183,11 @@ fn every_step_has_its_reason_its_end_and_its_way_back() {
         assert!(others.into_iter().all(|line| line.contains(" --version ")), "{name}: never to another version than it has");
         let upgrades: Vec<_> = text.lines().filter(|line| line.contains("helm upgrade meshmint ")).collect();
         assert!(!upgrades.is_empty() && upgrades.iter().all(|line| line.contains(" --reuse-values ")), "{name}: the operator's own values stay");
+        let issuers = matches!(facts.signer, Signer::IstioCsr { .. }) || facts.key().is_some_and(|key| key.cert_manager.is_some());
+        let deletes = |secret: &str| text.lines().any(|line| line.contains("kubectl ") && line.contains(&format!("delete secret {secret}")));
+        if let Some(key) = facts.key() {
+            assert_eq!(deletes(&key.secret), !issuers && plan.way != Way::Back, "{name}: an issuer may sign for others, too");
+        }
         let overwrites = text.lines().filter(|line| line.contains(" patch secret ") || line.contains("--from-file=ca.pem="));
         assert!(overwrites.into_iter().all(|line| line.trim().starts_with("grep -q 'BEGIN CERTIFICATE' ")), "{name}: never by an empty file");
         assert!(!text.contains("-----BEGIN ") && !text.contains("\u{1b}"), "{name}: {text}");
@@ -323,6 +329,18 @@ fn facts_step(plan: &Plan<'_>, address: usize, facts: &Facts) {
     facts.remote_clusters = vec!["west".to_owned()];
     let notes = planned(&facts, Some(plan.way)).notes.join("\n");
     assert!(notes.contains(&format!("before step {};", address + 1)), "{notes}");
+}
+
+#[test]
+fn there_is_no_way_to_a_ca_that_is_gone() {
+    for (name, signer) in signers() {
+        let mut facts = without_secrets(facts(&signer, Mesh::Sidecars));
+        facts.key_gone = Some("istio-system/cacerts".to_owned());
+        let refused = plan(&facts, &choice(Some(Way::Back)), NOW).unwrap_err();
+        assert!(refused.contains("istio-system/cacerts) is gone") && refused.contains("istio-csr first"), "{name}: {refused}");
+        assert!(plan(&facts, &choice(Some(Way::KeepRoot)), NOW).unwrap_err().contains("--new-root"), "{name}");
+        assert_eq!(planned(&facts, None).way, Way::NewRoot, "{name}");
+    }
 }
 
 #[test]
