@@ -430,6 +430,19 @@ async fn istio_csr_and_its_issuer_are_found() {
     let back = world.plan(&["--back"]);
     assert!(back.code == Some(0) && back.text.contains(&format!("caAddress: {CSR}")), "{}", back.text);
 
+    // A key that leads to a root that workloads don't trust isn't handed over.
+    world.admin.patch(&format!("{MAPS}/istio-ca-root-cert"), &json!({"data": {"root-cert.pem": istiods_own().certificate}})).await;
+    let refused = world.plan(&["--keep-root"]);
+    assert!(refused.code == Some(1) && refused.error.contains("company root") && refused.error.contains("don't trust it"), "{}", refused.error);
+    assert_eq!(world.plan(&["-o", "json"]).json()["way"], "newRoot");
+
+    // One without pods signs nothing: then it is istiod, whose CA is off.
+    let mut idle = istio_csr("");
+    idle["spec"]["replicas"] = json!(0);
+    world.admin.ask("PUT", &format!("{deployments}/cert-manager-istio-csr"), "application/json", &idle).await.unwrap();
+    let nobody = world.plan(&[]);
+    assert!(nobody.code == Some(1) && nobody.error.contains("istiod's CA is off"), "{}{}", nobody.text, nobody.error);
+
     // What its run-time configuration says goes before its flags. Another type of issuer has its key elsewhere.
     let runtime = json!({"issuer-kind": "ClusterIssuer", "issuer-name": "vault", "issuer-group": "cert-manager.io"});
     world.admin.create("/api/v1/namespaces/cert-manager/configmaps", &json!({"metadata": {"name": "runtime"}, "data": runtime})).await;
@@ -476,11 +489,26 @@ async fn what_may_not_be_read_is_told_and_the_plan_goes_on() {
     let text = world.plan_as(&alice, &[]).text;
     assert!(text.contains("Not read") && text.contains("403") && text.contains("\n1. Copy the CA's key"), "{text}");
 
+    // Nobody asks an istio-csr that runs beside istiod's CA, and what is called as istiod's elsewhere is not its.
+    world.admin.create("/apis/apps/v1/namespaces/shop/deployments", &istio_csr("")).await;
+    let labels = json!({"istio.io/rev": "default"});
+    let other = json!({"metadata": {"name": "a-mesh", "labels": labels}, "data": {"mesh": "trustDomain: other.example"}});
+    world.admin.create("/api/v1/namespaces/cert-manager/configmaps", &other).await;
+    let remote = json!({"metadata": {"name": "west", "labels": {"istio/multiCluster": "true"}}});
+    world.admin.create("/api/v1/namespaces/shop/secrets", &remote).await;
+    let found = world.plan(&["-o", "json"]).json()["found"].take();
+    assert_eq!((&found["signer"]["kind"], &found["trustDomain"], &found["remoteClusters"]), (&json!("istiod"), &json!("mesh.example"), &json!([])));
+
     // A Secret that is gone is told from one that may not be read.
     assert_eq!(world.plan_as(&alice, &["--back"]).code, Some(3));
     world.admin.delete(&format!("{SECRETS}/istio-ca-secret"), 0).await;
     let back = world.plan(&["--back"]);
     assert!(back.code == Some(1) && back.error.contains("istio-ca-secret) is gone"), "{}{}", back.text, back.error);
+
+    world.admin.create("/apis/apps/v1/namespaces/shop/deployments", &program("Deployment", "istiod", "docker.io/istio/pilot:1.30.3", &[])).await;
+    let two = world.plan(&[]);
+    assert!(two.code == Some(1) && two.error.contains("several namespaces (istio-system and shop)"), "{}", two.error);
+    world.admin.delete("/apis/apps/v1/namespaces/shop/deployments/istiod", 0).await;
 
     world.admin.delete("/apis/apps/v1/namespaces/istio-system/deployments/istiod", 0).await;
     let none = world.plan(&[]);

@@ -10,7 +10,7 @@ use x509_parser::prelude::FromDer;
 
 use super::super::istio::Version;
 use crate::authority::AuthorityId;
-use crate::cluster::{ApiError, ApiVersion, CaSecret, CertManagerIssuer, IstioCsr, IstiodTls, Program, Signing, Survey};
+use crate::cluster::{ApiError, ApiVersion, CaSecret, CertManagerIssuer, Injector, IstioCsr, IstiodTls, Program, Signing, Survey};
 use crate::config::parse_duration;
 use crate::pki::certificates_from_pem;
 use crate::pki::inspect::printable_name;
@@ -181,6 +181,12 @@ pub(super) fn facts(kubernetes: &ApiVersion, survey: &Survey, signing: &Signing)
     let Some(first) = found.first() else {
         return Err("there is no istiod in this cluster (no Deployment with label app=istiod)".to_owned());
     };
+    if let Some(other) = found.iter().find(|istiod| istiod.namespace != first.namespace) {
+        return Err(format!(
+            "istiod is in several namespaces ({} and {}): these may be several meshes, and a plan is for one",
+            first.namespace, other.namespace
+        ));
+    }
     let mut unread = Vec::new();
     let mut or_note = |what: &str, error: &ApiError, instead: &str, right: &str| {
         let fix = format!("kubectl auth can-i {right}");
@@ -196,10 +202,13 @@ pub(super) fn facts(kubernetes: &ApiVersion, survey: &Survey, signing: &Signing)
         Err(error) => or_note("pods with a proxy", error, "workloads in namespaces that you know", "list pods --all-namespaces"),
     }
     let injector = match &survey.injectors {
-        Ok(injectors) => injectors.first().cloned().unwrap_or_default(),
+        Ok(injectors) => {
+            let of_istiod = |injector: &&Injector| injector.name.split('/').next() == Some(&first.namespace);
+            injectors.iter().find(of_istiod).cloned().unwrap_or_default()
+        }
         Err(error) => {
             or_note("the sidecar injectors' values", error, "cluster name Kubernetes, audience istio-ca", "list configmaps --all-namespaces");
-            crate::cluster::Injector::default()
+            Injector::default()
         }
     };
     let meshes = signing.meshes.as_ref().unwrap_or_else(|error| {
@@ -210,7 +219,7 @@ pub(super) fn facts(kubernetes: &ApiVersion, survey: &Survey, signing: &Signing)
         or_note("the issuer of tokens", error, "a value to fill in", "get /.well-known/openid-configuration");
     });
     let remote_clusters = signing.remote_clusters.as_ref().unwrap_or_else(|error| {
-        or_note("Secrets that name other clusters", error, "one cluster", "list secrets --all-namespaces");
+        or_note("Secrets that name other clusters", error, "one cluster", &format!("list secrets --namespace {}", first.namespace));
         const { &Vec::new() }
     });
     let mut no_roots = |error: &ApiError| or_note("the roots that workloads have", error, "unknown roots", "list configmaps --all-namespaces");
@@ -230,6 +239,10 @@ pub(super) fn facts(kubernetes: &ApiVersion, survey: &Survey, signing: &Signing)
         or_note("whether istio-csr runs", error, "a mesh without it", "list deployments --all-namespaces");
         &None
     });
+    // One that nobody asks signs nothing. Where injectors could not be read nobody knows.
+    let asked = || ztunnels.iter().filter_map(|ztunnel| ztunnel.env.get("CA_ADDRESS")).chain([&injector.ca_address]);
+    let only_istiod = survey.injectors.is_ok() && asked().all(|address| address.is_empty() || address.starts_with("istiod"));
+    let istio_csr = istio_csr.as_ref().filter(|_| !only_istiod);
     let mesh = meshes.first().cloned().unwrap_or_default();
     let trust_domain = Some(mesh.trust_domain).filter(|name| !name.is_empty()).unwrap_or_else(|| "cluster.local".to_owned());
     let asked_for = mesh.proxy_metadata.get("SECRET_TTL").and_then(|text| go_duration(text));

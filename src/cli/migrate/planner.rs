@@ -71,6 +71,15 @@ pub(super) fn plan<'a>(facts: &'a Facts, choice: &Choice, now: OffsetDateTime) -
             )
         });
     }
+    if let (Signer::IstioCsr { namespace, deployment, .. }, true) = (&facts.signer, way != Way::Back) {
+        let asked = &facts.new_pods_ask;
+        if !asked.is_empty() && *asked != planner.address() && !asked.starts_with(&format!("{deployment}.{namespace}.")) {
+            return Err(format!(
+                "istio-csr runs ({namespace}/{deployment}), but new pods ask {asked:?}, which is neither its Service nor meshmint ({}): there is no plan for that CA",
+                planner.address()
+            ));
+        }
+    }
     let steps = if way == Way::Back { planner.steps_back() } else { planner.steps_there() };
     Ok(Plan { way, because, found: facts, notes: planner.notes(now), steps })
 }

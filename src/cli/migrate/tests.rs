@@ -300,6 +300,11 @@ fn what_suits_and_what_can_not_be_done() {
     assert!(plan(&off(OURS), &choice(None), NOW).unwrap_err().contains("has moved"));
     assert!(plan(&off("ca.example:443"), &choice(None), NOW).unwrap_err().contains("no plan for that CA"));
     assert_eq!(planned(&off(OURS), Some(Way::Back)).way, Way::Back);
+    let mut csr = of(&istio_csr(None));
+    csr.new_pods_ask = "ca.example:443".to_owned();
+    assert!(plan(&csr, &choice(None), NOW).unwrap_err().contains("neither its Service"));
+    csr.new_pods_ask = OURS.to_owned();
+    assert!(plan(&csr, &choice(None), NOW).is_ok(), "in the middle of the way");
 }
 
 /// A mesh may trust more than the root that is kept: another cluster's, or the one before.
@@ -386,6 +391,12 @@ fn no_name_of_the_cluster_is_more_than_a_word_for_the_shell() {
     facts.istiods[0].release = Some("x; reboot #".to_owned());
     facts.ztunnels[0].release = Some("$(reboot)".to_owned());
     facts.ztunnels[0].version = None;
+    facts.trust_domain = "mesh\u{1b}[2J".to_owned();
+    facts.cluster = "east\r\u{7}".to_owned();
+    facts.remote_clusters = vec!["west\u{9b}1m\nrm".to_owned()];
+    let raw = planned(&facts, Some(Way::NewRoot)).text(&facts.lines());
+    assert!(raw.contains("other clusters: west1mrm") && raw.contains("trust domain mesh[2J, cluster east"), "{raw}");
+    assert!(!anstream::adapter::strip_str(&raw).to_string().contains(|letter: char| letter.is_control() && letter != '\n'), "{raw}");
     let text = text(&planned(&facts, Some(Way::NewRoot)));
     assert!(text.contains("helm upgrade 'x; reboot #' istio/istiod") && text.contains("helm upgrade '$(reboot)' istio/ztunnel"), "{text}");
     assert!(text.contains("--version VERSION") && text.contains("`helm list`"), "never to another version than it has: {text}");
