@@ -339,6 +339,11 @@ impl Planner<'_> {
         if self.choice.image == super::IMAGE {
             notes.push(format!("Fill in image.repository: `{}` stands for where you pushed the image (--image).", super::IMAGE));
         }
+        if let (Way::NewRoot, Signer::Istiod { on: true, .. }, Some(secret)) = (self.way, &facts.signer, &facts.key_gone) {
+            notes.push(format!(
+                "istiod signs, but {secret} isn't there: its key is elsewhere, and step 3 can't be done as it is printed. Find out first."
+            ));
+        }
         if self.way == Way::KeepRoot && facts.key().is_some_and(|key| facts.trusts(key).is_none()) {
             notes.push(
                 "Whether workloads trust the root of that key could not be read. See that the root of the Secret is in istio-ca-root-cert before step 1: a key that leads to another root ends every connection of the mesh.".to_owned(),
