@@ -202,17 +202,29 @@ impl World {
     }
 }
 
-/// The printed values of our chart are taken by its schema and become a configuration that meshmint takes.
+/// Values over others, as `--reuse-values` has them.
+fn merge(under: &mut Value, over: &Value) {
+    match (under, over) {
+        (Value::Object(under), Value::Object(over)) => {
+            over.iter().for_each(|(name, value)| merge(under.entry(name.as_str()).or_insert(Value::Null), value))
+        }
+        (under, over) => *under = over.clone(),
+    }
+}
+
+/// The printed values of our chart, each over those before, are taken by its schema and become a configuration that meshmint takes.
 fn assert_values_render(helm: &Helm, plan: &Value) -> Vec<Value> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("meshmint.yaml");
     let all = values(plan, "meshmint");
     assert!(all.len() >= 2, "{plan:#}");
+    let mut so_far = json!({});
     let render = |values: &&Value| {
-        let text = configuration(&helm.render(values));
+        merge(&mut so_far, values);
+        let text = configuration(&helm.render(&so_far));
         std::fs::write(&file, &text).unwrap();
         let checked = meshmint(&["config", "check", file.to_str().unwrap()]);
-        assert!(checked.status.success(), "{values:#}: {}", String::from_utf8_lossy(&checked.stderr));
+        assert!(checked.status.success(), "{so_far:#}: {}", String::from_utf8_lossy(&checked.stderr));
         serde_saphyr::from_str(&text).unwrap()
     };
     all.iter().map(render).collect()
@@ -338,7 +350,7 @@ async fn a_new_root_is_handed_out_by_istiod_as_planned() {
     // Now it is plugged in: the next plan is about that Secret, and keeps its four entries together.
     let again = world.plan(&["--new-root", "-o", "json"]).json();
     assert_eq!((&again["found"]["signer"]["key"]["secret"], &again["found"]["signer"]["key"]["form"]), (&json!("cacerts"), &json!("plugIn")));
-    assert!(again["found"]["istiods"][0]["reloadsRoots"] == true && again.to_string().contains("It needs no restart"), "{again:#}");
+    assert!(command(&again, "rollout restart deployment/istiod").contains("istio-system"), "also with ISTIO_MULTIROOT_MESH: {again:#}");
     let made = patch(command(&again, "patch secret"), &[("bundle.pem", &ca.certificate)]).await;
     assert_eq!(made["root-cert.pem"], ca.certificate);
     let keep = world.plan(&["--keep-root", "-o", "json"]).json();
@@ -418,6 +430,19 @@ async fn istio_csr_and_its_issuer_are_found() {
     let back = world.plan(&["--back"]);
     assert!(back.code == Some(0) && back.text.contains(&format!("caAddress: {CSR}")), "{}", back.text);
 
+    // A key that leads to a root that workloads don't trust isn't handed over.
+    world.admin.patch(&format!("{MAPS}/istio-ca-root-cert"), &json!({"data": {"root-cert.pem": istiods_own().certificate}})).await;
+    let refused = world.plan(&["--keep-root"]);
+    assert!(refused.code == Some(1) && refused.error.contains("company root") && refused.error.contains("don't trust it"), "{}", refused.error);
+    assert_eq!(world.plan(&["-o", "json"]).json()["way"], "newRoot");
+
+    // One without pods signs nothing: then it is istiod, whose CA is off.
+    let mut idle = istio_csr("");
+    idle["spec"]["replicas"] = json!(0);
+    world.admin.ask("PUT", &format!("{deployments}/cert-manager-istio-csr"), "application/json", &idle).await.unwrap();
+    let nobody = world.plan(&[]);
+    assert!(nobody.code == Some(1) && nobody.error.contains("istiod's CA is off"), "{}{}", nobody.text, nobody.error);
+
     // What its run-time configuration says goes before its flags. Another type of issuer has its key elsewhere.
     let runtime = json!({"issuer-kind": "ClusterIssuer", "issuer-name": "vault", "issuer-group": "cert-manager.io"});
     world.admin.create("/api/v1/namespaces/cert-manager/configmaps", &json!({"metadata": {"name": "runtime"}, "data": runtime})).await;
@@ -463,6 +488,27 @@ async fn what_may_not_be_read_is_told_and_the_plan_goes_on() {
     assert_values_render(&Helm::new(), &plan);
     let text = world.plan_as(&alice, &[]).text;
     assert!(text.contains("Not read") && text.contains("403") && text.contains("\n1. Copy the CA's key"), "{text}");
+
+    // Nobody asks an istio-csr that runs beside istiod's CA, and what is called as istiod's elsewhere is not its.
+    world.admin.create("/apis/apps/v1/namespaces/shop/deployments", &istio_csr("")).await;
+    let labels = json!({"istio.io/rev": "default"});
+    let other = json!({"metadata": {"name": "a-mesh", "labels": labels}, "data": {"mesh": "trustDomain: other.example"}});
+    world.admin.create("/api/v1/namespaces/cert-manager/configmaps", &other).await;
+    let remote = json!({"metadata": {"name": "west", "labels": {"istio/multiCluster": "true"}}});
+    world.admin.create("/api/v1/namespaces/shop/secrets", &remote).await;
+    let found = world.plan(&["-o", "json"]).json()["found"].take();
+    assert_eq!((&found["signer"]["kind"], &found["trustDomain"], &found["remoteClusters"]), (&json!("istiod"), &json!("mesh.example"), &json!([])));
+
+    // A Secret that is gone is told from one that may not be read.
+    assert_eq!(world.plan_as(&alice, &["--back"]).code, Some(3));
+    world.admin.delete(&format!("{SECRETS}/istio-ca-secret"), 0).await;
+    let back = world.plan(&["--back"]);
+    assert!(back.code == Some(1) && back.error.contains("istio-ca-secret) is gone"), "{}{}", back.text, back.error);
+
+    world.admin.create("/apis/apps/v1/namespaces/shop/deployments", &program("Deployment", "istiod", "docker.io/istio/pilot:1.30.3", &[])).await;
+    let two = world.plan(&[]);
+    assert!(two.code == Some(1) && two.error.contains("several namespaces (istio-system and shop)"), "{}", two.error);
+    world.admin.delete("/apis/apps/v1/namespaces/shop/deployments/istiod", 0).await;
 
     world.admin.delete("/apis/apps/v1/namespaces/istio-system/deployments/istiod", 0).await;
     let none = world.plan(&[]);

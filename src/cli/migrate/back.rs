@@ -1,10 +1,10 @@
 //! The way back, from meshmint to the CA that signed before: first who signs, then who gives out roots.
 
 use super::facts::{Form, Key, Signer};
-use super::plan::{Part, Step, run, say, values};
+use super::plan::{Part, Step, run, say};
 use super::planner::{Planner, hours, upgrade};
 use super::shell::{put_file, word};
-use super::values::{self as chart, Stage};
+use super::values as chart;
 
 impl Planner<'_> {
     pub(super) fn steps_back(&self) -> Vec<Step> {
@@ -22,9 +22,7 @@ impl Planner<'_> {
 
     /// Whether workloads trust what the CA of before signs: the root is there, by its id.
     fn trusts_old(&self) -> bool {
-        let Some(certificate) = self.facts.key().and_then(|key| key.certificate.as_ref()) else { return false };
-        // An intermediate's root can't be told from here.
-        !certificate.self_signed || self.facts.roots.iter().any(|root| root.id == certificate.id)
+        self.facts.key().and_then(|key| self.facts.trusts(key)) == Some(true)
     }
 
     fn see_that_both_are_trusted(&self) -> Step {
@@ -57,10 +55,10 @@ impl Planner<'_> {
     fn let_istiod_sign_again(&self, key: &Key) -> Step {
         let mut act: Vec<Part> = Vec::new();
         if key.certificate.is_none() {
-            act.push(say("The Secret with istiod's CA was not found, or could not be read. It must be there before this step: without it istiod makes a new root, which nobody trusts."));
+            act.push(say("The Secret with istiod's CA could not be read. It must be there before this step: without it istiod makes a new root, which nobody trusts."));
         }
         // A root that isn't the key's own is meshmint's: workloads must go on trusting it while both sign.
-        let others = self.facts.roots.iter().any(|root| key.certificate.as_ref().is_none_or(|certificate| root.id != certificate.id));
+        let others = self.facts.roots.iter().any(|root| key.root.as_ref().is_none_or(|own| root.id != own.id));
         match key.form {
             Form::SelfSigned if others || self.facts.roots.is_empty() => {
                 act.push(say("By itself istiod hands out only its own root, and workloads trust, or may trust, another one, too."));
@@ -69,7 +67,7 @@ impl Planner<'_> {
             Form::SelfSigned => act.push(say("It hands out its own root alone. That is the one that meshmint has, too.")),
             _ => act.extend([
                 say("istiod must go on handing out all that workloads trust now:"),
-                run([put_file(&key.namespace, &key.secret, key.form.roots(), "bundle.pem")]),
+                run([self.fetch_bundle(), put_file(&key.namespace, &key.secret, key.form.roots(), "bundle.pem")]),
             ]),
         }
         act.extend(self.upgrade_istiod(&self.address(), Some(true)));
@@ -134,11 +132,11 @@ impl Planner<'_> {
         Step {
             title: "Let the CA of before do the rest again".to_owned(),
             why: "As long as istiod-tls is there istiod serves with it, and nobody would renew it any more.".to_owned(),
-            act: vec![
-                values("meshmint", chart::meshmint(self.facts, &self.choice.image, Stage::Beside, None)),
-                run([self.helm("upgrade"), self.rolled_out(), format!("kubectl --namespace {istio} delete secret istiod-tls")]),
-                ending,
-            ],
+            act: [
+                &self.upgrade_meshmint(chart::meshmint_beside())[..],
+                &[run([format!("kubectl --namespace {istio} delete secret istiod-tls")]), ending],
+            ]
+            .concat(),
             done: vec![
                 run([
                     format!("kubectl --namespace {istio} rollout status deployment --timeout=5m"),
@@ -146,7 +144,7 @@ impl Planner<'_> {
                 ]),
                 say("The line mesh-webhooks is ok, and new pods are injected."),
             ],
-            back: vec![values("meshmint", chart::meshmint(self.facts, &self.choice.image, Stage::Alone, None)), run([self.helm("upgrade")])],
+            back: self.upgrade_meshmint(chart::meshmint_alone(self.facts)).to_vec(),
         }
     }
 
@@ -165,7 +163,7 @@ impl Planner<'_> {
                 ),
             ],
             done: vec![run([format!("kubectl --namespace {ours} get all")])],
-            back: vec![run([self.helm("install")])],
+            back: self.install_meshmint(None).to_vec(),
         }
     }
 }

@@ -10,7 +10,7 @@ use x509_parser::prelude::FromDer;
 
 use super::super::istio::Version;
 use crate::authority::AuthorityId;
-use crate::cluster::{ApiError, ApiVersion, CaSecret, CertManagerIssuer, IstioCsr, IstiodTls, Program, Signing, Survey};
+use crate::cluster::{ApiError, ApiVersion, CaSecret, CertManagerIssuer, Injector, IstioCsr, IstiodTls, Program, Signing, Survey};
 use crate::config::parse_duration;
 use crate::pki::certificates_from_pem;
 use crate::pki::inspect::printable_name;
@@ -25,6 +25,8 @@ const ISTIO_CSR_LIFETIME: Duration = Duration::from_secs(3600);
 pub(super) struct Facts {
     pub(super) kubernetes: String,
     pub(super) signer: Signer,
+    /// The Secret with its key, where it was looked for and isn't there.
+    pub(super) key_gone: Option<String>,
     pub(super) istiods: Vec<Istiod>,
     pub(super) ztunnels: Vec<Ztunnel>,
     /// Proxies of each namespace.
@@ -87,6 +89,8 @@ pub(super) struct Key {
     pub(super) form: Form,
     /// Its certificate; `None` where the Secret could not be read.
     pub(super) certificate: Option<Certificate>,
+    /// The root that it leads to, by what is in the Secret and what workloads trust; `None` where that has none.
+    pub(super) root: Option<Certificate>,
     /// The Certificate of cert-manager's that keeps the Secret.
     pub(super) cert_manager: Option<String>,
 }
@@ -136,8 +140,6 @@ pub(super) struct Istiod {
     pub(super) version: Option<Version>,
     /// Its Helm release.
     pub(super) release: Option<String>,
-    /// Whether it takes a changed bundle of roots without a restart.
-    pub(super) reloads_roots: bool,
     /// `PILOT_CERT_PROVIDER`.
     pub(super) cert_provider: String,
     /// Whose `istiod-tls` is, where there is one: `meshmint`, a Certificate of cert-manager's, or `unknown`.
@@ -179,6 +181,12 @@ pub(super) fn facts(kubernetes: &ApiVersion, survey: &Survey, signing: &Signing)
     let Some(first) = found.first() else {
         return Err("there is no istiod in this cluster (no Deployment with label app=istiod)".to_owned());
     };
+    if let Some(other) = found.iter().find(|istiod| istiod.namespace != first.namespace) {
+        return Err(format!(
+            "istiod is in several namespaces ({} and {}): these may be several meshes, and a plan is for one",
+            first.namespace, other.namespace
+        ));
+    }
     let mut unread = Vec::new();
     let mut or_note = |what: &str, error: &ApiError, instead: &str, right: &str| {
         let fix = format!("kubectl auth can-i {right}");
@@ -194,10 +202,13 @@ pub(super) fn facts(kubernetes: &ApiVersion, survey: &Survey, signing: &Signing)
         Err(error) => or_note("pods with a proxy", error, "workloads in namespaces that you know", "list pods --all-namespaces"),
     }
     let injector = match &survey.injectors {
-        Ok(injectors) => injectors.first().cloned().unwrap_or_default(),
+        Ok(injectors) => {
+            let of_istiod = |injector: &&Injector| injector.name.split('/').next() == Some(&first.namespace);
+            injectors.iter().find(of_istiod).cloned().unwrap_or_default()
+        }
         Err(error) => {
             or_note("the sidecar injectors' values", error, "cluster name Kubernetes, audience istio-ca", "list configmaps --all-namespaces");
-            crate::cluster::Injector::default()
+            Injector::default()
         }
     };
     let meshes = signing.meshes.as_ref().unwrap_or_else(|error| {
@@ -208,29 +219,47 @@ pub(super) fn facts(kubernetes: &ApiVersion, survey: &Survey, signing: &Signing)
         or_note("the issuer of tokens", error, "a value to fill in", "get /.well-known/openid-configuration");
     });
     let remote_clusters = signing.remote_clusters.as_ref().unwrap_or_else(|error| {
-        or_note("Secrets that name other clusters", error, "one cluster", "list secrets --all-namespaces");
+        or_note("Secrets that name other clusters", error, "one cluster", &format!("list secrets --namespace {}", first.namespace));
         const { &Vec::new() }
     });
-    let roots = match &survey.namespaces {
-        Ok(namespaces) => {
-            let of_istiod = namespaces.iter().find(|each| each.name == first.namespace).and_then(|each| each.roots.as_deref());
-            certificates(of_istiod.unwrap_or_default())
-        }
-        Err(error) => {
-            or_note("the roots that workloads have", error, "unknown roots", "list configmaps --all-namespaces");
-            Vec::new()
-        }
+    let mut no_roots = |error: &ApiError| or_note("the roots that workloads have", error, "unknown roots", "list configmaps --all-namespaces");
+    let of_istiod_roots = match &survey.namespaces {
+        Ok(namespaces) => namespaces.iter().find(|each| each.name == first.namespace).and_then(|each| each.roots.as_deref()).unwrap_or_default(),
+        Err(_) => "",
     };
+    let roots = certificates(of_istiod_roots);
+    match &survey.namespaces {
+        Err(error) => no_roots(error),
+        Ok(_) if roots.is_empty() => {
+            no_roots(&ApiError::Status { code: 404, message: format!("no certificates in ConfigMap {}/istio-ca-root-cert", first.namespace) });
+        }
+        Ok(_) => {}
+    }
     let istio_csr = signing.istio_csr.as_ref().unwrap_or_else(|error| {
         or_note("whether istio-csr runs", error, "a mesh without it", "list deployments --all-namespaces");
         &None
     });
+    // One that nobody asks signs nothing. Where injectors could not be read nobody knows.
+    let asked = || ztunnels.iter().filter_map(|ztunnel| ztunnel.env.get("CA_ADDRESS")).chain([&injector.ca_address]);
+    let only_istiod = survey.injectors.is_ok() && asked().all(|address| address.is_empty() || address.starts_with("istiod"));
+    let istio_csr = istio_csr.as_ref().filter(|_| !only_istiod);
     let mesh = meshes.first().cloned().unwrap_or_default();
     let trust_domain = Some(mesh.trust_domain).filter(|name| !name.is_empty()).unwrap_or_else(|| "cluster.local".to_owned());
     let asked_for = mesh.proxy_metadata.get("SECRET_TTL").and_then(|text| go_duration(text));
     let (signer, longest) = match istio_csr {
-        Some(csr) => of_istio_csr(csr, &mut or_note),
-        None => (of_istiod(first, signing, &roots, &mut or_note), LIFETIME.max(asked_for.unwrap_or_default())),
+        Some(csr) => of_istio_csr(csr, of_istiod_roots, &mut or_note),
+        None => (of_istiod(first, signing, of_istiod_roots, &mut or_note), LIFETIME.max(asked_for.unwrap_or_default())),
+    };
+    let key_gone = match istio_csr {
+        Some(IstioCsr { issuer: Ok(CertManagerIssuer { kind, name, secret: Some(Err(ApiError::Status { code: 404, .. })) }), .. }) => {
+            Some(format!("of {kind} {name}"))
+        }
+        Some(_) => None,
+        None => {
+            let found = signing.secrets.get(&first.namespace).and_then(|secrets| secrets.as_ref().ok());
+            let gone = found.is_some_and(|secrets| secrets.iter().all(|secret| secret.certificate.is_none()));
+            gone.then(|| format!("{0}/cacerts or {0}/istio-ca-secret", first.namespace))
+        }
     };
     let on = |program: &Program, variable: &str| program.env.get(variable).is_some_and(|value| value == "true");
     let pushes_roots = found.iter().all(|istiod| on(istiod, "ISTIO_MULTIROOT_MESH"))
@@ -238,6 +267,7 @@ pub(super) fn facts(kubernetes: &ApiVersion, survey: &Survey, signing: &Signing)
     Ok(Facts {
         kubernetes: kubernetes.version.clone(),
         signer,
+        key_gone,
         istiods: found.iter().map(|istiod| of_program(istiod, signing)).collect(),
         ztunnels: ztunnels.iter().map(of_ztunnel).collect(),
         proxies,
@@ -255,17 +285,17 @@ pub(super) fn facts(kubernetes: &ApiVersion, survey: &Survey, signing: &Signing)
 }
 
 /// istiod's CA: what it looks for first is what it signs with.
-fn of_istiod(istiod: &Program, signing: &Signing, roots: &[Certificate], or_note: &mut impl FnMut(&str, &ApiError, &str, &str)) -> Signer {
+fn of_istiod(istiod: &Program, signing: &Signing, trusted: &str, or_note: &mut impl FnMut(&str, &ApiError, &str, &str)) -> Signer {
     let on = istiod.env.get("ENABLE_CA_SERVER").is_none_or(|value| value != "false");
     let namespace = &istiod.namespace;
     let guess = || {
         // istiod's own root has one name in its subject: the trust domain as organisation.
-        let own = roots.first().is_none_or(|root| root.self_signed && root.subject.starts_with("O=") && !root.subject.contains(", "));
+        let own = certificates(trusted).first().is_none_or(|root| root.self_signed && root.subject.starts_with("O=") && !root.subject.contains(", "));
         let (secret, form) = if own { ("istio-ca-secret", Form::SelfSigned) } else { ("cacerts", Form::PlugIn) };
-        Key { namespace: namespace.clone(), secret: secret.to_owned(), form, certificate: None, cert_manager: None }
+        Key { namespace: namespace.clone(), secret: secret.to_owned(), form, certificate: None, root: None, cert_manager: None }
     };
     let key = match signing.secrets.get(namespace) {
-        Some(Ok(secrets)) => secrets.iter().find(|secret| secret.certificate.is_some()).map_or_else(guess, key_of),
+        Some(Ok(secrets)) => secrets.iter().find(|secret| secret.certificate.is_some()).map_or_else(guess, |secret| key_of(secret, trusted)),
         Some(Err(error)) => {
             let key = guess();
             let what = format!("the Secrets with istiod's CA in {namespace}");
@@ -278,24 +308,29 @@ fn of_istiod(istiod: &Program, signing: &Signing, roots: &[Certificate], or_note
     Signer::Istiod { on, key }
 }
 
-fn key_of(secret: &CaSecret) -> Key {
-    let certificate = certificates(secret.certificate.as_deref().unwrap_or_default()).into_iter().next();
+/// `trusted` is what workloads trust, PEM.
+fn key_of(secret: &CaSecret, trusted: &str) -> Key {
+    let own = certificates_from_pem(secret.certificate.as_deref().unwrap_or_default()).unwrap_or_default();
+    let beside = [Some(trusted), secret.certificate.as_deref(), secret.chain.as_deref(), secret.roots.as_deref()];
+    let beside: Vec<_> = beside.into_iter().flatten().flat_map(|pem| certificates_from_pem(pem).unwrap_or_default()).collect();
+    let certificate = own.first().and_then(|der| certificate(der));
+    let root = own.first().and_then(|der| root_of(der, &beside));
     let form = match secret {
         CaSecret { is_tls: true, .. } => Form::Tls,
         CaSecret { is_generated: true, .. } => Form::Generated,
         CaSecret { name, .. } if name == "istio-ca-secret" => Form::SelfSigned,
         _ => Form::PlugIn,
     };
-    Key { namespace: secret.namespace.clone(), secret: secret.name.clone(), form, certificate, cert_manager: secret.cert_manager.clone() }
+    Key { namespace: secret.namespace.clone(), secret: secret.name.clone(), form, certificate, root, cert_manager: secret.cert_manager.clone() }
 }
 
-fn of_istio_csr(csr: &IstioCsr, or_note: &mut impl FnMut(&str, &ApiError, &str, &str)) -> (Signer, Duration) {
+fn of_istio_csr(csr: &IstioCsr, trusted: &str, or_note: &mut impl FnMut(&str, &ApiError, &str, &str)) -> (Signer, Duration) {
     let (mut issuer, mut key) = ("an issuer of cert-manager's".to_owned(), None);
     match &csr.issuer {
         Ok(CertManagerIssuer { kind, name, secret }) => {
             issuer = format!("{kind} {name}");
             match secret {
-                Some(Ok(secret)) => key = Some(key_of(secret)),
+                Some(Ok(secret)) => key = Some(key_of(secret, trusted)),
                 Some(Err(error)) => or_note("the Secret of istio-csr's issuer", error, "a new root", "get secrets --all-namespaces"),
                 None => {}
             }
@@ -328,7 +363,6 @@ fn of_program(istiod: &Program, signing: &Signing) -> Istiod {
         revision: istiod.revision.clone().unwrap_or_else(|| "default".to_owned()),
         version: istiod.tag.as_deref().and_then(Version::of),
         release: istiod.release.clone(),
-        reloads_roots: env("ISTIO_MULTIROOT_MESH") == Some("true") && env("AUTO_RELOAD_PLUGIN_CERTS") != Some("false"),
         cert_provider: env("PILOT_CERT_PROVIDER").unwrap_or("istiod").to_owned(),
         istiod_tls: istiod_tls.map(|tls| match tls {
             IstiodTls::Ours => "meshmint".to_owned(),
@@ -353,6 +387,24 @@ fn of_ztunnel(ztunnel: &Program) -> Ztunnel {
 pub(super) fn certificates(pem: &str) -> Vec<Certificate> {
     let ders = certificates_from_pem(pem).unwrap_or_default();
     ders.iter().filter_map(|der| certificate(der)).collect()
+}
+
+/// The self-signed certificate that this one leads to, signature by signature, over those beside it.
+fn root_of(der: &[u8], beside: &[impl AsRef<[u8]>]) -> Option<Certificate> {
+    let mut der = der;
+    // No path is longer than there are certificates, so one that goes round ends, too.
+    for _ in 0..=beside.len() {
+        let (_, read) = X509Certificate::from_der(der).ok()?;
+        if let Some(root) = certificate(der).filter(|certificate| certificate.self_signed) {
+            return Some(root);
+        }
+        let signs = |der: &&[u8]| {
+            let Ok((_, above)) = X509Certificate::from_der(der) else { return false };
+            above.subject().as_raw() == read.issuer().as_raw() && read.verify_signature(Some(above.public_key())).is_ok()
+        };
+        der = beside.iter().map(AsRef::as_ref).find(signs)?;
+    }
+    None
 }
 
 fn certificate(der: &[u8]) -> Option<Certificate> {

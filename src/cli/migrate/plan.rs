@@ -84,20 +84,21 @@ impl Plan<'_> {
     pub(super) fn text(&self, found: &[String]) -> String {
         const BOLD: Style = Style::new().bold();
         let mut text = format!("{BOLD}Found{BOLD:#}\n");
-        found.iter().for_each(|line| _ = writeln!(text, "  {line}"));
+        found.iter().for_each(|line| _ = writeln!(text, "  {}", printable(line)));
         if !self.found.unread.is_empty() {
             _ = writeln!(text, "\n{BOLD}Not read{BOLD:#}");
         }
         for Unread { what, why, instead, fix } in &self.found.unread {
-            _ = writeln!(text, "  {what}: {why}\n    The plan takes: {instead}. See `{fix}`, and plan again with that permission.");
+            _ = writeln!(text, "  {}", printable(&format!("{what}: {why}")));
+            _ = writeln!(text, "    {}", printable(&format!("The plan takes: {instead}. See `{fix}`, and plan again with that permission.")));
         }
-        _ = writeln!(text, "\n{BOLD}{}{BOLD:#}\n  {}", self.way.title(), self.because);
+        _ = writeln!(text, "\n{BOLD}{}{BOLD:#}\n  {}", self.way.title(), printable(&self.because));
         if !self.notes.is_empty() {
             _ = writeln!(text, "\n{BOLD}Before you begin{BOLD:#}");
         }
-        self.notes.iter().for_each(|note| _ = writeln!(text, "  - {note}"));
+        self.notes.iter().for_each(|note| _ = writeln!(text, "  - {}", printable(note)));
         for (index, step) in self.steps.iter().enumerate() {
-            _ = writeln!(text, "\n{BOLD}{}. {}{BOLD:#}\n   {}", index + 1, step.title, step.why);
+            _ = writeln!(text, "\n{BOLD}{}. {}{BOLD:#}\n   {}", index + 1, step.title, printable(&step.why));
             step.act.iter().for_each(|part| part.write(&mut text));
             heading(&mut text, "Done when", &step.done);
             heading(&mut text, "Back from here", &step.back);
@@ -116,14 +117,19 @@ fn heading(text: &mut String, heading: &str, parts: &[Part]) {
 impl Part {
     fn write(&self, text: &mut String) {
         match self {
-            Self::Say { text: said } => _ = writeln!(text, "   {said}"),
-            Self::Run { commands } => commands.iter().for_each(|command| _ = writeln!(text, "     {command}")),
+            Self::Say { text: said } => _ = writeln!(text, "   {}", printable(said)),
+            Self::Run { commands } => commands.iter().for_each(|command| _ = writeln!(text, "     {}", printable(command))),
             Self::Values { file, values, .. } => {
                 _ = writeln!(text, "   {file}:");
-                yaml(values).lines().for_each(|line| _ = writeln!(text, "     {line}"));
+                yaml(values).lines().for_each(|line| _ = writeln!(text, "     {}", printable(line)));
             }
         }
     }
+}
+
+/// A line for a terminal: names in it are a cluster's, and none of them may steer it.
+fn printable(line: &str) -> String {
+    line.chars().filter(|letter| !letter.is_control()).collect()
 }
 
 /// Values as YAML. JSON is YAML, too, where the serializer should not take it.

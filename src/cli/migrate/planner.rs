@@ -1,5 +1,6 @@
 //! From facts to a plan: which way, why, and what to know before. Pure; the steps are in `steps.rs` (there) and `back.rs` (back again).
 
+use serde_json::Value;
 use time::{Duration, OffsetDateTime};
 
 use super::super::istio::Version;
@@ -37,6 +38,9 @@ pub(super) struct Planner<'a> {
 /// # Errors
 /// In words, where what was chosen can't be done.
 pub(super) fn plan<'a>(facts: &'a Facts, choice: &Choice, now: OffsetDateTime) -> Result<Plan<'a>, String> {
+    if let (Some(Way::KeepRoot), Some(why)) = (choice.way, facts.leads_nowhere()) {
+        return Err(format!("the root can't be kept: {why}. Plan with --new-root"));
+    }
     let (suits, because) = suits(facts, now);
     let (way, because) = match choice.way {
         Some(Way::KeepRoot) if facts.key().is_none() => {
@@ -49,6 +53,11 @@ pub(super) fn plan<'a>(facts: &'a Facts, choice: &Choice, now: OffsetDateTime) -
         Some(way) if way != suits => (way, format!("You chose it. What would suit is the other way: {because}")),
         _ => (suits, because),
     };
+    if let (Way::Back, Some(secret)) = (way, &facts.key_gone) {
+        return Err(format!(
+            "there is no CA to go back to: the Secret with its key ({secret}) is gone. Restore it, or install istio-csr first, then plan again"
+        ));
+    }
     let planner = Planner { facts, choice, way };
     if let (Signer::Istiod { on: false, .. }, false) = (&facts.signer, way == Way::Back) {
         let asked = &facts.new_pods_ask;
@@ -62,6 +71,15 @@ pub(super) fn plan<'a>(facts: &'a Facts, choice: &Choice, now: OffsetDateTime) -
             )
         });
     }
+    if let (Signer::IstioCsr { namespace, deployment, .. }, true) = (&facts.signer, way != Way::Back) {
+        let asked = &facts.new_pods_ask;
+        if !asked.is_empty() && *asked != planner.address() && !asked.starts_with(&format!("{deployment}.{namespace}.")) {
+            return Err(format!(
+                "istio-csr runs ({namespace}/{deployment}), but new pods ask {asked:?}, which is neither its Service nor meshmint ({}): there is no plan for that CA",
+                planner.address()
+            ));
+        }
+    }
     let steps = if way == Way::Back { planner.steps_back() } else { planner.steps_there() };
     Ok(Plan { way, because, found: facts, notes: planner.notes(now), steps })
 }
@@ -74,6 +92,9 @@ fn suits(facts: &Facts, now: OffsetDateTime) -> (Way, String) {
             "The key of istio-csr's issuer isn't in a Secret that can be read, so meshmint begins with a root of its own.".to_owned(),
         );
     };
+    if let Some(why) = facts.leads_nowhere() {
+        return (Way::NewRoot, format!("The root can't be kept: {why}. So meshmint begins with a root of its own."));
+    }
     match &key.certificate {
         Some(certificate) if certificate.not_after - now < WORTH_KEEPING => (
             Way::NewRoot,
@@ -90,6 +111,31 @@ impl Facts {
             Signer::Istiod { key, .. } => Some(key),
             Signer::IstioCsr { key, .. } => key.as_ref(),
         }
+    }
+
+    /// Whether workloads trust what this key signs; `None` where that could not be read.
+    pub(super) fn trusts(&self, key: &Key) -> Option<bool> {
+        key.certificate.as_ref().filter(|_| !self.roots.is_empty())?;
+        Some(key.root.as_ref().is_some_and(|root| self.roots.iter().any(|trusted| trusted.id == root.id)))
+    }
+
+    /// Why nobody would believe what the key signs, where that is known.
+    fn leads_nowhere(&self) -> Option<String> {
+        if let Some(secret) = &self.key_gone {
+            return Some(format!("the Secret with the key ({secret}) isn't there"));
+        }
+        let key = self.key().filter(|key| self.trusts(key) == Some(false))?;
+        let certificate = key.certificate.as_ref()?;
+        let root = match &key.root {
+            Some(root) => format!("leads to the root {} ({})", root.subject, root.short_id()),
+            None => "leads to no root in that Secret".to_owned(),
+        };
+        let Key { namespace, secret, .. } = key;
+        Some(format!(
+            "{} ({}) in Secret {namespace}/{secret} {root}, and workloads don't trust it (ConfigMap istio-ca-root-cert)",
+            certificate.subject,
+            certificate.short_id()
+        ))
     }
 
     /// What was found, in lines for people.
@@ -167,17 +213,40 @@ impl Planner<'_> {
         )
     }
 
+    /// meshmint's bundle into a file.
+    pub(super) fn fetch_bundle(&self) -> String {
+        self.inside("bundle") + " > bundle.pem"
+    }
+
     /// The bundle, and the mesh held against it.
     pub(super) fn look(&self) -> Part {
-        run([self.inside("bundle") + " > bundle.pem", "meshmint check --kube --bundle bundle.pem".to_owned()])
+        run([self.fetch_bundle(), "meshmint check --kube --bundle bundle.pem".to_owned()])
     }
 
-    /// `helm upgrade` (or `install`) of meshmint with its file of values.
-    pub(super) fn helm(&self, verb: &str) -> String {
-        format!("helm {verb} meshmint deploy/helm/meshmint --namespace {} --values values-meshmint.yaml", word(&self.choice.namespace))
+    /// `helm install` of meshmint with its values.
+    pub(super) fn install_meshmint(&self, key: Option<&Key>) -> [Part; 2] {
+        [
+            values("meshmint", chart::meshmint(self.facts, &self.choice.image, key)),
+            run([
+                format!("helm install meshmint deploy/helm/meshmint --namespace {} --values values-meshmint.yaml", word(&self.choice.namespace)),
+                self.rolled_out(),
+            ]),
+        ]
     }
 
-    pub(super) fn rolled_out(&self) -> String {
+    /// `helm upgrade` of meshmint by what changes; all else stays as the operator has it.
+    pub(super) fn upgrade_meshmint(&self, changes: Value) -> [Part; 2] {
+        let ours = word(&self.choice.namespace);
+        [
+            values("meshmint", changes),
+            run([
+                format!("helm upgrade meshmint deploy/helm/meshmint --namespace {ours} --reuse-values --values values-meshmint.yaml"),
+                self.rolled_out(),
+            ]),
+        ]
+    }
+
+    fn rolled_out(&self) -> String {
         format!("kubectl --namespace {} rollout status statefulset/meshmint", word(&self.choice.namespace))
     }
 
@@ -269,6 +338,16 @@ impl Planner<'_> {
         }
         if self.choice.image == super::IMAGE {
             notes.push(format!("Fill in image.repository: `{}` stands for where you pushed the image (--image).", super::IMAGE));
+        }
+        if let (Way::NewRoot, Signer::Istiod { on: true, .. }, Some(secret)) = (self.way, &facts.signer, &facts.key_gone) {
+            notes.push(format!(
+                "istiod signs, but {secret} isn't there: its key is elsewhere, and step 3 can't be done as it is printed. Find out first."
+            ));
+        }
+        if self.way == Way::KeepRoot && facts.key().is_some_and(|key| facts.trusts(key).is_none()) {
+            notes.push(
+                "Whether workloads trust the root of that key could not be read. See that the root of the Secret is in istio-ca-root-cert before step 1: a key that leads to another root ends every connection of the mesh.".to_owned(),
+            );
         }
         if let (Way::KeepRoot, Some(Key { certificate: Some(certificate), form, .. })) = (self.way, facts.key()) {
             if certificate.path_length == Some(0) && !certificate.self_signed {

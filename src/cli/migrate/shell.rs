@@ -23,13 +23,19 @@ pub(super) fn copy_secret(from: (&str, &str), to: (&str, &str), entries: &[(&str
     )
 }
 
-/// A Secret's entry replaced by the contents of a file.
+/// A command that runs only where the file has a certificate: roots that are overwritten by nothing are an outage.
+pub(super) fn with_certificates(file: &str, command: &str) -> String {
+    format!("grep -q 'BEGIN CERTIFICATE' {file} && {command}")
+}
+
+/// A Secret's entry replaced by the contents of a file with certificates.
 pub(super) fn put_file(namespace: &str, secret: &str, entry: &str, file: &str) -> String {
-    format!(
+    let patch = format!(
         r#"kubectl --namespace {} patch secret {} --type merge --patch "{{\"data\":{{\"{entry}\":\"$(base64 < {file} | tr -d '\n')\"}}}}""#,
         word(namespace),
         word(secret)
-    )
+    );
+    with_certificates(file, &patch)
 }
 
 #[cfg(test)]

@@ -2,11 +2,11 @@
 //! everybody has stopped to ask it.
 
 use super::super::istio::Version;
-use super::facts::{Form, Key, Signer};
+use super::facts::{Certificate, Form, Key, Signer};
 use super::plan::{Part, Step, Way, run, say, values};
 use super::planner::{Planner, hours, upgrade};
-use super::shell::{copy_secret, put_file, word};
-use super::values::{self as chart, IMPORT, Stage, has_chain};
+use super::shell::{copy_secret, put_file, with_certificates, word};
+use super::values::{self as chart, IMPORT, has_chain};
 
 /// The Secret that istiod takes a CA from, and a ConfigMap with roots for istio-csr.
 const PLUGGED_IN: &str = "cacerts";
@@ -15,8 +15,12 @@ const ROOTS: &str = "migration-roots";
 impl Planner<'_> {
     pub(super) fn steps_there(&self) -> Vec<Step> {
         let mut steps = match (self.way, self.facts.key()) {
-            (Way::KeepRoot, Some(key)) => vec![self.copy_key(key), self.install(Some(key))],
-            _ => vec![self.install(None), self.trust_the_old_root(), self.hand_out_both_roots(), self.wait_for_renewals()],
+            (Way::KeepRoot, Some(key)) => {
+                let mut steps = vec![self.copy_key(key), self.install(Some(key))];
+                steps.extend(self.has_further_roots().then(|| self.trust_the_old_roots()));
+                steps
+            }
+            _ => vec![self.install(None), self.trust_the_old_roots(), self.hand_out_both_roots(), self.wait_for_renewals()],
         };
         steps.push(self.point_new_pods_here());
         if !self.facts.ztunnels.is_empty() {
@@ -28,7 +32,22 @@ impl Planner<'_> {
 
     /// The number of the step that changes whom agents ask.
     pub(super) fn step_of_address(&self) -> usize {
-        if self.way == Way::KeepRoot { 3 } else { 5 }
+        match self.way {
+            Way::KeepRoot if self.has_further_roots() => 4,
+            Way::KeepRoot => 3,
+            _ => 5,
+        }
+    }
+
+    /// The roots that workloads trust and that meshmint does not have by its key.
+    fn further_roots(&self) -> impl Iterator<Item = (usize, &Certificate)> {
+        let own = self.kept().and_then(|key| key.root.as_ref());
+        self.facts.roots.iter().enumerate().filter(move |(_, root)| own.is_none_or(|own| own.id != root.id))
+    }
+
+    fn has_further_roots(&self) -> bool {
+        // Where the key's own root could not be read, a single one is taken for it.
+        self.facts.roots.len() > 1 && self.further_roots().next().is_some()
     }
 
     /// The key, where it is handed over.
@@ -62,10 +81,14 @@ impl Planner<'_> {
 
     fn install(&self, key: Option<&Key>) -> Step {
         let ours = word(&self.choice.namespace);
-        let namespace =
-            [format!("kubectl create namespace {ours}"), format!("kubectl label namespace {ours} pod-security.kubernetes.io/enforce=restricted")];
-        let mut commands = if key.is_some() { Vec::new() } else { namespace.to_vec() };
-        commands.extend([self.helm("install"), self.rolled_out()]);
+        let mut act = Vec::new();
+        if key.is_none() {
+            act.push(run([
+                format!("kubectl create namespace {ours}"),
+                format!("kubectl label namespace {ours} pod-security.kubernetes.io/enforce=restricted"),
+            ]));
+        }
+        act.extend(self.install_meshmint(key));
         let mut done = vec![run([self.inside("check"), self.inside("authority list")])];
         if let Some(certificate) = key.and_then(|key| key.certificate.as_ref()) {
             done.push(say(format!("`authority list` has {}, whose id begins with {}.", certificate.subject, certificate.short_id())));
@@ -73,7 +96,7 @@ impl Planner<'_> {
         Step {
             title: if key.is_some() { "Install meshmint with that key" } else { "Install meshmint with a root of its own" }.to_owned(),
             why: "Nobody asks it yet, and it writes nothing outside of its namespace: the CA of today goes on as before.".to_owned(),
-            act: vec![values("meshmint", chart::meshmint(self.facts, &self.choice.image, Stage::Beside, key)), run(commands)],
+            act,
             done,
             back: vec![run([
                 format!("helm uninstall meshmint --namespace {ours}"),
@@ -82,30 +105,36 @@ impl Planner<'_> {
         }
     }
 
-    fn trust_the_old_root(&self) -> Step {
+    fn trust_the_old_roots(&self) -> Step {
         let istio = word(self.istio());
-        let (ours, many) = (word(&self.choice.namespace), self.facts.roots.len() > 1);
-        let mut act = vec![run([
-            format!("kubectl --namespace {istio} get configmap istio-ca-root-cert --output jsonpath='{{.data.root-cert\\.pem}}' > old-root.pem"),
+        let add = |file: &str| {
             format!(
-                "kubectl --namespace {ours} exec --stdin statefulset/meshmint -- meshmint authority trust add - \
-                 --reason 'the CA of before signs until the move is done' --admin /run/meshmint/admin.sock < old-root.pem"
-            ),
-        ])];
-        if many {
-            act.push(say(format!("The ConfigMap has {} roots: split old-root.pem and add them one by one.", self.facts.roots.len())));
+                "kubectl --namespace {} exec --stdin statefulset/meshmint -- meshmint authority trust add - \
+                 --reason 'the CA of before signs until the move is done' --admin /run/meshmint/admin.sock < {file}",
+                word(&self.choice.namespace)
+            )
+        };
+        let mut commands = vec![format!(
+            "kubectl --namespace {istio} get configmap istio-ca-root-cert --output jsonpath='{{.data.root-cert\\.pem}}' > old-root.pem"
+        )];
+        if self.facts.roots.len() > 1 {
+            // Roots join one by one, so that each is judged by itself.
+            commands.push(r#"awk '/BEGIN CERTIFICATE/ { n++ } { print > ("old-root-" n ".pem") }' old-root.pem"#.to_owned());
+            commands.extend(self.further_roots().map(|(index, _)| add(&format!("old-root-{}.pem", index + 1))));
+        } else {
+            commands.push(add("old-root.pem"));
         }
-        let ids: Vec<_> = self.facts.roots.iter().map(|root| format!("{} ({})", root.subject, root.short_id())).collect();
-        let mut done = vec![run([self.inside("bundle") + " > bundle.pem", "meshmint inspect bundle.pem".to_owned()])];
+        let ids: Vec<_> = self.further_roots().map(|(_, root)| format!("{} ({})", root.subject, root.short_id())).collect();
+        let mut done = vec![run([self.fetch_bundle(), "meshmint inspect bundle.pem".to_owned()])];
         if !ids.is_empty() {
             done.push(say(format!("The bundle has meshmint's own root and {}.", ids.join(", "))));
         }
         Step {
-            title: "Let meshmint's bundle have the root of today".to_owned(),
+            title: "Let meshmint's bundle have every root of today".to_owned(),
             why: "Whoever gets a certificate from meshmint must go on believing those who have one from the CA of today.".to_owned(),
-            act,
+            act: vec![run(commands)],
             done,
-            back: vec![say("Nobody has this bundle yet: uninstall meshmint as in step 1, or leave it.")],
+            back: vec![say("Nobody has this bundle yet: uninstall meshmint as in its installation, or leave it.")],
         }
     }
 
@@ -139,16 +168,13 @@ impl Planner<'_> {
         }
         let entry = key.form.roots();
         let before = format!(
-            "kubectl --namespace {istio} get secret {} --output jsonpath='{{.data.{}}}' | base64 --decode > roots-before.pem",
+            // Run again, it must not take the roots of now for those of before.
+            "test -s roots-before.pem || kubectl --namespace {istio} get secret {} --output jsonpath='{{.data.{}}}' | base64 --decode > roots-before.pem",
             word(&key.secret),
             entry.replace('.', "\\.")
         );
-        let mut act = vec![run([before, put_file(&key.namespace, &key.secret, entry, "bundle.pem")])];
-        if self.facts.istiods.iter().all(|istiod| istiod.reloads_roots) {
-            act.push(say("istiod takes it within two minutes (ISTIO_MULTIROOT_MESH is on). It needs no restart."));
-        } else {
-            act.push(self.restart_istiods());
-        }
+        // istiod takes changed roots while it runs only by switches that agree, and only some changes: a restart is always right.
+        let act = vec![run([before, self.fetch_bundle(), put_file(&key.namespace, &key.secret, entry, "bundle.pem")]), self.restart_istiods()];
         let back = vec![run([put_file(&key.namespace, &key.secret, entry, "roots-before.pem")]), self.restart_istiods()];
         (act, back)
     }
@@ -161,6 +187,7 @@ impl Planner<'_> {
             say("The same CA, plugged in, so that istiod takes more roots than its own. All four entries must be there, or istiod refuses to start."),
             run([
                 copy_secret((&key.namespace, &key.secret), (&key.namespace, PLUGGED_IN), &entries),
+                self.fetch_bundle(),
                 put_file(&key.namespace, PLUGGED_IN, "root-cert.pem", "bundle.pem"),
             ]),
         ]
@@ -176,7 +203,10 @@ impl Planner<'_> {
             None => say("istio-csr is no Helm release: give it the flag --root-ca-file and the volume by hand."),
         };
         let act = vec![
-            run([format!("kubectl --namespace {place} create configmap {ROOTS} --from-file=ca.pem=bundle.pem")]),
+            run([
+                self.fetch_bundle(),
+                with_certificates("bundle.pem", &format!("kubectl --namespace {place} create configmap {ROOTS} --from-file=ca.pem=bundle.pem")),
+            ]),
             values("istio-csr", chart::istio_csr_roots(ROOTS)),
             say("Helm replaces lists: where istio-csr has volumes already, put them into this file, too."),
             with("values-istio-csr.yaml"),
@@ -284,10 +314,7 @@ impl Planner<'_> {
     /// What the CA of before did besides signing.
     fn take_over(&self) -> Step {
         let istio = word(self.istio());
-        let mut act = vec![
-            values("meshmint", chart::meshmint(self.facts, &self.choice.image, Stage::Alone, self.kept())),
-            run([self.helm("upgrade"), self.rolled_out()]),
-        ];
+        let mut act = self.upgrade_meshmint(chart::meshmint_alone(self.facts)).to_vec();
         match &self.facts.signer {
             Signer::Istiod { .. } => {
                 act.extend([self.until_istiod_tls(), say("Only now, with that Secret there, turn istiod's CA off:")]);
@@ -320,16 +347,16 @@ impl Planner<'_> {
         let back = match &self.facts.signer {
             Signer::Istiod { .. } => [
                 self.upgrade_istiod(&self.address(), Some(true)),
-                vec![
-                    say("Then the values of meshmint as in its installation, `helm upgrade`, and:"),
-                    run([format!("kubectl --namespace {istio} delete secret istiod-tls")]),
-                    self.restart_istiods(),
-                ],
+                self.upgrade_meshmint(chart::meshmint_beside()).to_vec(),
+                vec![run([format!("kubectl --namespace {istio} delete secret istiod-tls")]), self.restart_istiods()],
             ]
             .concat(),
-            Signer::IstioCsr { .. } => vec![say(
-                "Install istio-csr again with the values of before; then the values of meshmint as in its installation, `helm upgrade`, and delete the Secret istiod-tls, which cert-manager makes anew.",
-            )],
+            Signer::IstioCsr { .. } => [
+                vec![say("Install istio-csr again with the values of before. Then:")],
+                self.upgrade_meshmint(chart::meshmint_beside()).to_vec(),
+                vec![run([format!("kubectl --namespace {istio} delete secret istiod-tls")]), say("cert-manager makes that Secret anew.")],
+            ]
+            .concat(),
         };
         let who = if matches!(self.facts.signer, Signer::Istiod { .. }) { "istiod with its CA off" } else { "istio-csr, once it is gone," };
         Step {
@@ -351,24 +378,35 @@ impl Planner<'_> {
         let ours = word(&self.choice.namespace);
         let mut act = Vec::new();
         if self.kept().is_some() {
-            act.extend([
-                say("The key is on meshmint's volume now. Take the copy away, and what names it:"),
-                values("meshmint", chart::meshmint(self.facts, &self.choice.image, Stage::Alone, None)),
-                run([self.helm("upgrade"), self.rolled_out(), format!("kubectl --namespace {ours} delete secret {IMPORT}")]),
-            ]);
+            act.push(say("The key is on meshmint's volume now. Take the copy away, and what names it:"));
+            act.extend(self.upgrade_meshmint(chart::meshmint_without_import()));
+            act.push(run([format!("kubectl --namespace {ours} delete secret {IMPORT}")]));
         }
         act.push(say("Back up the volume: it is the CA now (docs/operations.md)."));
-        if let Some(Key { namespace, secret, form, .. }) = self.facts.key() {
+        if let Some(Key { namespace, secret, form, cert_manager, .. }) = self.facts.key() {
+            let issuers = cert_manager.is_some() || matches!(self.facts.signer, Signer::IstioCsr { .. });
             let mut secrets = vec![word(secret)];
             if self.way == Way::NewRoot && *form == Form::SelfSigned {
                 secrets.push(PLUGGED_IN.to_owned());
             }
             act.push(say(format!(
-                "Keep the old CA's Secret as long as you may want to go back. Whoever can read it can sign for the mesh, so then delete it, and not before the last certificate from it has ended ({} hours):",
+                "Keep the old CA's Secret as long as you may want to go back. Whoever can read it can sign for the mesh, so then delete it, and not before the last certificate from it has ended ({} hours).",
                 hours(self.facts.lifetime)
             )));
-            act.push(run([format!("kubectl --namespace {} delete secret {}", word(namespace), secrets.join(" "))]));
+            // An issuer may sign for others, too; no command here may end them.
+            act.push(if issuers {
+                say(format!(
+                    "Secret {namespace}/{secret} may be the key of an issuer of cert-manager's: see first that nothing else uses that issuer or that Secret. Then delete the Certificate that keeps it, if there is one, before the Secret: otherwise cert-manager makes it anew, with another key."
+                ))
+            } else {
+                run([format!("kubectl --namespace {} delete secret {}", word(namespace), secrets.join(" "))])
+            });
         }
+        let back = if matches!(self.facts.signer, Signer::Istiod { .. }) {
+            "`meshmint migrate plan --back`, while the old CA's Secret is there. Once it is gone: restore it, or install istio-csr first, then plan."
+        } else {
+            "Install istio-csr again, without its Certificate for istiod; then `meshmint migrate plan --back`, while the old CA's Secret is there."
+        };
         if self.way == Way::NewRoot {
             act.push(say("The old root stays in meshmint's bundle: it can't be taken out yet. That harms nobody once its key is gone."));
         }
@@ -377,7 +415,7 @@ impl Planner<'_> {
             why: "A key in two places is one that two can lose.".to_owned(),
             act,
             done: vec![run([self.inside("check")])],
-            back: vec![say("`meshmint migrate plan --back`, while the old CA's Secret is there.")],
+            back: vec![say(back)],
         }
     }
 }

@@ -25,7 +25,7 @@ fn root() -> Certificate {
 }
 
 fn key(namespace: &str, secret: &str, form: Form, certificate: Certificate) -> Key {
-    Key { namespace: namespace.to_owned(), secret: secret.to_owned(), form, certificate: Some(certificate), cert_manager: None }
+    Key { namespace: namespace.to_owned(), secret: secret.to_owned(), form, certificate: Some(certificate), root: Some(root()), cert_manager: None }
 }
 
 fn istiod(key: Key) -> Signer {
@@ -78,13 +78,13 @@ fn facts(signer: &Signer, mesh: Mesh) -> Facts {
     Facts {
         kubernetes: "v1.34.1".to_owned(),
         signer: signer.clone(),
+        key_gone: None,
         istiods: vec![Istiod {
             namespace: "istio-system".to_owned(),
             deployment: "istiod".to_owned(),
             revision: "default".to_owned(),
             version: Version::of("1.30.3"),
             release: Some("istiod".to_owned()),
-            reloads_roots: false,
             cert_provider: "istiod".to_owned(),
             istiod_tls: csr.then(|| "istiod".to_owned()),
         }],
@@ -107,6 +107,7 @@ fn facts(signer: &Signer, mesh: Mesh) -> Facts {
 fn without_secrets(mut facts: Facts) -> Facts {
     if let Signer::Istiod { key, .. } | Signer::IstioCsr { key: Some(key), .. } = &mut facts.signer {
         key.certificate = None;
+        key.root = None;
     }
     facts.unread.push(Unread {
         what: "the Secrets with istiod's CA in istio-system".to_owned(),
@@ -180,7 +181,16 @@ fn every_step_has_its_reason_its_end_and_its_way_back() {
         let text = text(plan);
         let others = text.lines().filter(|line| line.contains("helm upgrade") && !line.contains("`") && !line.contains("deploy/helm/meshmint"));
         assert!(others.into_iter().all(|line| line.contains(" --version ")), "{name}: never to another version than it has");
-        assert!(!text.contains("BEGIN ") && !text.contains("\u{1b}"), "{name}: {text}");
+        let upgrades: Vec<_> = text.lines().filter(|line| line.contains("helm upgrade meshmint ")).collect();
+        assert!(!upgrades.is_empty() && upgrades.iter().all(|line| line.contains(" --reuse-values ")), "{name}: the operator's own values stay");
+        let issuers = matches!(facts.signer, Signer::IstioCsr { .. }) || facts.key().is_some_and(|key| key.cert_manager.is_some());
+        let deletes = |secret: &str| text.lines().any(|line| line.contains("kubectl ") && line.contains(&format!("delete secret {secret}")));
+        if let Some(key) = facts.key() {
+            assert_eq!(deletes(&key.secret), !issuers && plan.way != Way::Back, "{name}: an issuer may sign for others, too");
+        }
+        let overwrites = text.lines().filter(|line| line.contains(" patch secret ") || line.contains("--from-file=ca.pem="));
+        assert!(overwrites.into_iter().all(|line| line.trim().starts_with("grep -q 'BEGIN CERTIFICATE' ")), "{name}: never by an empty file");
+        assert!(!text.contains("-----BEGIN ") && !text.contains("\u{1b}"), "{name}: {text}");
         assert_eq!(text.contains("ztunnel"), !facts.ztunnels.is_empty() || plan.way == Way::NewRoot, "{name}: {text}");
         let json: serde_json::Value = serde_json::from_str(&plan.json().unwrap()).unwrap();
         assert_eq!(json["steps"].as_array().unwrap().len(), plan.steps.len(), "{name}");
@@ -232,7 +242,8 @@ fn the_way_back_ends_the_signer_last() {
         let on = step(plan, |part| of_chart(part, "istiod").is_some_and(|values| values["pilot"]["env"]["ENABLE_CA_SERVER"] == "true"));
         let address = step(plan, |part| of_chart(part, "istiod").is_some_and(|values| values["global"]["caAddress"] != OURS)).unwrap();
         let restart = step(plan, |part| says(part, "rollout restart deployment,statefulset,daemonset")).unwrap();
-        let beside = step(plan, |part| of_chart(part, "meshmint").is_some_and(|values| values["app"]["controller"].is_null())).unwrap();
+        let beside =
+            step(plan, |part| of_chart(part, "meshmint").is_some_and(|values| values["app"]["controller"]["rootConfigMap"] == false)).unwrap();
         let uninstall = step(plan, |part| says(part, "helm uninstall meshmint")).unwrap();
         assert_eq!(on.is_some(), matches!(facts.signer, Signer::Istiod { .. }), "{name}");
         assert!(on.is_none_or(|on| on < address) && address < restart && restart < beside && beside < uninstall, "{name}");
@@ -262,6 +273,24 @@ fn what_suits_and_what_can_not_be_done() {
     let plan_ending = planned(&facts_ending, None);
     assert!(plan_ending.way == Way::NewRoot && plan_ending.because.contains("2027-03-01"), "{}", plan_ending.because);
 
+    for (name, signer) in signers() {
+        let mut facts = of(&signer);
+        if facts.key().is_none() {
+            continue;
+        }
+        facts.roots = vec![certificate("5c", "O=another", true)];
+        let plan_other = planned(&facts, None);
+        assert!(plan_other.way == Way::NewRoot && plan_other.because.contains("3f3f3f3f3f3f"), "{name}: {}", plan_other.because);
+        let refused = plan(&facts, &choice(Some(Way::KeepRoot)), NOW).unwrap_err();
+        assert!(refused.contains("workloads don't trust it") && refused.contains("--new-root"), "{name}: {refused}");
+        let back = text(&planned(&facts, Some(Way::Back)));
+        assert!(back.contains("is not among those that workloads trust"), "{name}: {back}");
+        facts.roots.clear();
+        let unknown = planned(&facts, None);
+        assert!(unknown.way == Way::KeepRoot && unknown.notes.iter().any(|note| note.contains("could not be read")), "{name}: {:?}", unknown.notes);
+        assert!(text(&planned(&facts, Some(Way::Back))).contains("is not among those that workloads trust"), "{name}: unknown is no");
+    }
+
     let off = |asks: &str| {
         let Some((_, Signer::Istiod { key, .. })) = signers().into_iter().next() else { panic!("istiod") };
         let mut facts = of(&Signer::Istiod { on: false, key });
@@ -271,6 +300,54 @@ fn what_suits_and_what_can_not_be_done() {
     assert!(plan(&off(OURS), &choice(None), NOW).unwrap_err().contains("has moved"));
     assert!(plan(&off("ca.example:443"), &choice(None), NOW).unwrap_err().contains("no plan for that CA"));
     assert_eq!(planned(&off(OURS), Some(Way::Back)).way, Way::Back);
+    let mut csr = of(&istio_csr(None));
+    csr.new_pods_ask = "ca.example:443".to_owned();
+    assert!(plan(&csr, &choice(None), NOW).unwrap_err().contains("neither its Service"));
+    csr.new_pods_ask = OURS.to_owned();
+    assert!(plan(&csr, &choice(None), NOW).is_ok(), "in the middle of the way");
+}
+
+/// A mesh may trust more than the root that is kept: another cluster's, or the one before.
+#[test]
+fn every_root_of_today_joins_the_bundle_before_anybody_asks() {
+    for (name, signer) in signers() {
+        let mut facts = facts(&signer, Mesh::Sidecars);
+        facts.roots.push(certificate("5c", "O=another", true));
+        for way in [Way::KeepRoot, Way::NewRoot] {
+            if way == Way::KeepRoot && facts.key().is_none() {
+                continue;
+            }
+            let plan = planned(&facts, Some(way));
+            let added = step(&plan, |part| says(part, "trust add - ") && says(part, "< old-root-2.pem")).unwrap();
+            let kept = step(&plan, |part| says(part, "< old-root-1.pem")).is_none();
+            assert_eq!(kept, way == Way::KeepRoot, "{name} {way:?}");
+            let address = step(&plan, |part| of_chart(part, "istiod").is_some()).unwrap();
+            assert!(added < address, "{name} {way:?}");
+            facts_step(&plan, address, &facts);
+        }
+    }
+}
+
+/// The note about other clusters counts the steps as the plan does.
+fn facts_step(plan: &Plan<'_>, address: usize, facts: &Facts) {
+    let mut facts = facts.clone();
+    facts.remote_clusters = vec!["west".to_owned()];
+    let notes = planned(&facts, Some(plan.way)).notes.join("\n");
+    assert!(notes.contains(&format!("before step {};", address + 1)), "{notes}");
+}
+
+#[test]
+fn there_is_no_way_to_a_ca_that_is_gone() {
+    for (name, signer) in signers() {
+        let mut facts = without_secrets(facts(&signer, Mesh::Sidecars));
+        facts.key_gone = Some("istio-system/cacerts".to_owned());
+        let refused = plan(&facts, &choice(Some(Way::Back)), NOW).unwrap_err();
+        assert!(refused.contains("istio-system/cacerts) is gone") && refused.contains("istio-csr first"), "{name}: {refused}");
+        assert!(plan(&facts, &choice(Some(Way::KeepRoot)), NOW).unwrap_err().contains("--new-root"), "{name}");
+        let new = planned(&facts, None);
+        let warned = new.notes.iter().any(|note| note.contains("its key is elsewhere"));
+        assert_eq!((new.way, warned), (Way::NewRoot, matches!(signer, Signer::Istiod { .. })), "{name}");
+    }
 }
 
 #[test]
@@ -316,6 +393,12 @@ fn no_name_of_the_cluster_is_more_than_a_word_for_the_shell() {
     facts.istiods[0].release = Some("x; reboot #".to_owned());
     facts.ztunnels[0].release = Some("$(reboot)".to_owned());
     facts.ztunnels[0].version = None;
+    facts.trust_domain = "mesh\u{1b}[2J".to_owned();
+    facts.cluster = "east\r\u{7}".to_owned();
+    facts.remote_clusters = vec!["west\u{9b}1m\nrm".to_owned()];
+    let raw = planned(&facts, Some(Way::NewRoot)).text(&facts.lines());
+    assert!(raw.contains("other clusters: west1mrm") && raw.contains("trust domain mesh[2J, cluster east"), "{raw}");
+    assert!(!anstream::adapter::strip_str(&raw).to_string().contains(|letter: char| letter.is_control() && letter != '\n'), "{raw}");
     let text = text(&planned(&facts, Some(Way::NewRoot)));
     assert!(text.contains("helm upgrade 'x; reboot #' istio/istiod") && text.contains("helm upgrade '$(reboot)' istio/ztunnel"), "{text}");
     assert!(text.contains("--version VERSION") && text.contains("`helm list`"), "never to another version than it has: {text}");

@@ -9,42 +9,46 @@ use super::facts::{Facts, Form, Istiod, Key};
 /// The Secret in meshmint's namespace that an authority is imported from.
 pub(super) const IMPORT: &str = "meshmint-import";
 
-/// What meshmint does besides signing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
-    /// Another CA gives namespaces their roots and istiod its certificate.
-    Beside,
-    /// meshmint does.
-    Alone,
-}
-
-/// meshmint's chart; with `key` its authority is imported.
-pub(super) fn meshmint(facts: &Facts, image: &str, stage: Stage, key: Option<&Key>) -> Value {
+/// meshmint's chart at its installation, beside another CA; with `key` its authority is imported.
+pub(super) fn meshmint(facts: &Facts, image: &str, key: Option<&Key>) -> Value {
     let Facts { trust_domain, cluster, lifetime, .. } = facts;
     let accounts: Vec<_> = facts.ztunnels.iter().map(|ztunnel| format!("{}/{}", ztunnel.namespace, ztunnel.account)).collect();
     // What nobody could read must be filled in: the chart's own default is some cluster's, and a wrong one refuses every token.
     let issuer = facts.token_issuer.as_deref().unwrap_or("https://FILL-IN.invalid");
-    let mut tls = Map::from_iter([("trustDomain".to_owned(), json!(trust_domain))]);
     let server = json!({"clusterID": cluster, "caTrustedNodeAccounts": accounts.join(","), "maxCertificateDuration": duration(*lifetime)});
     let tokens = json!({"issuers": [issuer], "audiences": [facts.audience]});
-    let mut app = Map::from_iter([("server".to_owned(), server), ("tokens".to_owned(), tokens)]);
+    let tls = json!({"trustDomain": trust_domain});
+    let mut app = Map::from_iter([("server".to_owned(), server), ("tokens".to_owned(), tokens), ("tls".to_owned(), tls)]);
     if !facts.remote_clusters.is_empty() {
         app.insert("multiCluster".to_owned(), json!({"enabled": true}));
     }
     if let Some(key) = key {
         app.insert("authority".to_owned(), json!({"import": {"secret": IMPORT, "chain": has_chain(key)}}));
     }
-    if stage == Stage::Alone {
-        let namespace = facts.istiods.first().map_or("istio-system", |istiod| &istiod.namespace);
-        let mut revisions: Vec<_> = facts.istiods.iter().filter(|istiod| istiod.namespace == namespace).map(|istiod| &istiod.revision).collect();
-        revisions.sort();
-        revisions.dedup();
-        tls.insert("istiodCertificateEnable".to_owned(), json!(true));
-        app.insert("controller".to_owned(), json!({"rootConfigMap": true}));
-        app.insert("istio".to_owned(), json!({"namespace": namespace, "revisions": revisions}));
-    }
-    app.insert("tls".to_owned(), Value::Object(tls));
     json!({"image": {"repository": image}, "app": app})
+}
+
+/// What changes there where meshmint gives namespaces their roots and istiod its certificate.
+pub(super) fn meshmint_alone(facts: &Facts) -> Value {
+    let namespace = facts.istiods.first().map_or("istio-system", |istiod| &istiod.namespace);
+    let mut revisions: Vec<_> = facts.istiods.iter().filter(|istiod| istiod.namespace == namespace).map(|istiod| &istiod.revision).collect();
+    revisions.sort();
+    revisions.dedup();
+    json!({"app": {
+        "tls": {"istiodCertificateEnable": true},
+        "controller": {"rootConfigMap": true},
+        "istio": {"namespace": namespace, "revisions": revisions},
+    }})
+}
+
+/// What changes there where another CA does that again. What is off is written: an upgrade keeps what isn't.
+pub(super) fn meshmint_beside() -> Value {
+    json!({"app": {"tls": {"istiodCertificateEnable": false}, "controller": {"rootConfigMap": false}}})
+}
+
+/// What changes there when the copy of the key is deleted.
+pub(super) fn meshmint_without_import() -> Value {
+    json!({"app": {"authority": {"import": {"secret": ""}}}})
 }
 
 /// Whether the Secret has a chain and roots beside the CA's certificate.

@@ -139,6 +139,9 @@ impl Metadata {
 /// A Deployment's, a DaemonSet's and so on; a pod's is its `pod`.
 #[derive(Default, Deserialize)]
 pub(super) struct Spec {
+    /// Of a Deployment; the API server fills it in.
+    #[serde(default)]
+    pub(super) replicas: Option<u32>,
     #[serde(default)]
     pub(super) template: Template,
 }

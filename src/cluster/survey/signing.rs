@@ -113,16 +113,16 @@ impl Reader<'_> {
             istiod_tls.insert((*namespace).to_owned(), self.istiod_tls(namespace).await);
         }
         Signing {
-            meshes: self.meshes().await,
+            meshes: self.meshes(istiods).await,
             secrets,
             istiod_tls,
             istio_csr: self.istio_csr().await,
             token_issuer: self.token_issuer().await,
-            remote_clusters: self.remote_clusters().await,
+            remote_clusters: self.remote_clusters(istiods).await,
         }
     }
 
-    async fn meshes(&self) -> Result<Vec<MeshConfig>, ApiError> {
+    async fn meshes(&self, istiods: &[&str]) -> Result<Vec<MeshConfig>, ApiError> {
         #[derive(Default, Deserialize)]
         #[serde(default, rename_all = "camelCase")]
         struct Mesh {
@@ -143,7 +143,8 @@ impl Reader<'_> {
             let proxy_metadata = default_config.proxy_metadata.into_iter().map(|(name, value)| (name, words(value))).collect();
             Some(MeshConfig { name: map.metadata.full_name(), trust_domain, proxy_metadata })
         };
-        Ok(maps.into_iter().filter_map(mesh).collect())
+        let of_istiod = |map: &Object| istiods.contains(&map.metadata.namespace.as_str());
+        Ok(maps.into_iter().filter(of_istiod).filter_map(mesh).collect())
     }
 
     /// What istiod looks for, in its order.
@@ -190,6 +191,10 @@ impl Reader<'_> {
     async fn istio_csr(&self) -> Result<Option<IstioCsr>, ApiError> {
         let deployments: Vec<Object> = self.list("/apis/apps/v1/deployments", "").await?;
         for Object { mut metadata, spec, .. } in deployments {
+            // One without pods signs nothing.
+            if spec.replicas == Some(0) {
+                continue;
+            }
             let mut containers = spec.template.spec.containers.into_iter();
             let Some(container) = containers.find(|container| container.image.contains("istio-csr")) else { continue };
             let tag = tag_of(&container);
@@ -255,8 +260,12 @@ impl Reader<'_> {
     }
 
     /// By their annotation; the Secrets hold credentials, which are not asked for.
-    async fn remote_clusters(&self) -> Result<Vec<String>, ApiError> {
-        let secrets = self.list_metadata::<MetadataOnly>("/api/v1/secrets", "&labelSelector=istio%2FmultiCluster%3Dtrue").await?;
+    async fn remote_clusters(&self, istiods: &[&str]) -> Result<Vec<String>, ApiError> {
+        let mut secrets = Vec::new();
+        for namespace in istiods {
+            let path = format!("/api/v1/namespaces/{namespace}/secrets");
+            secrets.extend(self.list_metadata::<MetadataOnly>(&path, "&labelSelector=istio%2FmultiCluster%3Dtrue").await?);
+        }
         let name = |MetadataOnly { mut metadata }: MetadataOnly| metadata.annotations.remove("networking.istio.io/cluster").unwrap_or(metadata.name);
         Ok(secrets.into_iter().map(name).collect())
     }
