@@ -351,6 +351,17 @@ async fn permissions_are_those_of_the_configuration_that_is_installed() {
     let next = world.look_as(&admin, &["--config", file.to_str().unwrap(), "--admin", world.folder.path().join("admin.sock").to_str().unwrap()]);
     next.assert_one("mesh-permissions", "failed", "list secrets in meshmint-system");
 
+    // Where istiod stays the CA below our root, it must be one, and may be asked.
+    world.put(&format!("{MAPS}/meshmint-2"), &map("meshmint-2", &configuration("controllers: { cacerts: { namespace: istio-system } }\n"))).await;
+    let seen = world.look_as(&admin, &[]);
+    seen.assert_one("mesh-permissions", "failed", "create secrets/cacerts in istio-system");
+    seen.assert_one("mesh-istiod", "failed", "istio-system/istiod has its own CA off, and controllers.cacerts is for one that is on");
+    world.put(&format!("{DEPLOYMENTS}/istiod"), &istiod(&[])).await;
+    world.put(&format!("{DAEMON_SETS}/ztunnel"), &program("DaemonSet", "ztunnel", &[])).await;
+    let seen = world.look_as(&admin, &[]);
+    seen.assert_one("mesh-istiod", "ok", "istio-system/istiod stays the CA, below our root");
+    seen.assert_one("mesh-address", "ok", "ask us or istiod");
+
     world.put(&format!("{MAPS}/meshmint-2"), &map("meshmint-2", "attic: 1\n")).await;
     world.look_as(&admin, &[]).assert_one("mesh-permissions", "warning", "has a configuration that this command can't read");
 }

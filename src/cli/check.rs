@@ -101,12 +101,12 @@ async fn look(args: &Args) -> Report {
                 return report;
             }
         }
-        look_at_mesh(args, access, config.as_ref(), &expected, &mut report).await;
+        look_at_mesh(args, access, config.as_ref(), expected, &mut report).await;
     }
     report
 }
 
-async fn look_at_mesh(args: &Args, access: Access, config: Option<&Config>, expected: &Expected, report: &mut Report) {
+async fn look_at_mesh(args: &Args, access: Access, config: Option<&Config>, mut expected: Expected, report: &mut Report) {
     let clock = SystemClock::shared();
     let Some(account) = args.account.split_once('/') else {
         return report.failed(Check::MeshReadable, "--account is NAMESPACE/NAME", args.account.clone());
@@ -118,20 +118,22 @@ async fn look_at_mesh(args: &Args, access: Access, config: Option<&Config>, expe
     report.ok(Check::MeshReadable, "the cluster answers");
     mesh::clock(&kubernetes, clock.now(), report);
     let installed = surveyor.installed(account).await;
-    look_at_permissions(&surveyor, account, config, &installed, report).await;
+    let config = look_at_permissions(&surveyor, account, config, &installed, report).await;
+    let cacerts = config.as_ref().and_then(|config| Some((config.controllers.cacerts.as_ref()?, &config.cluster_id)));
+    expected.plugged_in = cacerts.is_some_and(|(cacerts, here)| cacerts.are_of(here));
     let found = surveyor.mesh().await;
     mesh::versions(&kubernetes, &found, installed.as_ref().ok().and_then(Option::as_ref), report);
-    judge(&found, expected, report);
+    judge(&found, &expected, report);
 }
 
-/// What our account needs with the configuration of the file, else with the one that is installed, else in any case.
+/// What our account needs with the configuration of the file, else with the one that is installed, else in any case; returns that configuration.
 async fn look_at_permissions(
     surveyor: &Surveyor,
     account: (&str, &str),
     config: Option<&Config>,
     installed: &Result<Option<Installed>, ApiError>,
     report: &mut Report,
-) {
+) -> Option<Config> {
     let name = format!("{}/{}", account.0, account.1);
     let (config, for_what) = match (config, installed) {
         (Some(config), _) => (Some(Ok(config.clone())), "with this configuration"),
@@ -145,13 +147,15 @@ async fn look_at_permissions(
     let config = match config.transpose() {
         Ok(config) => config,
         Err(error) => {
-            return report.warning(Check::MeshPermissions, format!("{name} has a configuration that this command can't read"), error.to_string());
+            report.warning(Check::MeshPermissions, format!("{name} has a configuration that this command can't read"), error.to_string());
+            return None;
         }
     };
     match permissions::needed(config.as_ref(), account.0) {
         Ok(needed) => mesh::permissions(&surveyor.lacking(account, &needed).await, &name, for_what, report),
         Err(error) => report.failed(Check::MeshPermissions, "the rules that are needed can't be read", error),
     }
+    config
 }
 
 /// A trust bundle from a file: at least one certificate.

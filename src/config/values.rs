@@ -91,6 +91,13 @@ pub struct Cacerts {
     pub lifetime: Duration,
 }
 
+impl Cacerts {
+    /// Whether the istiod of our own cluster, of this id, is one of them.
+    pub fn are_of(&self, own: &str) -> bool {
+        self.clusters.is_empty() || self.clusters.iter().any(|cluster| cluster == own)
+    }
+}
+
 /// The istiod whose certificate is ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Istiod {

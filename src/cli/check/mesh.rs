@@ -22,6 +22,18 @@ pub(super) struct Expected {
     pub(super) bundle: Option<String>,
     /// The hosts that Istio may be told to ask, where known; else any but istiod's.
     pub(super) hosts: Vec<String>,
+    /// Whether istiod stays the CA, below our root (`controllers.cacerts`): then it may be asked.
+    pub(super) plugged_in: bool,
+}
+
+impl Expected {
+    /// Where no host of ours is known, anything but istiod itself may be one.
+    fn is_right(&self, address: &str) -> bool {
+        match asks_istiod(address) {
+            true => self.plugged_in,
+            false => self.hosts.is_empty() || self.hosts.iter().any(|ours| ours == host(address)),
+        }
+    }
 }
 
 /// How far a cluster's clock may be from ours. It tells its time in whole seconds, and is asked over a network.
@@ -31,7 +43,7 @@ const SKEW_FAILURE: time::Duration = time::Duration::seconds(30);
 /// Puts a line for each thing of the mesh into the report.
 pub(super) fn judge(survey: &Survey, expected: &Expected, report: &mut Report) {
     namespaces(&survey.namespaces, expected, report);
-    istiods(&survey.istiods, report);
+    istiods(&survey.istiods, expected.plugged_in, report);
     addresses(&survey.istiods, &survey.ztunnels, &survey.injectors, expected, report);
     proxies(&survey.proxies, &survey.istiods, expected, report);
     webhooks(&survey.webhooks, expected, report);
@@ -139,7 +151,7 @@ fn named(names: &[&str]) -> String {
     }
 }
 
-fn istiods(istiods: &Result<Vec<Program>, ApiError>, report: &mut Report) {
+fn istiods(istiods: &Result<Vec<Program>, ApiError>, plugged_in: bool, report: &mut Report) {
     let istiods = match istiods {
         Ok(istiods) => istiods,
         Err(error) => return unread(Check::MeshIstiod, "istiod's Deployments", error, report),
@@ -150,6 +162,10 @@ fn istiods(istiods: &Result<Vec<Program>, ApiError>, report: &mut Report) {
     for istiod in istiods {
         let env = |name: &str| istiod.env.get(name).map(String::as_str);
         match env("ENABLE_CA_SERVER") {
+            Some("false") if plugged_in => {
+                report.failed(Check::MeshIstiod, format!("{} has its own CA off, and controllers.cacerts is for one that is on", istiod.name()), "");
+            }
+            _ if plugged_in => report.ok(Check::MeshIstiod, format!("{} stays the CA, below our root", istiod.name())),
             Some("false") => report.ok(Check::MeshIstiod, format!("{} has its own CA off", istiod.name())),
             other => report.failed(
                 Check::MeshIstiod,
@@ -188,11 +204,11 @@ fn addresses(
         // Only where it is set: it is for istiod's own certificate.
         asked.extend(of(istiods, "CA_ADDR").into_iter().filter(|(_, address)| !address.is_empty()));
     }
-    let wrong: Vec<String> =
-        asked.iter().filter(|(_, address)| !is_ours(address, &expected.hosts)).map(|(name, address)| told(name, address)).collect();
+    let wrong: Vec<String> = asked.iter().filter(|(_, address)| !expected.is_right(address)).map(|(name, address)| told(name, address)).collect();
     if wrong.is_empty() {
         if !asked.is_empty() {
-            report.ok(Check::MeshAddress, format!("{} programs of the mesh ask us", asked.len()));
+            let us = if expected.plugged_in { "us or istiod" } else { "us" };
+            report.ok(Check::MeshAddress, format!("{} programs of the mesh ask {us}", asked.len()));
         }
     } else {
         let wrong: Vec<_> = wrong.iter().map(String::as_str).collect();
@@ -201,18 +217,19 @@ fn addresses(
 }
 
 /// Pods whose proxy still asks somebody else: an address is written into a pod when it is made. Where istiod's CA is off they can't renew.
-fn proxies(proxies: &Result<Vec<Proxy>, ApiError>, istiods: &Result<Vec<Program>, ApiError>, Expected { hosts, .. }: &Expected, report: &mut Report) {
+fn proxies(proxies: &Result<Vec<Proxy>, ApiError>, istiods: &Result<Vec<Program>, ApiError>, expected: &Expected, report: &mut Report) {
     let proxies = match proxies {
         Ok(proxies) => proxies,
         Err(error) => return unread(Check::MeshWorkloads, "pods with a proxy", error, report),
     };
-    let others: Vec<_> = proxies.iter().filter(|proxy| !is_ours(&proxy.ca_address, hosts)).collect();
+    let others: Vec<_> = proxies.iter().filter(|proxy| !expected.is_right(&proxy.ca_address)).collect();
     let names: Vec<_> = others.iter().map(|proxy| told(&format!("{}/{}", proxy.namespace, proxy.pod), &proxy.ca_address)).collect();
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     let off = istiods.as_ref().is_ok_and(|istiods| istiods.iter().all(|istiod| istiod.env.get("ENABLE_CA_SERVER").is_some_and(|on| on == "false")));
     let text = || format!("{} of {} proxies ask another CA", others.len(), proxies.len());
     match others.iter().any(|proxy| asks_istiod(&proxy.ca_address)) {
         _ if proxies.is_empty() => report.ok(Check::MeshWorkloads, "no pod has a proxy of Istio's"),
+        _ if others.is_empty() && expected.plugged_in => report.ok(Check::MeshWorkloads, format!("all {} proxies ask us or istiod", proxies.len())),
         _ if others.is_empty() => report.ok(Check::MeshWorkloads, format!("all {} proxies ask us", proxies.len())),
         true if off => report.failed(Check::MeshWorkloads, format!("{}, and istiod's is off", text()), named(&names)),
         _ => report.warning(Check::MeshWorkloads, text(), named(&names)),
@@ -221,11 +238,6 @@ fn proxies(proxies: &Result<Vec<Proxy>, ApiError>, istiods: &Result<Vec<Program>
 
 fn told(name: &str, address: &str) -> String {
     if address.is_empty() { format!("{name}: istiod") } else { format!("{name}: {}", printable(address)) }
-}
-
-/// Where no host of ours is known, anything but istiod itself may be one.
-fn is_ours(address: &str, hosts: &[String]) -> bool {
-    if hosts.is_empty() { !asks_istiod(address) } else { hosts.iter().any(|ours| ours == host(address)) }
 }
 
 fn asks_istiod(address: &str) -> bool {
@@ -262,14 +274,15 @@ mod tests {
 
     #[test]
     fn an_address_is_ours_by_its_host() {
-        let hosts = ["meshmint.meshmint-system.svc".to_owned()];
+        let known = Expected { hosts: vec!["meshmint.meshmint-system.svc".to_owned()], ..Expected::default() };
+        let (unknown, plugged_in) = (Expected::default(), Expected { plugged_in: true, hosts: known.hosts.clone(), ..Expected::default() });
         for ours in ["meshmint.meshmint-system.svc:443", "https://meshmint.meshmint-system.svc:443", "meshmint.meshmint-system.svc"] {
-            assert!(is_ours(ours, &hosts) && is_ours(ours, &[]), "{ours}");
+            assert!([&known, &unknown, &plugged_in].iter().all(|expected| expected.is_right(ours)), "{ours}");
         }
-        for other in ["", "istiod.istio-system.svc:15012", "https://istiod.istio-system.svc:15012"] {
-            assert!(!is_ours(other, &hosts) && !is_ours(other, &[]), "{other}");
+        for istiod in ["", "istiod.istio-system.svc:15012", "https://istiod.istio-system.svc:15012"] {
+            assert!(!known.is_right(istiod) && !unknown.is_right(istiod) && plugged_in.is_right(istiod), "{istiod}");
         }
-        assert!(!is_ours("other.example:443", &hosts));
+        assert!(!known.is_right("other.example:443") && !plugged_in.is_right("other.example:443"));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use serde::Deserialize;
 
 use crate::cluster::Needed;
-use crate::config::{Cacerts, Config, Role};
+use crate::config::{Config, Role};
 
 const RBAC: &str = include_str!("../../../deploy/kubernetes/rbac.yaml");
 const STATE: &str = include_str!("../../../deploy/kubernetes/state.yaml");
@@ -84,8 +84,7 @@ fn files(config: Option<&Config>) -> Vec<(&'static str, &'static str)> {
     let controllers = &config.controllers;
     files.extend(controllers.root_config_map.is_some().then_some((CONTROLLERS, OURS)));
     files.extend(controllers.istiod.is_some().then_some((ISTIOD, OURS)));
-    let is_here = |cacerts: &Cacerts| cacerts.clusters.is_empty() || cacerts.clusters.contains(&config.cluster_id);
-    files.extend(controllers.cacerts.as_ref().is_some_and(is_here).then_some((CACERTS, OURS)));
+    files.extend(controllers.cacerts.as_ref().is_some_and(|cacerts| cacerts.are_of(&config.cluster_id)).then_some((CACERTS, OURS)));
     files.extend(config.admin_network.is_some().then_some((ADMIN, OURS)));
     files
 }

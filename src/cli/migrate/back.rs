@@ -35,7 +35,7 @@ impl Planner<'_> {
                      --reason 'back to the CA of before' --admin /run/meshmint/admin.sock < old-root.pem",
                     word(&self.choice.namespace)
                 )]),
-                say(format!("Then wait {} hours, until every certificate has been renewed.", hours(self.facts.lifetime))),
+                say(format!("Then wait {} h, until every certificate has been renewed.", hours(self.facts.lifetime))),
             ]);
         } else {
             act.push(say("Nothing to do: the root of the CA of before is among those that workloads trust."));
@@ -152,10 +152,7 @@ impl Planner<'_> {
         let ours = word(&self.choice.namespace);
         Step {
             title: "Uninstall meshmint".to_owned(),
-            why: format!(
-                "Not before its last certificate has ended ({} hours): until then workloads must trust its root.",
-                hours(self.facts.lifetime)
-            ),
+            why: format!("Not before its last certificate has ended ({} h): until then workloads must trust its root.", hours(self.facts.lifetime)),
             act: vec![
                 run([format!("helm uninstall meshmint --namespace {ours}")]),
                 say(

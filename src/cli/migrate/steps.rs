@@ -224,7 +224,7 @@ impl Planner<'_> {
     fn wait_for_renewals(&self) -> Step {
         let half = hours(self.facts.lifetime / 2);
         let mut act = vec![say(format!(
-            "Wait {} hours: proxies and ztunnel renew at half of a certificate's life ({half} hours), and one try may fail. Or restart workloads now; each has both roots then.",
+            "Wait {} h: proxies and ztunnel renew at half of a certificate's life ({half} h), and one try may fail. Or restart workloads now; each has both roots then.",
             hours(self.facts.lifetime)
         ))];
         let old: Vec<_> = self.facts.ztunnels.iter().filter(|each| each.version.is_none_or(Version::ztunnel_reads_root_once)).collect();
