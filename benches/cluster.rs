@@ -180,7 +180,8 @@ async fn first_certificates(world: &World, replica: &Replica, bundle: &str, name
     let before = asked(replica);
     let mut times = Vec::new();
     for number in 0..NEW_PODS {
-        let pod = format!("new-{number}-{}", before as u64);
+        // Two measurements, each with pods of its own.
+        let pod = format!("new-{number}-{}", replica.serve.csr.port());
         world.admin.pod("load-0", &pod, "load-0", "load-0").await;
         let token = world.admin.token("load-0", "load-0", BoundTo::Pod(&pod), "istio-ca", 3600).await;
         let began = Instant::now();
