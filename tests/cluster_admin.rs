@@ -11,7 +11,7 @@ use std::process::Output;
 use std::time::{Duration, Instant};
 
 use common::api_server::{ApiServer, CLUSTER_ISSUER};
-use common::cluster::{BoundTo, Client, rbac};
+use common::cluster::{BoundTo, Client};
 use common::grpc::{Wire, frame, tls};
 use common::process::{PATIENCE, Serve, meshmint};
 use common::{Shared, serve_yaml};
@@ -21,7 +21,6 @@ use tokio::io::AsyncReadExt as _;
 use tonic::Code;
 
 const AUDIENCE: &str = "meshmint-admin";
-const RULES: &str = "deploy/kubernetes/admin.yaml";
 
 /// A server with its admin port open, in a cluster.
 struct World {
@@ -37,10 +36,7 @@ impl World {
     async fn start() -> Self {
         let shared = Shared::over(ApiServer::start().await).await;
         let admin = shared.admin().await;
-        let rules: Vec<_> =
-            rbac()[0]["rules"].as_array().unwrap().iter().filter(|rule| rule["resources"] != json!(["tokenreviews"])).cloned().collect();
-        admin.set_rules(&json!(rules)).await;
-        admin.apply_rules(RULES).await;
+        admin.apply_admin_rules().await;
         for who in ["viewer", "operator", "nobody"] {
             admin.account("meshmint-system", who).await;
         }

@@ -10,7 +10,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::api_server::{ApiServer, CLUSTER_ISSUER, Kubelet, Settings};
-use common::cluster::{BoundTo, Client, objects, rbac};
+use common::cluster::{BoundTo, Client, objects};
 use common::process::{PATIENCE, Serve, meshmint};
 use common::{Shared, serve_yaml};
 use serde_json::{Value, json};
@@ -36,11 +36,7 @@ impl World {
     async fn start() -> Self {
         let shared = Shared::over(ApiServer::start().await).await;
         let admin = shared.admin().await;
-        // Those that admin.yaml brings itself are taken away.
-        let rules: Vec<_> =
-            rbac()[0]["rules"].as_array().unwrap().iter().filter(|rule| rule["resources"] != json!(["tokenreviews"])).cloned().collect();
-        admin.set_rules(&json!(rules)).await;
-        admin.apply_rules(RULES).await;
+        admin.apply_admin_rules().await;
         admin.account("meshmint-system", "alice").await;
         let binding = json!({
             "metadata": {"name": "meshmint-alice"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "meshmint-kube"},

@@ -192,6 +192,13 @@ impl Client {
         self.token("meshmint-system", "meshmint", BoundTo::Nothing, super::api_server::CLUSTER_ISSUER, 3600).await
     }
 
+    /// Creates what admin.yaml has. What rbac.yaml has of it, too, is taken away, so that it is needed.
+    pub async fn apply_admin_rules(&self) {
+        let rules = rbac()[0]["rules"].as_array().unwrap().iter().filter(|rule| rule["resources"] != json!(["tokenreviews"])).cloned().collect();
+        self.set_rules(&Value::Array(rules)).await;
+        self.apply_rules("deploy/kubernetes/admin.yaml").await;
+    }
+
     /// Replaces the ClusterRole by one with these rules.
     pub async fn set_rules(&self, rules: &Value) {
         self.set_rules_of(&rbac().remove(0), rules).await;
