@@ -226,6 +226,7 @@ async fn a_cluster_whose_tokens_get_another_issuer_is_joined_anew() {
     let ClusterChoices { kubeconfig, lookups, max_staleness, .. } = east.choices();
     let parts = RemoteParts {
         api: meshmint::cluster::ApiServer::connect(&Access::Kubeconfig(kubeconfig), shared.clone()).await.unwrap(),
+        serves_callers: true,
         namespace: "meshmint-system".to_owned(),
         own_names,
         rules,

@@ -18,7 +18,7 @@ use std::fs;
 use std::path::Path;
 
 use chart_values::{value_sets, with_image};
-use helm::{Helm, chart, configuration, find, names, objects, pod, workload};
+use helm::{Helm, chart, configuration, configuration_of, find, names, objects, pod, workload, workloads};
 use serde_json::{Value, json};
 
 use crate::process::meshmint;
@@ -52,9 +52,12 @@ fn every_configuration_is_one_that_meshmint_takes() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("meshmint.yaml");
     for (name, values) in value_sets() {
-        fs::write(&path, configuration(&helm.render(&with_image(&values)))).unwrap();
-        let output = meshmint(&["config", "check", path.to_str().unwrap()]);
-        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        let rendered = helm.render(&with_image(&values));
+        for workload in workloads(&rendered) {
+            fs::write(&path, configuration_of(&rendered, &workload["spec"]["template"])).unwrap();
+            let output = meshmint(&["config", "check", path.to_str().unwrap()]);
+            assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        }
     }
 }
 
@@ -63,84 +66,106 @@ fn every_pod_is_as_restricted_as_can_be_and_out_of_the_mesh() {
     let helm = Helm::new();
     for (name, values) in value_sets() {
         let rendered = helm.render(&with_image(&values));
-        let configuration: Value = serde_saphyr::from_str(&configuration(&rendered)).unwrap();
-        let pod = pod(&rendered);
-        let (labels, spec) = (&pod["metadata"]["labels"], &pod["spec"]);
-        assert_eq!((&labels["sidecar.istio.io/inject"], &labels["istio.io/dataplane-mode"]), (&json!("false"), &json!("none")), "{name}");
-        let context = &spec["securityContext"];
-        assert_eq!((&context["runAsNonRoot"], &context["seccompProfile"]["type"]), (&json!(true), &json!("RuntimeDefault")), "{name}");
-        for key in ["hostNetwork", "hostPID", "hostIPC"] {
-            assert!(spec[key].is_null(), "{name}: {key}");
+        let mut selected = 0;
+        for workload in workloads(&rendered) {
+            let configuration: Value = serde_saphyr::from_str(&configuration_of(&rendered, &workload["spec"]["template"])).unwrap();
+            check_pod(&format!("{name}, {}", workload["metadata"]["name"]), workload, &configuration);
+            selected += check_services(&format!("{name}, {}", workload["metadata"]["name"]), &rendered, &workload["spec"]["template"]);
         }
-        let containers = spec["containers"].as_array().unwrap();
-        assert_eq!((containers.len(), &spec["initContainers"]), (1, &Value::Null), "{name}");
-        let container = &containers[0];
-        let context = &container["securityContext"];
-        assert_eq!(context, &json!({"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}}), "{name}");
+        assert_eq!(selected, rendered.iter().filter(|object| object["kind"] == "Service").count(), "{name}: each Service has its kind of pod");
+        check_places(name, &rendered);
+    }
+}
 
-        // Where it may write, and that this is where its files are.
-        let mounts = container["volumeMounts"].as_array().unwrap();
-        let writable: BTreeSet<_> =
-            mounts.iter().filter(|mount| mount["readOnly"] != true).map(|mount| mount["mountPath"].as_str().unwrap()).collect();
-        let volume = workload(&rendered)["kind"] == "StatefulSet";
-        let expected = if volume { vec!["/run/meshmint", "/var/lib/meshmint"] } else { vec!["/run/meshmint"] };
-        assert_eq!(writable, BTreeSet::from_iter(expected), "{name}");
-        let ledger = &configuration["ledger"];
-        let written =
-            [&configuration["state"]["file"]["dir"], &ledger["sqlite"]["path"], &ledger["spool"]["path"], &configuration["admin"]["socket"]];
-        for path in written.iter().filter_map(|path| path.as_str()) {
-            assert!(writable.iter().any(|folder| path.starts_with(&format!("{folder}/"))), "{name}: {path}");
-        }
-        // Every file that it reads is below something that is mounted.
-        for path in texts(&configuration).iter().filter(|text| text.starts_with("/etc/")) {
-            assert!(mounts.iter().any(|mount| path.starts_with(&format!("{}/", mount["mountPath"].as_str().unwrap()))), "{name}: {path}");
-        }
-        let mounted: BTreeSet<_> = mounts.iter().map(|mount| mount["name"].as_str().unwrap()).collect();
-        let mut volumes: BTreeSet<_> = spec["volumes"].as_array().unwrap().iter().map(|volume| volume["name"].as_str().unwrap()).collect();
-        let claims = workload(&rendered)["spec"]["volumeClaimTemplates"].as_array().cloned().unwrap_or_default();
-        volumes.extend(claims.iter().map(|claim| claim["metadata"]["name"].as_str().unwrap()));
-        assert_eq!(mounted, volumes, "{name}");
-        if let Some(group) = spec["securityContext"]["fsGroup"].as_u64() {
-            // Otherwise the kubelet opens the keys to the group, and meshmint refuses them.
-            assert_eq!((group, &spec["securityContext"]["fsGroupChangePolicy"]), (65532, &json!("OnRootMismatch")), "{name}");
-        }
+/// What a pod may and where it writes, against its configuration.
+fn check_pod(name: &str, workload: &Value, configuration: &Value) {
+    let pod = &workload["spec"]["template"];
+    let (labels, spec) = (&pod["metadata"]["labels"], &pod["spec"]);
+    assert_eq!((&labels["sidecar.istio.io/inject"], &labels["istio.io/dataplane-mode"]), (&json!("false"), &json!("none")), "{name}");
+    let context = &spec["securityContext"];
+    assert_eq!((&context["runAsNonRoot"], &context["seccompProfile"]["type"]), (&json!(true), &json!("RuntimeDefault")), "{name}");
+    for key in ["hostNetwork", "hostPID", "hostIPC"] {
+        assert!(spec[key].is_null(), "{name}: {key}");
+    }
+    let containers = spec["containers"].as_array().unwrap();
+    assert_eq!((containers.len(), &spec["initContainers"]), (1, &Value::Null), "{name}");
+    let container = &containers[0];
+    let context = &container["securityContext"];
+    assert_eq!(context, &json!({"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}}), "{name}");
 
-        // It is killed only after it had time to drain.
-        let drain: u64 = configuration["server"]["drainTimeout"].as_str().unwrap().strip_suffix('s').unwrap().parse().unwrap();
-        assert!(spec["terminationGracePeriodSeconds"].as_u64().unwrap() >= drain + 10, "{name}");
+    // Where it may write, and that this is where its files are.
+    let mounts = container["volumeMounts"].as_array().unwrap();
+    let writable: BTreeSet<_> = mounts.iter().filter(|mount| mount["readOnly"] != true).map(|mount| mount["mountPath"].as_str().unwrap()).collect();
+    let volume = workload["kind"] == "StatefulSet";
+    let expected = if volume { vec!["/run/meshmint", "/var/lib/meshmint"] } else { vec!["/run/meshmint"] };
+    assert_eq!(writable, BTreeSet::from_iter(expected), "{name}");
+    let ledger = &configuration["ledger"];
+    let written = [&configuration["state"]["file"]["dir"], &ledger["sqlite"]["path"], &ledger["spool"]["path"], &configuration["admin"]["socket"]];
+    for path in written.iter().filter_map(|path| path.as_str()) {
+        assert!(writable.iter().any(|folder| path.starts_with(&format!("{folder}/"))), "{name}: {path}");
+    }
+    // Every file that it reads is below something that is mounted.
+    for path in texts(&configuration).iter().filter(|text| text.starts_with("/etc/")) {
+        assert!(mounts.iter().any(|mount| path.starts_with(&format!("{}/", mount["mountPath"].as_str().unwrap()))), "{name}: {path}");
+    }
+    let mounted: BTreeSet<_> = mounts.iter().map(|mount| mount["name"].as_str().unwrap()).collect();
+    let mut volumes: BTreeSet<_> = spec["volumes"].as_array().unwrap().iter().map(|volume| volume["name"].as_str().unwrap()).collect();
+    let claims = workload["spec"]["volumeClaimTemplates"].as_array().cloned().unwrap_or_default();
+    volumes.extend(claims.iter().map(|claim| claim["metadata"]["name"].as_str().unwrap()));
+    assert_eq!(mounted, volumes, "{name}");
+    if let Some(group) = spec["securityContext"]["fsGroup"].as_u64() {
+        // Otherwise the kubelet opens the keys to the group, and meshmint refuses them.
+        assert_eq!((group, &spec["securityContext"]["fsGroupChangePolicy"]), (65532, &json!("OnRootMismatch")), "{name}");
+    }
 
-        // Ports of pod, Services, probes and policy are those of the configuration.
-        let port = |key: &str| -> u64 { configuration[key]["listen"].as_str().unwrap().rsplit(':').next().unwrap().parse().unwrap() };
-        let ports: BTreeMap<_, _> = container["ports"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|port| (port["name"].as_str().unwrap(), port["containerPort"].as_u64().unwrap()))
-            .collect();
-        let mut expected = BTreeMap::from([("tls-csr", port("server")), ("health", port("health")), ("metrics", port("metrics"))]);
-        if configuration["admin"]["listen"].is_string() {
-            expected.insert("tls-admin", port("admin"));
-        }
-        assert_eq!(ports, expected, "{name}");
-        for (probe, path) in [("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")] {
-            assert_eq!(container[probe]["httpGet"], json!({"path": path, "port": "health"}), "{name}");
-        }
-        for service in rendered.iter().filter(|object| object["kind"] == "Service") {
-            let target = service["spec"]["ports"][0]["targetPort"].as_str().unwrap();
-            assert!(ports.contains_key(target), "{name}");
-            for (key, value) in service["spec"]["selector"].as_object().unwrap() {
-                assert_eq!(&labels[key], value, "{name}");
-            }
-        }
-        // Everything that is in a namespace is in the release's; nothing makes a namespace.
-        for object in &rendered {
-            let cluster_wide = ["ClusterRole", "ClusterRoleBinding"].contains(&object["kind"].as_str().unwrap());
-            // But for what istiod's Secrets need.
-            let of_istiod = ["istiod", "cacerts"].into_iter().find(|which| object["metadata"]["name"] == format!("meshmint-{which}"));
-            let namespace = of_istiod.and_then(|which| configuration["controllers"][which]["namespace"].as_str()).unwrap_or(helm::NAMESPACE);
-            assert_eq!(object["metadata"]["namespace"].as_str(), (!cluster_wide).then_some(namespace), "{name}: {object}");
-            assert_eq!(object["metadata"]["labels"]["app.kubernetes.io/managed-by"], "Helm", "{name}: {object}");
-        }
+    // It is killed only after it had time to drain.
+    let drain: u64 = configuration["server"]["drainTimeout"].as_str().unwrap().strip_suffix('s').unwrap().parse().unwrap();
+    assert!(spec["terminationGracePeriodSeconds"].as_u64().unwrap() >= drain + 10, "{name}");
+
+    // Ports of pod, Services, probes and policy are those of the configuration.
+    let port = |key: &str| -> u64 { configuration[key]["listen"].as_str().unwrap().rsplit(':').next().unwrap().parse().unwrap() };
+    let ports: BTreeMap<_, _> =
+        container["ports"].as_array().unwrap().iter().map(|port| (port["name"].as_str().unwrap(), port["containerPort"].as_u64().unwrap())).collect();
+    let mut expected = BTreeMap::from([("health", port("health")), ("metrics", port("metrics"))]);
+    if configuration["role"] != "authority" {
+        expected.insert("tls-csr", port("server"));
+    }
+    if configuration["admin"]["listen"].is_string() {
+        expected.insert("tls-admin", port("admin"));
+    }
+    assert_eq!(ports, expected, "{name}");
+    for (probe, path) in [("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")] {
+        assert_eq!(container[probe]["httpGet"], json!({"path": path, "port": "health"}), "{name}");
+    }
+}
+
+/// How many Services select this pod; each of their ports is one of it.
+fn check_services(name: &str, rendered: &[Value], pod: &Value) -> usize {
+    let labels = &pod["metadata"]["labels"];
+    let ports: BTreeSet<_> = pod["spec"]["containers"][0]["ports"].as_array().unwrap().iter().map(|port| port["name"].as_str().unwrap()).collect();
+    let selects = |service: &&Value| service["spec"]["selector"].as_object().unwrap().iter().all(|(key, value)| &labels[key] == value);
+    let services: Vec<_> = rendered.iter().filter(|object| object["kind"] == "Service").filter(selects).collect();
+    for port in services.iter().flat_map(|service| service["spec"]["ports"].as_array().unwrap()) {
+        assert!(ports.contains(port["targetPort"].as_str().unwrap()), "{name}: {port}");
+    }
+    services.len()
+}
+
+/// Everything that is in a namespace is in the release's; nothing makes a namespace.
+fn check_places(name: &str, rendered: &[Value]) {
+    let configurations: Vec<Value> = workloads(rendered)
+        .iter()
+        .map(|workload| serde_saphyr::from_str(&configuration_of(rendered, &workload["spec"]["template"])).unwrap())
+        .collect();
+    for object in rendered {
+        let cluster_wide = ["ClusterRole", "ClusterRoleBinding"].contains(&object["kind"].as_str().unwrap());
+        // But for what istiod's Secrets need.
+        let of_istiod = ["istiod", "cacerts"].into_iter().find(|which| object["metadata"]["name"] == format!("meshmint-{which}"));
+        let namespace = of_istiod
+            .and_then(|which| configurations.iter().find_map(|configuration| configuration["controllers"][which]["namespace"].as_str()))
+            .unwrap_or(helm::NAMESPACE);
+        assert_eq!(object["metadata"]["namespace"].as_str(), (!cluster_wide).then_some(namespace), "{name}: {object}");
+        assert_eq!(object["metadata"]["labels"]["app.kubernetes.io/managed-by"], "Helm", "{name}: {object}");
     }
 }
 
@@ -217,6 +242,28 @@ fn values_become_what_they_say() {
     assert!(workload(&scaled)["spec"]["replicas"].is_null(), "their number is the autoscaler's");
     assert_eq!(find(&scaled, "HorizontalPodAutoscaler", "")["spec"]["scaleTargetRef"]["kind"], workload(&scaled)["kind"]);
     assert!(!names(&rendered("defaults")).iter().any(|name| name.starts_with("PodDisruptionBudget")), "it would keep a node from being emptied");
+    let apart = rendered("roles apart");
+    let [issuer, authority] = workloads(&apart).try_into().unwrap();
+    let written_for = |workload: &Value| -> Value { serde_saphyr::from_str(&configuration_of(&apart, &workload["spec"]["template"])).unwrap() };
+    let (of_issuer, of_authority) = (written_for(issuer), written_for(authority));
+    assert_eq!((&issuer["metadata"]["name"], &issuer["spec"]["replicas"], &of_issuer["role"]), (&json!("meshmint"), &json!(3), &json!("issuer")));
+    assert_eq!((&authority["spec"]["replicas"], &of_authority["role"]), (&json!(2), &json!("authority")));
+    let account = |workload: &Value| workload["spec"]["template"]["spec"]["serviceAccountName"].clone();
+    assert_eq!((account(issuer), account(authority)), (json!("ca-issuer"), json!("ca")));
+    // What only whoever leads may do or read is not said to the others.
+    for (section, key) in [("controllers", "rootConfigMap"), ("controllers", "cacerts"), ("authority", "import"), ("admin", "listen")] {
+        assert!(of_issuer[section][key].is_null() && !of_authority[section][key].is_null(), "{section}.{key}");
+    }
+    assert_eq!(of_issuer["state"], of_authority["state"]);
+    assert!(!issuer["spec"]["template"]["spec"]["volumes"].to_string().contains("cacerts"));
+    let budgets: Vec<_> = apart.iter().filter(|object| object["kind"] == "PodDisruptionBudget").collect();
+    assert_eq!(budgets.len(), 2);
+    let scaled = rendered("roles apart with a spool");
+    assert_eq!(
+        find(&scaled, "HorizontalPodAutoscaler", "")["spec"]["scaleTargetRef"],
+        json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "meshmint"})
+    );
+    assert_eq!(scaled.iter().filter(|object| object["kind"] == "PodDisruptionBudget").count(), 1, "one that may lead can't be spared by a budget");
     let istiod = written("istiod's CA is off")["controllers"].clone();
     assert_eq!(istiod["istiod"], json!({"namespace": "istio-control", "revisions": ["default", "canary"], "certificateLifetime": "24h"}));
 
@@ -306,7 +353,19 @@ fn rules_of_access_and_alerts_are_those_of_the_files() {
         .iter()
         .find_map(|rule| (rule["resources"] == json!(["serviceaccounts/token"])).then(|| rule["resourceNames"].clone()));
     assert_eq!(token, Some(json!(["west-meshmint-viewer"])));
-    // Each file has its place, or is for what the chart does not do (roles apart): a new one must be given one.
+    let apart = given(json!({"roles": {"apart": true}, "state": {"store": "secrets"}, "postgres": {"url": "postgresql://a@b/c"}}));
+    // Without other clusters nothing about them; and who lives here is for issuers to know alone.
+    let expected = access(&files(&["rbac.yaml", "state.yaml", "roles.yaml"]));
+    let unwanted = |rule: &&String| {
+        !rule.contains("remote-clusters") && !(rule.contains("ClusterRoleBinding") && rule.contains(r#""name":"meshmint","namespace":null"#))
+    };
+    assert_eq!(apart, expected.iter().filter(unwanted).cloned().collect());
+    assert_eq!(expected.len() - apart.len(), 2);
+    let of_others = given(
+        json!({"roles": {"apart": true}, "state": {"store": "secrets"}, "postgres": {"url": "postgresql://a@b/c"}, "app": {"multiCluster": {"enabled": true}}}),
+    );
+    assert_eq!(of_others.len(), apart.len() + 3);
+    // Each file has its place: a new one must be given one.
     let mut all: Vec<_> =
         fs::read_dir(repository("deploy/kubernetes")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     all.sort();
@@ -337,6 +396,8 @@ fn rules_of_access_and_alerts_are_those_of_the_files() {
     let found: Vec<_> = monitoring.iter().filter(|object| object["kind"] == "Service").filter(selects).collect();
     assert_eq!(found.len(), 1);
     assert_eq!(found[0]["spec"]["ports"][0]["name"], monitor["endpoints"][0]["port"]);
+    // With the roles apart, both.
+    assert_eq!(rendered("roles apart").iter().filter(|object| object["kind"] == "Service").filter(selects).count(), 2);
 }
 
 #[test]

@@ -21,7 +21,7 @@ use common::api_server::{ApiServer, CLUSTER_ISSUER};
 use common::cluster::{BoundTo, Client};
 use common::load::ask_once;
 use common::{process, tools};
-use helm::{Helm, NAMESPACE, chart, configuration, objects, pod, workload};
+use helm::{Helm, NAMESPACE, chart, configuration, objects, pod, workload, workloads};
 use sandbox::{Root, Sandbox};
 use serde_json::{Value, json};
 
@@ -94,9 +94,11 @@ async fn a_restricted_namespace_takes_every_object_and_the_pod() {
             let created = create(&paths(object).0, object).await;
             assert!(created.is_ok(), "{name}: {:?}\n{object:#}", created.err());
         }
-        let pod = as_pod(workload(&rendered));
-        let created = create(&pods, &pod).await;
-        assert!(created.is_ok(), "{name}: {:?}\n{pod:#}", created.err());
+        for workload in workloads(&rendered) {
+            let pod = as_pod(workload);
+            let created = create(&pods, &pod).await;
+            assert!(created.is_ok(), "{name}: {:?}\n{pod:#}", created.err());
+        }
     }
     // And that namespace does refuse.
     let mut careless = as_pod(workload(&helm.render(&with_image(&json!({})))));

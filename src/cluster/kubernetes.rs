@@ -132,11 +132,6 @@ impl Kubernetes {
         [self.pods.age(), self.service_accounts.age(), self.nodes.age()].iter().all(Option::is_some)
     }
 
-    /// Its API server.
-    pub(super) fn api(&self) -> Arc<ApiServer> {
-        self.parts.api.clone()
-    }
-
     /// How well it is known.
     pub fn status(&self) -> ClusterStatus {
         ClusterStatus {

@@ -2,7 +2,8 @@
 //! which is the cluster's name). They are added, changed and removed while we run.
 //!
 //! A kubeconfig here comes from whoever may write Secrets in that namespace, so it may hold credentials and nothing that reads files or starts
-//! programs. A cluster counts once its issuer and keys were read and everything was listed; one whose Secret changes goes on as it was until then.
+//! programs. A cluster counts once its issuer and keys were read and everything was listed (where no callers are served: once it said its issuer); one
+//! whose Secret changes goes on as it was until then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Debug};
@@ -51,6 +52,8 @@ pub struct RemoteParts {
     pub namespace: String,
     /// Names of our own cluster, which no Secret may take.
     pub own_names: BTreeSet<String>,
+    /// Whether callers are served: then a cluster's keys are read and who lives in it is watched. Else its API server is for writing alone.
+    pub serves_callers: bool,
     /// The rules for tokens, as our own cluster has them.
     pub rules: TokenRules,
     /// When keys are fetched.
@@ -89,7 +92,7 @@ pub struct Remotes {
 pub struct RemoteStatus {
     /// Its name.
     pub cluster: String,
-    /// Whether its tokens count.
+    /// Whether it is reached, and its tokens count where callers are served.
     pub joined: bool,
     /// Why the latest attempt to join it failed.
     pub trouble: Option<ApiError>,
@@ -102,6 +105,9 @@ pub struct RemoteStatus {
 struct Joined {
     /// Of the kubeconfig that was tried last, so that no change is missed and nothing secret is kept.
     digest: Option<[u8; 32]>,
+    /// Its API server, once it counts.
+    api: Option<Arc<ApiServer>>,
+    /// What its callers are checked against, where callers are served.
     member: Option<Arc<Member>>,
     /// What keeps it up to date, for as long as it counts.
     _work: Option<Work>,
@@ -135,7 +141,7 @@ impl Remotes {
         let joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
         let status = |(cluster, joined): (&String, &Joined)| RemoteStatus {
             cluster: cluster.clone(),
-            joined: joined.member.is_some(),
+            joined: joined.api.is_some(),
             trouble: joined.trouble.clone(),
             known: joined.member.as_ref().and_then(|member| Some(member.kubernetes.as_ref()?.status())),
         };
@@ -196,12 +202,12 @@ impl Remotes {
 
     /// Asks each joined cluster who signs its tokens: a new name would make every token of it a stranger's. One that doesn't answer stays as it is.
     async fn look_at_issuers(&self) {
-        let members: Vec<_> = {
+        let known: Vec<_> = {
             let joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
-            joined.iter().filter_map(|(name, joined)| Some((name.clone(), joined.issuers.first()?.clone(), joined.member.clone()?))).collect()
+            joined.iter().filter_map(|(name, joined)| Some((name.clone(), joined.issuers.first()?.clone(), joined.api.clone()?))).collect()
         };
-        let looks = members.into_iter().map(|(name, known, member)| async move {
-            let issuer = issuer_of(&member.kubernetes.as_ref()?.api(), self.parts.lookups.time).await.ok()?;
+        let looks = known.into_iter().map(|(name, known, api)| async move {
+            let issuer = issuer_of(&api, self.parts.lookups.time).await.ok()?;
             (issuer != known).then_some((name, issuer))
         });
         for (name, issuer) in futures_util::future::join_all(looks).await.into_iter().flatten() {
@@ -242,9 +248,9 @@ impl Remotes {
             self.change(|joined| {
                 let old = joined.remove(&name);
                 let now = match outcome {
-                    Ok((member, issuers, work)) => {
+                    Ok(joined) => {
                         tracing::info!(cluster = name, "another cluster was joined");
-                        Joined { digest, member: Some(member), _work: Some(work), trouble: None, issuers, moved: false }
+                        Joined { digest, ..joined }
                     }
                     Err(error) => {
                         if old.as_ref().and_then(|old| old.trouble.as_ref()) != Some(&error) {
@@ -266,11 +272,11 @@ impl Remotes {
         change(&mut joined);
         let named = joined.iter().map(|(name, joined)| (name.clone(), joined.member.clone()));
         self.clusters.set_others(named.collect());
-        let api = |(name, joined): (&String, &Joined)| Some((name.clone(), joined.member.as_ref()?.kubernetes.as_ref()?.api()));
+        let api = |(name, joined): (&String, &Joined)| Some((name.clone(), joined.api.clone()?));
         self.reachable.send_replace(joined.iter().filter_map(api).collect());
     }
 
-    async fn join(&self, cluster: &str, kubeconfig: Kubeconfig, former: Option<String>) -> Result<(Arc<Member>, Vec<String>, Work), ApiError> {
+    async fn join(&self, cluster: &str, kubeconfig: Kubeconfig, former: Option<String>) -> Result<Joined, ApiError> {
         if self.parts.own_names.contains(cluster) {
             return Err(ApiError::Access("this is a name of our own cluster, which no Secret may take".to_owned()));
         }
@@ -280,6 +286,9 @@ impl Remotes {
         let issuer = issuer_of(&api, lookups.time).await?;
         let former = former.filter(|former| *former != issuer);
         let issuers: Vec<_> = [issuer].into_iter().chain(former).collect();
+        if !self.parts.serves_callers {
+            return Ok(Joined { api: Some(api), issuers, ..Joined::default() });
+        }
         let tracked = |issuer: &String| TrackedIssuer { issuer: issuer.clone(), source: KeySource::ApiServer, timing: *timing };
         let key_sets = KeySets::new(clock.clone(), Some(api.clone()), issuers.iter().map(tracked));
         key_sets.refresh().await;
@@ -291,13 +300,13 @@ impl Remotes {
             clock: clock.clone(),
             entropy: entropy.clone(),
         });
-        let reviewer = Arc::new(Reviewer::new(api, audiences.clone(), *reviews, clock.clone()));
+        let reviewer = Arc::new(Reviewer::new(api.clone(), audiences.clone(), *reviews, clock.clone()));
         let review = if self.parts.always_review { Review::Always(reviewer) } else { Review::UnknownKeys(reviewer) };
         let forever = std::future::pending::<()>;
         let work = Work(vec![tokio::spawn(kubernetes.clone().run(forever())), tokio::spawn(key_sets.clone().run(forever()))]);
         kubernetes.first_lists(FIRST_LISTS).await;
         let member = Member { key_sets, rules: rules.for_cluster(&issuers, cluster), review, kubernetes: Some(kubernetes) };
-        Ok((Arc::new(member), issuers, work))
+        Ok(Joined { api: Some(api), member: Some(Arc::new(member)), _work: Some(work), issuers, ..Joined::default() })
     }
 }
 

@@ -135,12 +135,10 @@ impl Checking<'_> {
             self.refuse::<()>("controllers.cacerts.lifetime", &reason);
         }
         let Some(other) = cacerts.clusters.iter().find(|name| **name != config.cluster_id) else { return };
-        let refused = match (&cluster.remote_secrets_namespace, config.role) {
-            (None, _) => "expected clusterID, or cluster.remoteSecretsNamespace beside it, where a Secret names that cluster",
-            (Some(_), Role::Authority) => "a replica of role authority joins no other: expected role all",
-            (Some(_), Role::All | Role::Issuer) => return,
-        };
-        self.refuse::<()>("controllers.cacerts.clusters", &format!("{other:?} is not our own cluster: {refused}"));
+        if cluster.remote_secrets_namespace.is_none() {
+            let wanted = "expected clusterID, or cluster.remoteSecretsNamespace beside it, where a Secret names that cluster";
+            self.refuse::<()>("controllers.cacerts.clusters", &format!("{other:?} is not our own cluster: {wanted}"));
+        }
     }
 }
 

@@ -184,7 +184,7 @@ impl Server {
             review: watching.as_ref().map_or(Review::Never, |watching| watching.review.clone()),
             kubernetes: watching.as_ref().map(|watching| watching.kubernetes.clone()),
         };
-        let (clusters, remotes) = settings::clusters(config, own, watching.as_ref(), &clock, &entropy);
+        let (clusters, remotes) = settings::clusters(config, own, home.as_ref(), &clock, &entropy);
         if let Some(remotes) = &remotes {
             tasks.spawn(remotes.clone().run(until(stopped.clone())));
             if !remotes.first_attempts(FIRST_LISTS).await {

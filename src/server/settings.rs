@@ -117,16 +117,16 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(300);
 const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// The clusters that callers may be in, and what keeps up the others where there may be others.
-pub(super) fn clusters(config: &Config, own: Member, watching: Option<&Watching>, clock: &Arc<dyn Clock>, entropy: &Arc<dyn Entropy>) -> Known {
-    let others =
-        config.cluster.as_ref().zip(watching).and_then(|(cluster, watching)| Some((cluster, cluster.remote_secrets_namespace.clone()?, watching)));
-    let Some((cluster, namespace, watching)) = others else { return (Arc::new(Clusters::alone(own)), None) };
+pub(super) fn clusters(config: &Config, own: Member, api: Option<&Arc<ApiServer>>, clock: &Arc<dyn Clock>, entropy: &Arc<dyn Entropy>) -> Known {
+    let others = config.cluster.as_ref().zip(api).and_then(|(cluster, api)| Some((cluster, cluster.remote_secrets_namespace.clone()?, api)));
+    let Some((cluster, namespace, api)) = others else { return (Arc::new(Clusters::alone(own)), None) };
     let own_names: BTreeSet<String> = cluster.aliases.iter().cloned().chain([config.cluster_id.clone()]).collect();
     let always = config.tokens.verification == Verification::TokenReview;
     let parts = RemoteParts {
-        api: watching.api.clone(),
+        api: api.clone(),
         namespace,
         own_names: own_names.clone(),
+        serves_callers: config.role != Role::Authority,
         rules: own.rules.clone(),
         timing: Timing { refresh_interval: REFRESH_INTERVAL, max_age: MAX_AGE, refetch_interval: REFETCH_INTERVAL, fetch_timeout: FETCH_TIMEOUT },
         audiences: config.tokens.audiences.iter().cloned().collect(),

@@ -56,6 +56,18 @@ pub fn value_sets() -> BTreeMap<&'static str, Value> {
         ("replicas", json!({"replicaCount": 3, "state": {"store": "secrets"}, "postgres": postgres})),
         ("replicas with a spool", json!({"replicaCount": 2, "state": {"store": "secrets"}, "postgres": spool})),
         ("replicas by load", json!({"state": {"store": "secrets"}, "postgres": postgres, "autoscaling": {"enabled": true, "maxReplicas": 4}})),
+        (
+            "roles apart",
+            json!({
+                "roles": {"apart": true}, "replicaCount": 3, "state": {"store": "secrets"}, "postgres": postgres, "serviceAccount": {"name": "ca"},
+                "app": {"admin": {"enabled": true}, "multiCluster": {"enabled": true}, "controller": {"rootConfigMap": true},
+                    "authority": {"import": {"secret": "cacerts"}}, "cacerts": {"enabled": true, "clusters": ["east"]}},
+            }),
+        ),
+        (
+            "roles apart with a spool",
+            json!({"roles": {"apart": true, "authorityReplicas": 1}, "state": {"store": "secrets"}, "postgres": spool, "autoscaling": {"enabled": true}}),
+        ),
         ("root ConfigMaps", json!({"app": {"controller": {"rootConfigMap": true, "configmapNamespaceSelector": "istio-discovery=enabled"}}})),
         (
             "istiod's CA is off",

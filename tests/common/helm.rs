@@ -111,9 +111,16 @@ pub fn names(objects: &[Value]) -> Vec<String> {
     objects.iter().map(|object| format!("{} {}", object["kind"].as_str().unwrap(), object["metadata"]["name"].as_str().unwrap())).collect()
 }
 
-/// What makes the pods.
-pub fn workload(objects: &[Value]) -> &Value {
+/// What makes the pods, for each kind of them.
+pub fn workloads(objects: &[Value]) -> Vec<&Value> {
     let found: Vec<_> = objects.iter().filter(|object| !object["spec"]["template"].is_null()).collect();
+    assert!(!found.is_empty(), "{:?}", names(objects));
+    found
+}
+
+/// The one thing that makes pods.
+pub fn workload(objects: &[Value]) -> &Value {
+    let found = workloads(objects);
     assert_eq!(found.len(), 1, "{:?}", names(objects));
     found[0]
 }
@@ -123,10 +130,14 @@ pub fn pod(objects: &[Value]) -> &Value {
     &workload(objects)["spec"]["template"]
 }
 
-/// meshmint.yaml of the ConfigMap.
+/// meshmint.yaml of the ConfigMap that this pod has.
+pub fn configuration_of(objects: &[Value], pod: &Value) -> String {
+    let volume = pod["spec"]["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == "config").unwrap();
+    let map = |object: &&Value| object["kind"] == "ConfigMap" && object["metadata"]["name"] == volume["configMap"]["name"];
+    objects.iter().find(map).unwrap()["data"]["meshmint.yaml"].as_str().unwrap().to_owned()
+}
+
+/// meshmint.yaml of the one pod.
 pub fn configuration(objects: &[Value]) -> String {
-    let maps = objects.iter().filter(|object| object["kind"] == "ConfigMap");
-    let texts: Vec<_> = maps.filter_map(|object| object["data"]["meshmint.yaml"].as_str()).collect();
-    assert_eq!(texts.len(), 1);
-    texts[0].to_owned()
+    configuration_of(objects, pod(objects))
 }

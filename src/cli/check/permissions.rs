@@ -70,10 +70,8 @@ pub(super) fn needed(config: Option<&Config>, namespace: &str) -> Result<Vec<Nee
 fn files(config: Option<&Config>) -> Vec<(&'static str, &'static str)> {
     let Some(config) = config else { return vec![(RBAC, OURS)] };
     let mut files = Vec::new();
-    if let Some(cluster) = &config.cluster
-        && config.role != Role::Authority
-    {
-        files.push((RBAC, OURS));
+    if let Some(cluster) = &config.cluster {
+        files.extend((config.role != Role::Authority).then_some((RBAC, OURS)));
         files.extend(cluster.remote_secrets_namespace.is_some().then_some((REMOTE_CLUSTERS, OURS)));
     }
     if config.role == Role::Issuer {

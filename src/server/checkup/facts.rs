@@ -282,7 +282,7 @@ pub(super) fn remotes(known: Option<(WatchStatus, Vec<RemoteStatus>)>) -> Vec<Fa
     let troubled = troubled.map(|(remote, trouble)| {
         let (severity, what) = match remote.joined {
             true => (Severity::Warning, "another cluster's Secret has changed and can't be used: the old one goes on"),
-            false => (Severity::Failed, "another cluster could not be joined: its callers are told to try again"),
+            false => (Severity::Failed, "another cluster could not be joined: nothing is written there, and its callers are told to try again"),
         };
         Fact::new(Check::RemoteClusters, severity, what).with_detail(format!("{}: {trouble}", remote.cluster))
     });

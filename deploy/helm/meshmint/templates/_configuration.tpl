@@ -29,7 +29,7 @@
 {{- $_ := set $cluster "remoteSecretsNamespace" .Release.Namespace }}
 {{- end }}
 {{- $authority := dict }}
-{{- if $app.authority.import.secret }}
+{{- if include "meshmint.import" . }}
 {{- $import := dict "certFile" "/etc/meshmint/import/ca-cert.pem" "keyFile" "/etc/meshmint/import/ca-key.pem" }}
 {{- if $app.authority.import.chain }}
 {{- $_ := set $import "chainFile" "/etc/meshmint/import/cert-chain.pem" }}
@@ -77,6 +77,10 @@
   "metrics" (dict "listen" (printf "0.0.0.0:%d" (int $app.metrics.port)))
   "log" (dict "format" $app.logFormat "level" $app.logLevel)
 }}
+{{- $role := default "all" .role }}
+{{- if ne $role "all" }}
+{{- $_ := set $written "role" $role }}
+{{- end }}
 {{- $controllers := dict }}
 {{- if $app.controller.rootConfigMap }}
 {{- $map := dict "enabled" true }}
@@ -91,10 +95,11 @@
 {{- if $app.cacerts.enabled }}
 {{- $_ := set $controllers "cacerts" (dict "namespace" $app.istio.namespace "clusters" $app.cacerts.clusters "lifetime" $app.cacerts.duration) }}
 {{- end }}
-{{- if $controllers }}
+{{- /* Whoever leads does their work. */}}
+{{- if and $controllers (ne $role "issuer") }}
 {{- $_ := set $written "controllers" $controllers }}
 {{- end }}
-{{- if $app.admin.enabled }}
+{{- if include "meshmint.admin" . }}
 {{- $_ := set $written.admin "listen" (printf "0.0.0.0:%d" (int $app.admin.port)) }}
 {{- end }}
 {{- if not $authority }}

@@ -16,13 +16,46 @@
 {{- end }}
 {{- end }}
 
+{{/* The kinds of pods, as `role` of docs/configuration.md: one, or with the roles apart two. Everything that each kind has is rendered for
+`merge (dict "role" KIND) $`; where .role is left out there is no difference. */}}
+{{- define "meshmint.roles" -}}
+{{- if not .Values.roles.apart }}
+{{- list "all" | toJson }}
+{{- else if eq .Values.state.store "secrets" }}
+{{- list "issuer" "authority" | toJson }}
+{{- else }}
+{{- fail "roles.apart needs state.store: secrets: keys on a volume are for one" }}
+{{- end }}
+{{- end }}
+
+{{/* What is put behind the release's name for what only those that lead have. Those that face the mesh have the name alone. */}}
+{{- define "meshmint.suffix" -}}
+{{- if eq (default "all" .role) "authority" }}-authority{{ end }}
+{{- end }}
+
+{{/* Whose rights pods have: the release's own account may lead. */}}
 {{- define "meshmint.account" -}}
 {{- default (include "meshmint.fullname" .) .Values.serviceAccount.name }}
+{{- if eq (default "all" .role) "issuer" }}-issuer{{ end }}
+{{- end }}
+
+{{/* "true" where the admin API has a port. An issuer can't change anything, so where there are others it has none. */}}
+{{- define "meshmint.admin" -}}
+{{- if and .Values.app.admin.enabled (ne (default "all" .role) "issuer") -}}
+true
+{{- end }}
+{{- end }}
+
+{{/* "true" where an authority may be imported: an issuer founds none. */}}
+{{- define "meshmint.import" -}}
+{{- if and .Values.app.authority.import.secret (ne (default "all" .role) "issuer") -}}
+true
+{{- end }}
 {{- end }}
 
 {{/* What pods are found by; it can't change while a release lives. */}}
 {{- define "meshmint.selector" -}}
-app.kubernetes.io/name: {{ include "meshmint.name" . }}
+app.kubernetes.io/name: {{ include "meshmint.name" . }}{{ include "meshmint.suffix" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
@@ -40,7 +73,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{/* The metadata of an object: its name ends in .suffix. */}}
 {{- define "meshmint.metadata" -}}
 {{- $root := .root -}}
-name: {{ include "meshmint.fullname" $root }}{{ .suffix }}
+name: {{ include "meshmint.fullname" $root }}{{ include "meshmint.suffix" $root }}{{ .suffix }}
 namespace: {{ $root.Release.Namespace }}
 labels:
   {{- include "meshmint.labels" $root | nindent 2 }}
@@ -81,9 +114,11 @@ true
 {{- end }}
 {{- end }}
 
-{{/* "true" where there may be several replicas. */}}
+{{/* "true" where there may be several replicas of this kind. */}}
 {{- define "meshmint.several" -}}
-{{- if and (include "meshmint.shared" .) (or .Values.autoscaling.enabled (gt (int .Values.replicaCount) 1)) -}}
+{{- $count := eq (default "all" .role) "authority" | ternary .Values.roles.authorityReplicas .Values.replicaCount }}
+{{- $scaled := and .Values.autoscaling.enabled (ne (default "all" .role) "authority") }}
+{{- if and (include "meshmint.shared" .) (or $scaled (gt (int $count) 1)) -}}
 true
 {{- end }}
 {{- end }}

@@ -43,10 +43,12 @@ spec:
         - { name: SQLITE_TMPDIR, value: /var/lib/meshmint }
       {{- end }}
       ports:
+        {{- if ne (default "all" .role) "authority" }}
         - { name: tls-csr, containerPort: {{ .Values.app.server.serving.port }}, protocol: TCP }
+        {{- end }}
         - { name: health, containerPort: {{ .Values.app.readinessProbe.port }}, protocol: TCP }
         - { name: metrics, containerPort: {{ .Values.app.metrics.port }}, protocol: TCP }
-        {{- if .Values.app.admin.enabled }}
+        {{- if include "meshmint.admin" . }}
         - { name: tls-admin, containerPort: {{ .Values.app.admin.port }}, protocol: TCP }
         {{- end }}
       # A start waits for the database, lists the cluster, and reads the end of the ledger: five minutes before it counts as hung.
@@ -82,7 +84,7 @@ spec:
         {{- if include "meshmint.volume" . }}
         - { name: data, mountPath: /var/lib/meshmint }
         {{- end }}
-        {{- if .Values.app.authority.import.secret }}
+        {{- if include "meshmint.import" . }}
         - { name: import, mountPath: /etc/meshmint/import, readOnly: true }
         {{- end }}
         {{- if and .Values.postgres.url .Values.postgres.passwordSecret.name }}
@@ -96,7 +98,7 @@ spec:
         {{- end }}
   volumes:
     - name: config
-      configMap: { name: {{ include "meshmint.fullname" . }} }
+      configMap: { name: {{ include "meshmint.fullname" . }}{{ include "meshmint.suffix" . }} }
     # The admin API's socket; in memory, because nothing of it outlives the pod.
     - name: admin
       emptyDir: { medium: Memory, sizeLimit: 1Mi }
@@ -104,7 +106,7 @@ spec:
     - name: data
       persistentVolumeClaim: { claimName: {{ .Values.persistence.existingClaim }} }
     {{- end }}
-    {{- if .Values.app.authority.import.secret }}
+    {{- if include "meshmint.import" . }}
     # Optional, because it should be deleted after the first start. Without state meshmint doesn't start without it.
     - name: import
       secret: { secretName: {{ .Values.app.authority.import.secret }}, optional: true, defaultMode: 288 } # 0440
