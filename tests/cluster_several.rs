@@ -220,16 +220,16 @@ async fn a_cluster_whose_tokens_get_another_issuer_is_joined_anew() {
         Duration::from_secs(3600),
     );
     let rules = rules.unwrap();
-    let own = Member { key_sets: KeySets::new(shared.clone(), None, []), rules: rules.clone(), review: Review::Never, kubernetes: None };
+    let own = || Member { key_sets: KeySets::new(shared.clone(), None, []), rules: rules.clone(), review: Review::Never, kubernetes: None };
     let own_names: BTreeSet<String> = ["east".to_owned()].into();
-    let clusters = Arc::new(Clusters::several(own_names.clone(), own));
+    let clusters = Arc::new(Clusters::several(own_names.clone(), own()));
     let ClusterChoices { kubeconfig, lookups, max_staleness, .. } = east.choices();
     let parts = RemoteParts {
         api: meshmint::cluster::ApiServer::connect(&Access::Kubeconfig(kubeconfig), shared.clone()).await.unwrap(),
         serves_callers: true,
         namespace: "meshmint-system".to_owned(),
         own_names,
-        rules,
+        rules: rules.clone(),
         timing: Timing {
             refresh_interval: Duration::from_secs(300),
             max_age: Duration::from_secs(3600),
@@ -241,9 +241,17 @@ async fn a_cluster_whose_tokens_get_another_issuer_is_joined_anew() {
         lookups,
         reviews: lookups,
         always_review: false,
-        clock: shared,
+        clock: shared.clone(),
         entropy: SeededEntropy::new(1),
     };
+    // Whoever serves no callers joins it to write there, and watches nothing in it.
+    let writing = Remotes::new(RemoteParts { serves_callers: false, ..parts.clone() }, Arc::new(Clusters::alone(own())));
+    let mut reached = writing.reachable();
+    tokio::spawn(writing.clone().run(std::future::pending()));
+    let west_is_reached = reached.wait_for(|reached| reached.keys().eq(["west"]));
+    assert!(tokio::time::timeout(PATIENCE, west_is_reached).await.is_ok_and(|reached| reached.is_ok()));
+    assert!(writing.status().iter().all(|status| status.joined && status.known.is_none()), "{:?}", writing.status());
+
     let remotes = Remotes::new(parts, clusters.clone());
     tokio::spawn(remotes.clone().run(std::future::pending()));
     let issuer_is = |issuer: &str| matches!(clusters.find(Some("west")), Named::Known(member) if member.rules.knows(issuer));

@@ -170,6 +170,64 @@ async fn helm_installs_upgrades_rolls_back_and_uninstalls() {
     admin.get(&format!("/api/v1/namespaces/{NAMESPACE}")).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upgrade_keeps_the_place_of_the_state_and_parts_the_roles_and_back() {
+    let server = ApiServer::start().await;
+    let admin = server.admin().await;
+    for name in ["with-a-volume", NAMESPACE] {
+        restricted(&admin, name).await;
+    }
+    // As it is where Istio was there first.
+    admin.namespace("istio-system").await;
+    let (helm, chart, kubeconfig) = (Helm::new(), chart(), server.admin_kubeconfig());
+    let run = |verb: &str, namespace: &str, more: &[&str]| -> Output {
+        let mut arguments = vec![verb, "meshmint", "--namespace", namespace, "--kubeconfig", kubeconfig.to_str().unwrap()];
+        arguments.extend(more);
+        helm.run(&arguments)
+    };
+    let with = |verb: &str, namespace: &str, values: &Value| {
+        let file = helm.values(&with_image(values));
+        run(verb, namespace, &[chart.to_str().unwrap(), "--values", file.to_str().unwrap()])
+    };
+    let accepted = |output: &Output| assert!(output.status.success(), "{}", text(output));
+    let shared = json!({
+        "state": {"store": "secrets"}, "postgres": {"url": "postgresql://meshmint@db.example/meshmint"}, "replicaCount": 2,
+        "app": {"tls": {"istiodCertificateEnable": true}, "controller": {"rootConfigMap": true}},
+    });
+    let refused = "state.store can't be changed for a CA that has issued: it would begin with a new root";
+
+    // From a volume to Secrets, and the other way once there is state.
+    accepted(&with("install", "with-a-volume", &json!({})));
+    let said = text(&with("upgrade", "with-a-volume", &shared));
+    assert!(said.contains(refused), "{said}");
+    accepted(&with("install", NAMESPACE, &shared));
+    let deployment = async |name: &str| admin.find(&format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{name}")).await;
+    let account = |deployment: Value| deployment["spec"]["template"]["spec"]["serviceAccountName"].as_str().unwrap().to_owned();
+    assert_eq!(account(deployment("meshmint").await.unwrap()), "meshmint");
+    let state = json!({"metadata": {"name": "meshmint-state"}});
+    admin.create(&format!("/api/v1/namespaces/{NAMESPACE}/secrets"), &state).await;
+    let said = text(&with("upgrade", NAMESPACE, &json!({})));
+    assert!(said.contains(refused), "{said}");
+
+    // The roles part, and come together again.
+    let mut apart = shared.clone();
+    apart["roles"] = json!({"apart": true});
+    accepted(&with("upgrade", NAMESPACE, &apart));
+    assert_eq!(account(deployment("meshmint").await.unwrap()), "meshmint-issuer");
+    assert_eq!(account(deployment("meshmint-authority").await.unwrap()), "meshmint");
+    let may_read = async |who: &str, secret: &str, allowed: bool| admin.until_may(who, NAMESPACE, "get", ("", "secrets", secret), allowed).await;
+    may_read("meshmint-issuer", "meshmint-issuing", true).await;
+    may_read("meshmint-issuer", "meshmint-root", false).await;
+    may_read("meshmint", "meshmint-root", true).await;
+    admin.until_may("meshmint", "", "list", ("", "pods", ""), false).await;
+    accepted(&run("rollback", NAMESPACE, &["1"]));
+    assert_eq!(account(deployment("meshmint").await.unwrap()), "meshmint");
+    assert!(deployment("meshmint-authority").await.is_none());
+    admin.until_may("meshmint", "", "list", ("", "pods", ""), true).await;
+    accepted(&run("uninstall", NAMESPACE, &[]));
+    admin.get(&format!("/api/v1/namespaces/{NAMESPACE}/secrets/meshmint-state")).await;
+}
+
 /// Four ports that are free now.
 fn free_ports() -> [u16; 4] {
     let sockets = [(); 4].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());

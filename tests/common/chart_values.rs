@@ -61,7 +61,7 @@ pub fn value_sets() -> BTreeMap<&'static str, Value> {
             json!({
                 "roles": {"apart": true}, "replicaCount": 3, "state": {"store": "secrets"}, "postgres": postgres, "serviceAccount": {"name": "ca"},
                 "app": {"admin": {"enabled": true}, "multiCluster": {"enabled": true}, "controller": {"rootConfigMap": true},
-                    "authority": {"import": {"secret": "cacerts"}}, "cacerts": {"enabled": true, "clusters": ["east"]}},
+                    "authority": {"import": {"secret": "cacerts"}}, "cacerts": {"enabled": true, "clusters": ["east"]}, "istio": {"namespace": "istio-control"}},
             }),
         ),
         (
