@@ -10,7 +10,7 @@ mod postgres;
 mod replicas;
 
 use common::process::{Serve, get, meshmint, wait_for};
-use replicas::{Load, NAMESPACE, World};
+use replicas::{Load, NAMESPACE, Replica, World};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::task::block_in_place;
@@ -90,6 +90,17 @@ async fn an_issuer_issues_and_can_not_read_the_root_key() {
     assert!(seen.failed.is_empty(), "{:#?}", seen.failed);
     world.assert_on_record(&seen.answers);
     assert!(world.assert_whole(NAMESPACE).await >= 2);
+
+    // What an issuer finds lost, the authority, which lost nothing, notes in the state.
+    assert_eq!(world.state(NAMESPACE).await["ledger"]["incompleteBefore"], Value::Null);
+    let sql = "UPDATE meshmint.replicas SET written = written - 2 WHERE id = (SELECT id FROM meshmint.replicas ORDER BY written DESC LIMIT 1)";
+    block_in_place(|| world.postgres.sql(&world.database.name, sql));
+    let is_noted = || authority.check("ledger-complete")["severity"] == "warning";
+    block_in_place(|| wait_for("the loss to be noted", || is_noted().then_some(())));
+    let mark = world.state(NAMESPACE).await["ledger"].clone();
+    assert!(mark["incompleteUntil"].as_str().unwrap() > mark["incompleteBefore"].as_str().unwrap(), "{mark}");
+    let lost = |replica: &Replica| replica.serve.metric("meshmint_ledger_lost_total");
+    assert_eq!((lost(&authority), issuers.iter().map(lost).sum::<f64>()), (0.0, 2.0));
 
     // Each rule of the issuer, taken away.
     let rule = |names: Value| json!([{"apiGroups": [""], "resources": ["secrets"], "resourceNames": names, "verbs": ["get"]}]);

@@ -213,6 +213,11 @@ impl AuthorityState {
         self
     }
 
+    /// Nothing that any root of ours vouches for ends later.
+    pub fn latest_reserved(&self) -> Option<OffsetDateTime> {
+        self.reserved_not_after.values().max().copied()
+    }
+
     /// The state with one more line of history.
     #[must_use]
     pub fn remember(mut self, at: OffsetDateTime, what: String) -> Self {

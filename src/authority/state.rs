@@ -205,6 +205,9 @@ pub struct LedgerMark {
     /// Records before this time are missing (the ledger was lost or replaced): gates wait for the reserved notAfter instead.
     #[serde(with = "time::serde::rfc3339::option", default, skip_serializing_if = "Option::is_none")]
     pub incomplete_before: Option<OffsetDateTime>,
+    /// What was reserved at that time: everything whose record is missing has ended then.
+    #[serde(with = "time::serde::rfc3339::option", default, skip_serializing_if = "Option::is_none")]
+    pub incomplete_until: Option<OffsetDateTime>,
 }
 
 /// Why a document can't be taken.
@@ -339,7 +342,7 @@ mod tests {
         let state = with_first_issuing(founded(NOW), NOW);
         let root = state.trust[0].id.clone();
         let mut state = state.with_reservation(root, NOW);
-        state.ledger = Some(LedgerMark { id: "l".to_owned(), since: NOW, high_water: 7, incomplete_before: Some(NOW) });
+        state.ledger = Some(LedgerMark { id: "l".to_owned(), since: NOW, high_water: 7, incomplete_before: Some(NOW), incomplete_until: Some(NOW) });
         assert_eq!(AuthorityState::from_json(&state.to_json().unwrap()), Ok(state));
     }
 

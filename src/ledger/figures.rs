@@ -4,6 +4,8 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
+use time::OffsetDateTime;
+
 use crate::clock::Clock;
 
 /// The figures of a moment. They cost nothing to ask for.
@@ -21,6 +23,8 @@ pub struct Figures {
     pub pruned: u64,
     /// Certificates that were on record, and are no longer: a standby took over that didn't have them. Counted since the ledger was opened.
     pub lost: u64,
+    /// When some replica last said that it found records lost, by the engine's clock. It stays known when that replica is gone.
+    pub lost_at: Option<OffsetDateTime>,
     /// What commits wait for beside the disk.
     pub standby: Standby,
     /// Certificates that left while the ledger was away and are not on record yet: the replica's own volume has them.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use time::OffsetDateTime;
+
 use super::advance::advance;
 use super::parts::{Duty, KeeperError, KeeperParts};
 use crate::authority::{AuthorityState, Imported, LedgerMark, MadeBy, Phase, Role, TrustEntry, first_state, make_root};
@@ -180,25 +182,29 @@ async fn bind_ledger(held: (AuthorityState, Version), parts: &KeeperParts) -> Re
         tracing::warn!("{what}: earlier records are missing here; restore the ledger that recorded for this state if you can");
         state = state.remember(now, format!("{what}; earlier records are missing"));
     }
-    state.ledger = Some(LedgerMark { id, since: now, high_water, incomplete_before: incomplete.map(|_| now) });
+    let (incomplete_before, incomplete_until) = (incomplete.as_ref().map(|_| now), incomplete.and_then(|_| state.latest_reserved()));
+    state.ledger = Some(LedgerMark { id, since: now, high_water, incomplete_before, incomplete_until });
     let version = parts.store.swap(Some(&version), &state).await?;
     Ok((state, version))
 }
 
-/// Notes that the ledger has lost records while this process was running (a standby took over that didn't have them), and brings it to where
-/// the state says it is.
-pub(super) async fn note_loss(parts: &KeeperParts, held: &mut (AuthorityState, Version)) -> Result<(), KeeperError> {
-    let now = parts.clock.now();
+/// Notes that the ledger has lost records (a standby took over that didn't have them), as this replica found or another one said at `told_at`,
+/// and brings it to where the state says it is.
+pub(super) async fn note_loss(parts: &KeeperParts, held: &mut (AuthorityState, Version), told_at: Option<OffsetDateTime>) -> Result<(), KeeperError> {
+    // Not before what was told, or it would be noted again and again: the ledger's clock may be ahead of ours.
+    let now = told_at.into_iter().fold(parts.clock.now(), OffsetDateTime::max);
     if parts.duty == Duty::Follow {
-        // Whoever may write it, and lost some too, does; `check` of this replica says so all the same.
-        tracing::error!("the ledger lost certificates that this replica recorded, and a replica of role issuer can't note it in the state");
+        // It is in the ledger that we said so, and whoever may write the state looks there.
+        tracing::error!("the ledger lost certificates that this replica recorded; a replica that may lead notes it in the state");
         return Ok(());
     }
     let (current, version) = parts.store.load().await?.ok_or(StoreError::Conflict)?;
     parts.names_ours(&current)?;
+    let current_until = current.latest_reserved();
     let mut state = current.remember(now, "the ledger lost its latest records; earlier records are missing".to_owned());
     if let Some(mark) = &mut state.ledger {
         mark.incomplete_before = Some(now);
+        mark.incomplete_until = current_until;
         mark.high_water = parts.ledger.high_water().await?;
     }
     let version = parts.store.swap(Some(&version), &state).await?;

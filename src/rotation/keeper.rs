@@ -17,7 +17,7 @@ pub use self::trust::{TrustOrder, TrustRefusal, Trusted};
 use super::Successor;
 use super::advance::{FOLLOW_PAUSE, advance, facts};
 use super::founding::{self, Founding};
-use super::parts::{KeeperError, KeeperParts};
+use super::parts::{Duty, KeeperError, KeeperParts};
 use super::publish::publishable;
 use super::sweep::Sweep;
 use crate::authority::rotation::chain_end;
@@ -170,13 +170,13 @@ impl Keeper {
         self.wanted.notified().await;
     }
 
-    /// Ends after `pause`, or when the ledger has lost more records than `lost`.
+    /// Ends after `pause`, or when the ledger has lost more records than `lost`, or somebody says that it has.
     async fn rest(&self, pause: Duration, lost: u64) {
         let clock = &self.parts.clock;
         let end = clock.monotonic() + pause;
         loop {
             let now = clock.monotonic();
-            if now >= end || self.parts.ledger.figures().lost > lost {
+            if now >= end || self.parts.ledger.figures().lost > lost || self.told_of_loss(&self.state.load()).is_some() {
                 return;
             }
             clock.sleep_until(end.min(now + LOOK_PAUSE)).await;
@@ -194,10 +194,10 @@ impl Keeper {
             // Before anything is done to it: what is closed in another ledger isn't closed.
             self.fits_or_ends(&mut held)?;
         }
-        let lost = self.parts.ledger.figures().lost;
-        if lost > self.lost.load(Ordering::Relaxed) {
+        let (lost, told_at) = (self.parts.ledger.figures().lost, self.told_of_loss(&held.stored.0));
+        if lost > self.lost.load(Ordering::Relaxed) || told_at.is_some() {
             // The state is another one then, so it is published anew below: what was opened and recorded last may be lost too.
-            founding::note_loss(&self.parts, &mut held.stored).await?;
+            founding::note_loss(&self.parts, &mut held.stored, told_at).await?;
             self.lost.store(lost, Ordering::Relaxed);
         }
         let next = match advance(&self.parts, &mut held.stored).await {
@@ -220,6 +220,13 @@ impl Keeper {
 }
 
 impl Keeper {
+    /// When another replica said that it found records lost, where that is for us to note and isn't in the state.
+    fn told_of_loss(&self, state: &AuthorityState) -> Option<OffsetDateTime> {
+        let noted = state.ledger.as_ref().and_then(|mark| mark.incomplete_before);
+        let told_at = self.parts.ledger.figures().lost_at.filter(|_| self.parts.duty == Duty::Keep);
+        told_at.filter(|at| noted.is_none_or(|noted| noted < *at))
+    }
+
     /// Takes what the other replicas wrote. While the store is away, what is known goes on.
     async fn follow(&self, stored: &mut (AuthorityState, Version)) -> Result<(), KeeperError> {
         let store = &self.parts.store;

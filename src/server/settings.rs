@@ -63,7 +63,6 @@ pub(super) fn lifetimes(config: &Config) -> Lifetimes {
         root: config.authority.root_lifetime,
         issuing: config.authority.issuing_lifetime,
         longest_leaf: policy(config).longest_leaf,
-        given: config.controllers.cacerts.as_ref().map_or(Duration::ZERO, |cacerts| cacerts.lifetime),
         shortest_leaf: config.certificates.floor(),
     }
 }

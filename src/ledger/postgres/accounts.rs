@@ -1,8 +1,12 @@
 //! What the writer did and saw so far, for [`Figures`] and for the one who looks on.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use time::OffsetDateTime;
+
+use super::calls::Greeting;
 use crate::ledger::{CommitWatch, Figures, Standby};
 
 /// Shared by the writer, which keeps them, and the ledger, which shows them.
@@ -14,6 +18,7 @@ pub(super) struct Accounts {
     lost: AtomicU64,
     standby: AtomicU8,
     undrained: AtomicU64,
+    lost_at: Mutex<Option<OffsetDateTime>>,
 }
 
 impl Accounts {
@@ -34,10 +39,11 @@ impl Accounts {
         self.certificates.fetch_add(recorded.unwrap_or(0), Ordering::Relaxed);
     }
 
-    /// How many certificates the database counts, those of other replicas too, and what its commits wait for.
-    pub(super) fn seen(&self, certificates: u64, standby: Standby) {
-        self.certificates.store(certificates, Ordering::Relaxed);
-        self.standby.store(standby as u8, Ordering::Relaxed);
+    /// What the database said of itself and of the other replicas.
+    pub(super) fn seen(&self, said: &Greeting) {
+        self.certificates.store(said.certificates, Ordering::Relaxed);
+        self.standby.store(said.standby as u8, Ordering::Relaxed);
+        *self.lost_at.lock().unwrap_or_else(PoisonError::into_inner) = said.lost_at;
     }
 
     pub(super) fn pruned(&self, count: u64) {
@@ -47,6 +53,10 @@ impl Accounts {
     /// So many certificates that were acknowledged to this replica are no longer there.
     pub(super) fn lost(&self, count: u64) {
         self.lost.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(super) fn known_lost(&self) -> i64 {
+        i64::try_from(self.lost.load(Ordering::Relaxed)).unwrap_or(i64::MAX)
     }
 
     /// So many certificates wait to be drained here.
@@ -72,6 +82,7 @@ impl Accounts {
             certificates: now(&self.certificates),
             pruned: now(&self.pruned),
             lost: now(&self.lost),
+            lost_at: *self.lost_at.lock().unwrap_or_else(PoisonError::into_inner),
             standby,
             ..Figures::default()
         }

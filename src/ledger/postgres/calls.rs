@@ -9,7 +9,7 @@ use super::accounts::Accounts;
 use super::batch::Batch;
 use super::connection::Connection;
 use super::pool::Parameter;
-use super::rows::{integer, micros};
+use super::rows::{at, integer, micros};
 use super::schema;
 use super::settings::chain_of;
 use super::writer::Identity;
@@ -65,6 +65,8 @@ pub(super) struct Greeting {
     pub(super) written: i64,
     pub(super) certificates: u64,
     pub(super) standby: Standby,
+    /// When a replica last found that records were lost.
+    pub(super) lost_at: Option<OffsetDateTime>,
 }
 
 /// Compares what the database says this replica has written with what it has acknowledged, `added` just now included. Less means that a
@@ -82,7 +84,7 @@ pub(super) fn notice_loss(acknowledged: &mut i64, written: i64, added: i64, acco
 ///
 /// # Errors
 /// Why it can't be used.
-pub(super) async fn greet(connection: &Connection, identity: &Identity, undrained: i64) -> Result<Greeting, String> {
+pub(super) async fn greet(connection: &Connection, identity: &Identity, accounts: &Accounts) -> Result<Greeting, String> {
     let said = |error: tokio_postgres::Error| chain_of(&error);
     let rows = connection.client().query_typed("SELECT ledger_id, oldest FROM meshmint.meta", &[]).await.map_err(said)?;
     let row = rows.first().ok_or("the ledger's schema is empty")?;
@@ -93,28 +95,30 @@ pub(super) async fn greet(connection: &Connection, identity: &Identity, undraine
     if oldest > schema::known() {
         return Err(format!("its schema needs a meshmint that knows version {oldest}, this one knows up to {}", schema::known()));
     }
-    alive(connection, &identity.replica, undrained).await.map_err(said)
+    alive(connection, &identity.replica, accounts).await.map_err(said)
 }
 
-async fn alive(connection: &Connection, replica: &str, undrained: i64) -> Result<Greeting, tokio_postgres::Error> {
-    let sql = "SELECT r_written, r_certificates, r_waited_for, r_standbys FROM meshmint.alive_1($1, $2)";
-    let row = connection.client().query_typed_one(sql, &[(&replica, Type::TEXT), (&undrained, Type::INT8)]).await?;
+async fn alive(connection: &Connection, replica: &str, accounts: &Accounts) -> Result<Greeting, tokio_postgres::Error> {
+    let sql = "SELECT r_written, r_certificates, r_waited_for, r_standbys, r_lost_at FROM meshmint.alive_1($1, $2, $3)";
+    let parameters: [Parameter<'_>; 3] = [(&replica, Type::TEXT), (&accounts.undrained(), Type::INT8), (&accounts.known_lost(), Type::INT8)];
+    let row = connection.client().query_typed_one(sql, &parameters).await?;
+    let lost_at = row.try_get::<_, Option<i64>>(4)?.and_then(|micros| at(micros).ok());
     let (waited_for, standbys): (String, i64) = (row.try_get(2)?, row.try_get(3)?);
     let standby = match (waited_for.trim().is_empty(), standbys) {
         (false, _) => Standby::Synchronous,
         (true, 0) => Standby::Absent,
         (true, _) => Standby::Asynchronous,
     };
-    Ok(Greeting { written: row.try_get(0)?, certificates: u64::try_from(row.try_get::<_, i64>(1)?).unwrap_or(0), standby })
+    Ok(Greeting { written: row.try_get(0)?, certificates: u64::try_from(row.try_get::<_, i64>(1)?).unwrap_or(0), standby, lost_at })
 }
 
 pub(super) async fn send(connection: &Connection, replica: &str, jobs: &[Job], acknowledged: &mut i64, accounts: &Accounts) -> Sent {
     let sent = match jobs.first().map(|job| &job.work) {
         None => Ok(Vec::new()),
         Some(Work::Record { late, .. }) => record(connection, replica, jobs, *late, acknowledged, accounts).await,
-        Some(Work::CheckWritable) => alive(connection, replica, accounts.undrained()).await.map(|greeting| {
+        Some(Work::CheckWritable) => alive(connection, replica, accounts).await.map(|greeting| {
             notice_loss(acknowledged, greeting.written, 0, accounts);
-            accounts.seen(greeting.certificates, greeting.standby);
+            accounts.seen(&greeting);
             vec![Ok(())]
         }),
         Some(other) => command(connection, other).await.map(|answer| vec![answer]),

@@ -83,10 +83,10 @@ impl PostgresLedger {
         let mut connection = first_connection(&connector, settings.start_patience).await?;
         let id = schema::upgrade(&mut connection, &name, &fresh_id).await?;
         let identity = Identity { ledger_id: id.clone(), replica: replica.to_owned() };
-        let greeting = calls::greet(&connection, &identity, 0).await.map_err(|reason| refused(&name, reason))?;
+        let accounts = Arc::new(Accounts::new(watch));
+        let greeting = calls::greet(&connection, &identity, &accounts).await.map_err(|reason| refused(&name, reason))?;
         connection.take_warning();
 
-        let accounts = Arc::new(Accounts::new(watch));
         let chores = Chores::new(Arc::clone(&connector), Arc::clone(&accounts), settings.retention);
         // Without them certificates go where they cost more to forget, nothing worse.
         if let Err(error) = chores.make_ranges().await {

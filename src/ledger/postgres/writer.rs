@@ -70,7 +70,7 @@ pub(super) struct Identity {
 impl Writer {
     /// Takes over a connection that was greeted.
     pub(super) fn new(connector: Arc<Connector>, identity: Identity, accounts: Arc<Accounts>, connection: Connection, greeting: Greeting) -> Self {
-        accounts.seen(greeting.certificates, greeting.standby);
+        accounts.seen(&greeting);
         let (link, acknowledged) = (Link::Up(Box::new(connection)), greeting.written);
         Self { connector, identity, accounts, link, acknowledged, waiting: VecDeque::new(), carried: 0, failing: false }
     }
@@ -180,7 +180,7 @@ impl Writer {
             clock.sleep_until(clock.monotonic() + pause).await;
             let connection = connector.connect(Purpose::Write).await.map_err(ConnectError::into_reason)?;
             let slow = || Err("the database doesn't answer".to_owned());
-            let greeting = within(clock.as_ref(), COMMIT_TIME, greet(&connection, &identity, accounts.undrained())).await.unwrap_or_else(slow);
+            let greeting = within(clock.as_ref(), COMMIT_TIME, greet(&connection, &identity, &accounts)).await.unwrap_or_else(slow);
             connection.take_warning();
             match greeting {
                 Ok(greeting) => Ok((connection, greeting)),
@@ -221,7 +221,7 @@ impl Writer {
                 tracing::info!(database = self.connector.name(), "the ledger's database is connected again");
                 self.link = Link::Up(Box::new(connection));
                 notice_loss(&mut self.acknowledged, greeting.written, 0, &self.accounts);
-                self.accounts.seen(greeting.certificates, greeting.standby);
+                self.accounts.seen(&greeting);
             }
             Some(Err(said)) => self.try_later(said),
         }

@@ -53,8 +53,6 @@ pub(in crate::server) struct Lifetimes {
     pub(in crate::server) issuing: Duration,
     /// The longest of anything that an issuing key signs.
     pub(in crate::server) longest_leaf: Duration,
-    /// Of an intermediate that an istiod gets; zero where none does.
-    pub(in crate::server) given: Duration,
     /// The shortest that is issued at all.
     pub(in crate::server) shortest_leaf: Duration,
 }

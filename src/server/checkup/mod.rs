@@ -210,7 +210,7 @@ impl Checkup {
     }
 
     fn ledger(&self, state: Option<&AuthorityState>) -> Vec<Fact> {
-        let CheckupParts { ledger, health, clock, lifetimes, .. } = &self.parts;
+        let CheckupParts { ledger, health, clock, .. } = &self.parts;
         let mut found = vec![match health.ledger_trouble() {
             None => Fact::ok(Check::LedgerWritable, "the ledger can be written"),
             Some(reason) => Fact::failed(Check::LedgerWritable, "the ledger can't be written: nothing is issued").with_detail(reason.as_str()),
@@ -227,8 +227,7 @@ impl Checkup {
             )),
         });
         found.push(match mark.incomplete_before {
-            // What was issued before then and is missing lived at most so long.
-            Some(before) if clock.now() < before + lifetimes.longest_leaf.max(lifetimes.given) => {
+            Some(before) if mark.incomplete_until.is_none_or(|until| clock.now() < until) => {
                 Fact::warning(Check::LedgerComplete, format!("records before {} are missing", readable(before)))
             }
             Some(before) => Fact::ok(Check::LedgerComplete, format!("records before {} are missing; all of that has expired", readable(before))),

@@ -128,6 +128,9 @@ CREATE TABLE meshmint.replicas (
     written bigint NOT NULL DEFAULT 0,
     -- How many certificates left while the database was away and wait on its volume, as it said last.
     undrained bigint NOT NULL DEFAULT 0,
+    -- How many certificates it knows to be lost, and when it said so for the last time that there were more.
+    lost bigint NOT NULL DEFAULT 0,
+    lost_at bigint,
     seen_at bigint NOT NULL
 ) WITH (fillfactor = 50);
 
@@ -351,13 +354,18 @@ $$;
 
 -- Writes a little, and tells how things are: what the replica has written, how many certificates there are, which standbys commits wait
 -- for, and how many standbys there are.
-CREATE FUNCTION meshmint.alive_1(p_writer text, p_undrained bigint, OUT r_written bigint, OUT r_certificates bigint, OUT r_waited_for text, OUT r_standbys bigint)
-LANGUAGE plpgsql AS $$
+CREATE FUNCTION meshmint.alive_1(
+    p_writer text, p_undrained bigint, p_lost bigint,
+    OUT r_written bigint, OUT r_certificates bigint, OUT r_waited_for text, OUT r_standbys bigint, OUT r_lost_at bigint
+) LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM meshmint.must_be_durable();
-    INSERT INTO meshmint.replicas AS r (id, undrained, seen_at) VALUES (p_writer, p_undrained, meshmint.clock())
-    ON CONFLICT (id) DO UPDATE SET undrained = excluded.undrained, seen_at = greatest(r.seen_at, excluded.seen_at)
+    INSERT INTO meshmint.replicas AS r (id, undrained, lost, lost_at, seen_at)
+    VALUES (p_writer, p_undrained, p_lost, CASE WHEN p_lost > 0 THEN meshmint.clock() END, meshmint.clock())
+    ON CONFLICT (id) DO UPDATE SET undrained = excluded.undrained, seen_at = greatest(r.seen_at, excluded.seen_at),
+        lost = excluded.lost, lost_at = CASE WHEN excluded.lost > r.lost THEN excluded.lost_at ELSE r.lost_at END
     RETURNING r.written INTO r_written;
+    SELECT max(lost_at) INTO r_lost_at FROM meshmint.replicas;
     SELECT coalesce(sum(total), 0) + (SELECT count(*) FROM meshmint.others) INTO r_certificates FROM meshmint.leaf_counts;
     r_waited_for := current_setting('synchronous_standby_names');
     SELECT count(*) INTO r_standbys FROM pg_stat_replication;

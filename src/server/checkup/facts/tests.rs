@@ -8,13 +8,8 @@ use crate::cluster::{FetchError, Timing};
 const NOW: OffsetDateTime = datetime!(2026-11-24 12:00 UTC);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
-const LIFETIMES: Lifetimes = Lifetimes {
-    root: DAY.saturating_mul(3650),
-    issuing: DAY.saturating_mul(30),
-    longest_leaf: DAY,
-    given: Duration::ZERO,
-    shortest_leaf: Duration::from_secs(600),
-};
+const LIFETIMES: Lifetimes =
+    Lifetimes { root: DAY.saturating_mul(3650), issuing: DAY.saturating_mul(30), longest_leaf: DAY, shortest_leaf: Duration::from_secs(600) };
 use Severity::{Failed, Ok, Warning};
 
 #[test]
