@@ -179,6 +179,27 @@ fn a_spool_ends_with_the_longest_outage() {
 }
 
 #[test]
+fn a_replica_whose_spool_is_broken_is_not_ready_while_it_needs_it() {
+    let server = Postgres::start();
+    let database = server.database();
+    let mut world = World::start(&database, &database.url(), ", onOutage: spool, spool: { path: FOLDER/spool.db, maxOutage: 1h }");
+    assert!(world.ask());
+    let (spool, away) = (world.folder.path().join("spool.db"), world.folder.path().join("away.db"));
+    std::fs::rename(&spool, &away).unwrap();
+    assert!(world.ask() && world.ready().0 == 200, "the database is there");
+    server.kill();
+    let (status, why) = wait_for("/readyz to tell", || Some(world.ready()).filter(|(status, _)| *status != 200));
+    assert!(status == 503 && why.contains("this replica's spool can't be written"), "{why}");
+    assert!(!world.ask());
+    std::fs::rename(&away, &spool).unwrap();
+    wait_for("it to be ready", || (world.ready().0 == 200).then_some(()));
+    wait_for("a certificate", || world.ask().then_some(()));
+    server.begin();
+    wait_for("the spool to be drained", || (world.serve.metric("meshmint_ledger_undrained") == 0.0).then_some(()));
+    world.assert_all_on_record(&server, &database);
+}
+
+#[test]
 fn a_standby_that_lost_records_is_written_into_the_state() {
     let server = Postgres::start();
     let database = server.database();

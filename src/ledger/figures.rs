@@ -31,6 +31,8 @@ pub struct Figures {
     pub undrained: u64,
     /// Whether certificates leave at the moment without being on record.
     pub away: bool,
+    /// Whether they would, but this replica's own volume can't be written.
+    pub spool_broken: bool,
 }
 
 /// Whether a second copy of the ledger is kept, and whether it can lack the latest records.

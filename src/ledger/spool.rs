@@ -60,6 +60,8 @@ struct Inner {
     /// The same plus one: since when certificates aren't recorded there, though it may be heard; 0: they are.
     failing: AtomicU64,
     away: AtomicBool,
+    /// Whether the file could not be written when it was asked last, while it stands in.
+    broken: AtomicBool,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
 }
@@ -91,6 +93,7 @@ impl Spooling {
             heard: AtomicU64::new(0),
             failing: AtomicU64::new(0),
             away: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
             clock,
             entropy,
         };
@@ -397,17 +400,23 @@ impl Ledger for Spooling {
     async fn check_writable(&self) -> Result<(), LedgerError> {
         let answer = self.0.database.check_writable().await;
         self.0.note(&answer);
-        match answer {
-            Err(LedgerError::Unavailable(_)) if self.0.may_spool() => {
-                self.0.away.store(true, Ordering::Relaxed);
-                self.0.spool.read().await.as_ref().ok_or_else(closed)?.check_writable().await
+        let stands_in = matches!(answer, Err(LedgerError::Unavailable(_))) && self.0.may_spool();
+        let answer = if stands_in {
+            self.0.away.store(true, Ordering::Relaxed);
+            match self.0.spool.read().await.as_ref() {
+                Some(spool) => spool.check_writable().await,
+                None => Err(closed()),
             }
-            other => other,
-        }
+        } else {
+            answer
+        };
+        self.0.broken.store(stands_in && answer.is_err(), Ordering::Relaxed);
+        answer
     }
 
     fn figures(&self) -> Figures {
-        let (undrained, away) = (self.0.undrained.load(Ordering::Relaxed), self.0.away.load(Ordering::Relaxed));
-        Figures { undrained, away, ..self.0.database.figures() }
+        let Inner { undrained, away, broken, .. } = self.0.as_ref();
+        let (undrained, away, spool_broken) = (undrained.load(Ordering::Relaxed), away.load(Ordering::Relaxed), broken.load(Ordering::Relaxed));
+        Figures { undrained, away, spool_broken, ..self.0.database.figures() }
     }
 }

@@ -25,6 +25,8 @@ pub(super) struct Health {
     ledger_trouble: ArcSwapOption<String>,
     /// Whether other replicas have the same ledger, and so the same trouble with it: it is no reason to send a request to another one.
     shared_ledger: bool,
+    /// Whether this replica's own stand-in for the shared ledger is needed and can't be written.
+    spool_broken: AtomicBool,
     /// Whether workloads ask here.
     faces_mesh: bool,
     draining: AtomicBool,
@@ -72,6 +74,9 @@ impl Health {
         if self.is_draining() {
             troubles.push("draining: the process is shutting down");
         }
+        if self.spool_broken.load(Ordering::Relaxed) {
+            troubles.push("the ledger's database is away, and this replica's spool can't be written (disk full, file lost?)");
+        }
         if !self.shared_ledger && self.ledger_trouble.load().is_some() {
             troubles.push("the ledger can't be written: no certificate leaves until it can (disk full, file lost?)");
         }
@@ -88,6 +93,7 @@ impl Health {
                 None => Some("the probe took too long".to_owned()),
             };
             metrics.ledger_probed(failure.is_none());
+            self.spool_broken.store(ledger.figures().spool_broken, Ordering::Relaxed);
             let failure = failure.map(Arc::new);
             match (self.ledger_trouble.swap(failure.clone()), failure) {
                 (None, Some(reason)) => tracing::error!(%reason, "the ledger can't be written: no certificate leaves until it can"),
