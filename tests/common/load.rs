@@ -156,6 +156,8 @@ impl Client {
             let (tls, seen) = (tls.clone(), seen.clone());
             async move {
                 let stream = TcpStream::connect(address).await?;
+                // As Go's and tonic's clients have it: no second write waits for the first one's acknowledgement.
+                stream.set_nodelay(true)?;
                 let stream = tls.connect(ServerName::try_from("localhost").expect("a name"), stream).await?;
                 *seen.lock().unwrap() = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first().cloned());
                 Ok::<_, std::io::Error>(TokioIo::new(stream))
