@@ -24,6 +24,8 @@ use crate::replicas::{Replica, World};
 
 /// Workloads that ask, in as many accounts.
 const PODS: usize = 40;
+/// A large cluster's.
+const MANY_PODS: u32 = 10_000;
 /// New pods whose first certificate is measured.
 const NEW_PODS: usize = 300;
 
@@ -148,6 +150,15 @@ async fn run(seconds: u64) {
 
     first_certificates(&world, &one, &bundle, "a new pod's first certificate").await;
     drop((one, two));
+
+    world.admin.workload("many").await;
+    world.admin.pods("many", MANY_PODS).await;
+    let mut many = world.quiet_replica();
+    pin(many.serve.child(), 0);
+    let name = format!("one replica that watches {MANY_PODS} pods");
+    show(&name, &load(&mut many.serve, &bundle, tokens.path(), 1, &["--duration", &duration, "--floor"]).end());
+    first_certificates(&world, &many, &bundle, "a new pod's first certificate there").await;
+    drop(many);
 
     // Without `watch` no watch ever knows it, so each question is a live one.
     let rules = without_watch();

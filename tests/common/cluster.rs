@@ -175,6 +175,21 @@ impl Client {
         self.ask("PUT", &format!("{}/{name}", path_of(&role)), "application/json", &role).await.unwrap();
     }
 
+    /// So many pods of the account that is called like its namespace, on a hundred nodes: `pod-0` and so on.
+    pub async fn pods(&self, namespace: &'static str, count: u32) {
+        let makers = (0..16).map(|maker| {
+            let admin = self.clone();
+            tokio::spawn(async move {
+                for number in (maker..count).step_by(16) {
+                    admin.pod(namespace, &format!("pod-{number}"), namespace, &format!("node-{}", number % 100)).await;
+                }
+            })
+        });
+        for maker in makers.collect::<Vec<_>>() {
+            maker.await.unwrap();
+        }
+    }
+
     /// Waits until the API server goes by this: whether an account of meshmint's may do something with an object: its group, kind and name.
     pub async fn until_may(&self, account: &str, namespace: &str, verb: &str, (group, resource, name): (&str, &str, &str), allowed: bool) {
         let attributes = json!({"namespace": namespace, "verb": verb, "group": group, "resource": resource, "name": name});
