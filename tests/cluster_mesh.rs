@@ -204,6 +204,13 @@ async fn each_thing_that_is_wrong_is_told_and_what_is_right_is_not() {
     well(&seen, &["mesh-compliance"]);
     seen.assert_one("mesh-compliance", "failed", "istio-system/istiod has COMPLIANCE_POLICY=pqc");
     world.put(&format!("{DEPLOYMENTS}/istiod"), &istiod(&[("ENABLE_CA_SERVER", "false"), ("COMPLIANCE_POLICY", "fips-140-2")])).await;
+    let address = format!("{OURS}:443");
+    let ztunnel = [("CA_ADDRESS", address.as_str()), ("COMPLIANCE_POLICY", "pqc")];
+    world.put(&format!("{DAEMON_SETS}/ztunnel"), &program("DaemonSet", "ztunnel", &ztunnel)).await;
+    let seen = world.look();
+    well(&seen, &["mesh-compliance"]);
+    seen.assert_one("mesh-compliance", "failed", "istio-system/ztunnel has COMPLIANCE_POLICY=pqc");
+    world.put(&format!("{DAEMON_SETS}/ztunnel"), &program("DaemonSet", "ztunnel", &ztunnel[..1])).await;
     well(&world.look(), &[]);
     let page = include_str!("../docs/checks.md").split_once("\n## mesh\n").unwrap().1;
     let sections: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("### ")).filter(|id| *id != "mesh-compliance").collect();

@@ -44,6 +44,7 @@ const SKEW_FAILURE: time::Duration = time::Duration::seconds(30);
 pub(super) fn judge(survey: &Survey, expected: &Expected, report: &mut Report) {
     namespaces(&survey.namespaces, expected, report);
     istiods(&survey.istiods, expected.plugged_in, report);
+    compliance(survey, report);
     addresses(&survey.istiods, &survey.ztunnels, &survey.injectors, expected, report);
     proxies(&survey.proxies, &survey.istiods, expected, report);
     webhooks(&survey.webhooks, expected, report);
@@ -173,10 +174,14 @@ fn istiods(istiods: &Result<Vec<Program>, ApiError>, plugged_in: bool, report: &
                 format!("ENABLE_CA_SERVER is {}", other.map_or_else(|| "not set, which means true".to_owned(), printable)),
             ),
         }
-        // Also `COMPLIANCE_POLICY` of any other kind is served.
-        if env("COMPLIANCE_POLICY") == Some("pqc") {
-            report.failed(Check::MeshCompliance, format!("{} has COMPLIANCE_POLICY=pqc", istiod.name()), "");
-        }
+    }
+}
+
+/// Who can't connect to us: istiod's choice is its proxies', ztunnel has its own. Any other policy is served.
+fn compliance(survey: &Survey, report: &mut Report) {
+    let programs = [&survey.istiods, &survey.ztunnels].into_iter().filter_map(|programs| programs.as_ref().ok()).flatten();
+    for program in programs.filter(|program| program.env.get("COMPLIANCE_POLICY").is_some_and(|policy| policy == "pqc")) {
+        report.failed(Check::MeshCompliance, format!("{} has COMPLIANCE_POLICY=pqc", program.name()), "");
     }
 }
 
