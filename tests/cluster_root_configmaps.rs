@@ -127,7 +127,7 @@ async fn selected(admin: &Client) -> usize {
 }
 
 /// All these are as they shall be, and no more than 200 were written in one second; `time` is when one was.
-async fn assert_even(world: &World, admin: &Client, count: usize, time: impl Fn(&Value) -> Option<&str>) {
+async fn assert_even(world: &World, admin: &Client, count: usize, time: fn(&Value) -> Option<&str>) {
     let found = admin.get("/api/v1/configmaps?fieldSelector=metadata.name%3Distio-ca-root-cert").await;
     let found = found["items"].as_array().unwrap();
     assert_eq!(found.len(), count);
@@ -137,6 +137,12 @@ async fn assert_even(world: &World, admin: &Client, count: usize, time: impl Fn(
         *seconds.entry(time(map).unwrap_or_else(|| panic!("{map:#}"))).or_default() += 1;
     }
     assert!(seconds.values().all(|written| *written <= 200), "{seconds:?}");
+}
+
+/// When our fields in it were changed last.
+fn changed(map: &Value) -> Option<&str> {
+    let fields = map["metadata"]["managedFields"].as_array()?;
+    fields.iter().find(|fields| fields["manager"] == "meshmint" && fields["operation"] == "Update")?["time"].as_str()
 }
 
 /// 5,000 namespaces with MESHMINT_TEST_LONG, else 300: all of them in less than a minute, and never more than 200 in a second; and so it is again after a
@@ -182,11 +188,6 @@ async fn many_namespaces_get_it_soon_and_evenly() {
     let took = began.elapsed();
     eprintln!("a new bundle was in {count} namespaces after {took:?}");
     assert!(took < Duration::from_secs(60), "{took:?}");
-    // When our fields were changed last.
-    let changed = |map: &Value| {
-        let fields = map["metadata"]["managedFields"].as_array()?;
-        fields.iter().find(|fields| fields["manager"] == "meshmint" && fields["operation"] == "Update")?["time"].as_str()
-    };
     assert_even(&world, &admin, all + 1, changed).await;
     assert_eq!((world.writes("written"), world.writes("failed")), ((2 * (all + 1)) as f64, 0.0), "each once");
     let resident = world.serve.metric("process_resident_memory_bytes");
