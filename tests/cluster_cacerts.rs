@@ -304,7 +304,7 @@ async fn it_is_renewed_at_half_of_its_life_and_keeps_its_key_after_a_new_bundle(
     assert_eq!(inside.given().await, [serial(&first)]);
 
     // Another root joins: the bundle is another, and nothing else.
-    let order = TrustOrder { pem: foreign_root(), actor: "test".to_owned(), reason: "test".to_owned() };
+    let order = TrustOrder { pem: foreign_root("another"), actor: "test".to_owned(), reason: "test".to_owned() };
     let trusted = inside.world.keeper.add_trust(&order).await.unwrap();
     let bundle = inside.world.generation().bundle.to_string();
     let with_bundle = until(&admin, "the new bundle", |secret| part(secret, "root-cert.pem") == bundle).await;

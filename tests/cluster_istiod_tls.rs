@@ -364,7 +364,7 @@ async fn a_new_bundle_is_in_it_with_a_new_certificate() {
     let task = tokio::spawn(inside.istiod.clone().run(leading, std::future::pending()));
     let first = until_new(&admin, None).await;
     inside.settled(0).await;
-    let root = foreign_root();
+    let root = foreign_root("another");
     let order = TrustOrder { pem: root.clone(), actor: "test".to_owned(), reason: "test".to_owned() };
     let trusted = inside.world.keeper.add_trust(&order).await.unwrap();
     let began = std::time::Instant::now();
@@ -411,7 +411,7 @@ async fn what_could_not_be_written_is_written_again_and_not_issued_anew() {
     // What istiod must read again can't be written either.
     without("patch").await;
     let before = failures();
-    show(&admin, "mutatingwebhookconfigurations", "istio-sidecar-injector", "sidecar-injector", &foreign_root()).await;
+    show(&admin, "mutatingwebhookconfigurations", "istio-sidecar-injector", "sidecar-injector", &foreign_root("another")).await;
     inside.settled(1).await;
     inside.clock.advance(Duration::from_secs(130));
     wait_until("several tries", || failures() >= before + 3).await;
@@ -447,13 +447,13 @@ async fn a_cluster_that_is_joined_gets_one_of_its_own() {
     let on_record = world.ask(&["certs", "list", "-o", "json"]);
     assert!(on_record.contains(&serial(&theirs)) && on_record.contains(&serial(&own)), "{on_record}");
     // The webhooks of that cluster count too.
-    show(&there, "mutatingwebhookconfigurations", "istio-sidecar-injector", "sidecar-injector", &foreign_root()).await;
+    show(&there, "mutatingwebhookconfigurations", "istio-sidecar-injector", "sidecar-injector", &foreign_root("another")).await;
     world.until_check("istiod-bundle", "warning", "cluster west").await;
     assert!(world.check("istiod-bundle").iter().any(|(severity, said)| severity == "ok" && said.contains("cluster Kubernetes")));
 
     // A new bundle gets there, too.
     let root = world.folder.path().join("root.pem");
-    std::fs::write(&root, foreign_root()).unwrap();
+    std::fs::write(&root, foreign_root("another")).unwrap();
     world.ask(&["authority", "trust", "add", root.to_str().unwrap(), "--reason", "a move"]);
     for (admin, before) in [(&here, &own), (&there, &theirs)] {
         let after = until_new(admin, Some(before)).await;

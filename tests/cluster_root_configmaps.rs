@@ -38,7 +38,7 @@ impl World {
     /// Lets a root of another CA join the bundle.
     fn add_trust(&mut self) {
         let (root, socket) = (self.folder.path().join("root.pem"), self.folder.path().join("admin.sock"));
-        std::fs::write(&root, foreign_root()).unwrap();
+        std::fs::write(&root, foreign_root("another")).unwrap();
         let (root, admin) = (root.to_str().unwrap(), ["--admin", socket.to_str().unwrap()]);
         let added = meshmint(&[&["authority", "trust", "add", root, "--reason", "a move"][..], &admin].concat());
         assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));

@@ -251,7 +251,9 @@ fn values_become_what_they_say() {
     let account = |workload: &Value| workload["spec"]["template"]["spec"]["serviceAccountName"].clone();
     assert_eq!((account(issuer), account(authority)), (json!("ca-issuer"), json!("ca")));
     // What only whoever leads may do or read is not said to the others.
-    for (section, key) in [("controllers", "rootConfigMap"), ("controllers", "cacerts"), ("authority", "import"), ("admin", "listen")] {
+    for (section, key) in
+        [("controllers", "rootConfigMap"), ("controllers", "istiod"), ("controllers", "cacerts"), ("authority", "import"), ("admin", "listen")]
+    {
         assert!(of_issuer[section][key].is_null() && !of_authority[section][key].is_null(), "{section}.{key}");
     }
     assert_eq!(of_issuer["state"], of_authority["state"]);
@@ -265,7 +267,11 @@ fn values_become_what_they_say() {
     );
     assert_eq!(scaled.iter().filter(|object| object["kind"] == "PodDisruptionBudget").count(), 1, "one that may lead can't be spared by a budget");
     let istiod = written("istiod's CA is off")["controllers"].clone();
-    assert_eq!(istiod["istiod"], json!({"namespace": "istio-control", "revisions": ["default", "canary"], "certificateLifetime": "24h"}));
+    assert_eq!(
+        istiod["istiod"],
+        json!({"namespace": "istio-control", "clusters": [], "revisions": ["default", "canary"], "certificateLifetime": "24h"})
+    );
+    assert_eq!(written("istiods of several clusters")["controllers"]["istiod"]["clusters"], json!(["Kubernetes", "east"]));
 
     let signing = written("istiod stays the CA")["controllers"].clone();
     assert_eq!(signing, json!({"cacerts": {"namespace": "istio-control", "clusters": ["Kubernetes", "east"], "lifetime": "180d"}}));

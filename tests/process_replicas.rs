@@ -207,10 +207,10 @@ async fn a_root_that_joins_at_one_replica_is_in_what_the_others_answer() {
     let replicas: Vec<_> = (0..2).map(|_| world.replica("", "")).collect();
     let leads = leader(&replicas);
     // Wherever it is added: at the one that leads, and at the other.
-    for (at, other) in [(leads, 1 - leads), (1 - leads, leads)] {
+    for (name, at, other) in [("one", leads, 1 - leads), ("two", 1 - leads, leads)] {
         let roots = replicas[other].bundle();
         let before = once(replicas[other].serve.csr, &roots, &world.token).await.unwrap();
-        let (root, folder) = (common::foreign_root(), replicas[at].folder.path());
+        let (root, folder) = (common::foreign_root(name), replicas[at].folder.path());
         let (file, socket) = (folder.join("other-root.pem"), folder.join("admin.sock"));
         std::fs::write(&file, &root).unwrap();
         let (file, socket) = (file.to_str().unwrap(), socket.to_str().unwrap());

@@ -131,12 +131,12 @@ pub async fn until(world: &World, token: &str, wanted: &str) {
     assert!(tokio::time::timeout(PATIENCE, reached).await.is_ok(), "{last} instead of {wanted}");
 }
 
-/// The root of another CA, PEM, which may join a trust bundle.
-pub fn foreign_root() -> String {
+/// The root of another CA, PEM, which may join a trust bundle that has none of this name.
+pub fn foreign_root(name: &str) -> String {
     let key = KeyPair::generate().unwrap();
     let mut root = CertificateParams::default();
     root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    root.distinguished_name.push(DnType::CommonName, "somebody else's");
+    root.distinguished_name.push(DnType::CommonName, name);
     root.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     root.not_after = OffsetDateTime::now_utc() + time::Duration::days(3650);
     certificate_to_pem(root.self_signed(&key).unwrap().der())
