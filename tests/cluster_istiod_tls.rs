@@ -382,6 +382,26 @@ async fn a_new_bundle_is_in_it_with_a_new_certificate() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_was_made_while_the_clock_was_ahead_is_replaced() {
+    const AHEAD: Duration = Duration::from_secs(5 * 24 * 3600);
+    let (shared, admin) = cluster().await;
+    admin.namespace("istio-system").await;
+    admin.apply_rules(RULES).await;
+    let inside = Inside::of(&shared).await;
+    inside.clock.advance(AHEAD);
+    let (_lead, leading) = watch::channel(true);
+    let task = tokio::spawn(inside.istiod.clone().run(leading, std::future::pending()));
+    let first = until_new(&admin, None).await;
+    inside.settled(0).await;
+    inside.clock.put_back(AHEAD);
+    let second = until_new(&admin, Some(&first)).await;
+    verify_at(&second, inside.clock.now());
+    inside.settled(0).await;
+    assert_eq!(inside.issued().await.len(), 2, "once is enough");
+    task.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_could_not_be_written_is_written_again_and_not_issued_anew() {
     let (shared, admin) = cluster().await;
     admin.namespace("istio-system").await;
