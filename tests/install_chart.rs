@@ -345,6 +345,16 @@ fn rules_of_access_and_alerts_are_those_of_the_files() {
     assert_eq!(elsewhere.len(), istiod.len());
     assert!(elsewhere.iter().all(|rule| !rule.contains("istio-system")), "{elsewhere:#?}");
     assert_eq!(given(json!({"app": {"cacerts": {"enabled": true}}})), access(&files(&["rbac.yaml", "cacerts.yaml"])));
+    // Where only istiods of other clusters are given something, there is nothing to do in istiod's namespace here.
+    for (clusters, here) in [(json!(["east"]), false), (json!(["Kubernetes", "east"]), true)] {
+        for (file, app) in [
+            ("istiod.yaml", json!({"tls": {"istiodCertificateEnable": true, "istiodCertificateClusters": clusters}})),
+            ("cacerts.yaml", json!({"cacerts": {"enabled": true, "clusters": clusters}})),
+        ] {
+            let expected = if here { files(&["rbac.yaml", file]) } else { files(&["rbac.yaml"]) };
+            assert_eq!(given(json!({"app": app})), access(&expected), "{file} {clusters}");
+        }
+    }
     assert_eq!(access(&rendered("admin over the network")), access(&files(&["rbac.yaml", "admin.yaml"])));
     // The account that `--kube` acts as is the release's own, whatever that and its own account are called.
     let west = helm.render_as("west", "mesh", &with_image(&json!({"app": {"admin": {"enabled": true}}, "serviceAccount": {"name": "ca"}})));

@@ -77,7 +77,7 @@ pub fn value_sets() -> BTreeMap<&'static str, Value> {
         (
             "istiods of several clusters",
             json!({"app": {"controller": {"rootConfigMap": true}, "tls": {"istiodCertificateEnable": true, "istiodCertificateClusters": ["Kubernetes", "east"]},
-                "multiCluster": {"enabled": true}}}),
+                "multiCluster": {"enabled": true}, "istio": {"namespace": "istio-control"}}}),
         ),
         (
             "istiod stays the CA",
