@@ -2,6 +2,7 @@
 //! stands for metrics and the checkup.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -144,7 +145,7 @@ impl KeptSecret {
     }
 
     /// Whether a try may begin now, when the watch shows this; else the time to look again.
-    pub(super) fn begin(&self, shown: &str, attempts: &mut Attempts) -> Result<(), std::time::Duration> {
+    pub(super) fn begin(&self, shown: &str, attempts: &mut Attempts) -> Result<(), Duration> {
         attempts.may(self.name, shown, self.place.clock.monotonic())?;
         attempts.begin(self.name);
         Ok(())
