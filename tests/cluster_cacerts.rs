@@ -19,10 +19,10 @@ use common::cluster::{Client, objects};
 use common::issuer::{Choices, SeededEntropy};
 use common::process::{PATIENCE, Serve, meshmint};
 use common::tools::{go_verify, openssl, pem_blocks, succeed, tool};
-use common::{Shared, serve_yaml, wait_until};
+use common::{Shared, foreign_root, serve_yaml, wait_until};
 use meshmint::clock::Clock as _;
 use meshmint::cluster::{Access, ApiServer as Api};
-use meshmint::controllers::{Cacerts, CacertsParts};
+use meshmint::controllers::{Cacerts, CacertsWork, IstiodsParts};
 use meshmint::ledger::{CertificateFilter, HolderId, Kind};
 use meshmint::pki::{KeyAlgorithm, certificate_to_pem};
 use meshmint::rotation::TrustOrder;
@@ -260,18 +260,16 @@ impl Inside {
         common::goes_on(&clock);
         let world = common::issuer::World::found(Choices::default(), Arc::new(clock.clone()), SeededEntropy::new(7)).await;
         let api = Api::connect(&Access::Kubeconfig(shared.kubeconfig(shared.server.port())), Arc::new(clock.clone())).await.unwrap();
-        let cacerts = Cacerts::new(CacertsParts {
+        let cacerts = Cacerts::new(IstiodsParts {
             cluster: "east".to_owned(),
             api,
             others: None,
             namespace: "istio-system".to_owned(),
             clusters: BTreeSet::from(["east".to_owned()]),
-            lifetime,
-            keeper: world.keeper.clone(),
-            key_algorithm: KeyAlgorithm::P384,
             writer: "one".to_owned(),
             clock: Arc::new(clock.clone()),
             entropy: SeededEntropy::new(8),
+            work: CacertsWork { lifetime, keeper: world.keeper.clone(), key_algorithm: KeyAlgorithm::P384 },
         });
         Self { world, cacerts, clock }
     }
@@ -290,16 +288,6 @@ impl Inside {
     }
 }
 
-fn foreign_root() -> String {
-    let key = KeyPair::generate().unwrap();
-    let mut root = CertificateParams::default();
-    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    root.distinguished_name.push(DnType::CommonName, "somebody else's");
-    root.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
-    root.not_after = OffsetDateTime::now_utc() + time::Duration::days(3650);
-    certificate_to_pem(root.self_signed(&key).unwrap().der())
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_is_renewed_at_half_of_its_life_and_keeps_its_key_after_a_new_bundle() {
     let (shared, admin) = cluster().await;
@@ -316,7 +304,7 @@ async fn it_is_renewed_at_half_of_its_life_and_keeps_its_key_after_a_new_bundle(
     assert_eq!(inside.given().await, [serial(&first)]);
 
     // Another root joins: the bundle is another, and nothing else.
-    let order = TrustOrder { pem: foreign_root(), actor: "test".to_owned(), reason: "test".to_owned() };
+    let order = TrustOrder { pem: foreign_root("another"), actor: "test".to_owned(), reason: "test".to_owned() };
     let trusted = inside.world.keeper.add_trust(&order).await.unwrap();
     let bundle = inside.world.generation().bundle.to_string();
     let with_bundle = until(&admin, "the new bundle", |secret| part(secret, "root-cert.pem") == bundle).await;
@@ -328,7 +316,7 @@ async fn it_is_renewed_at_half_of_its_life_and_keeps_its_key_after_a_new_bundle(
     inside.settled().await;
 
     // Our own issuing key is renewed meanwhile, which is nothing to istiod.
-    let lists = || inside.cacerts.status().first().and_then(|status| Some(status.watch.as_ref()?.lists)).unwrap_or(0);
+    let lists = || inside.cacerts.status().first().and_then(|status| Some(status.watches.first()?.lists)).unwrap_or(0);
     let before = lists();
     inside.clock.advance(DAY * 9);
     // Nothing was heard for so long, so it is listed anew.

@@ -1,10 +1,11 @@
 //! istiod's own certificate: there before istiod starts, for all its revisions, kept and renewed, issued again until istiod's webhooks show the trust
-//! bundle; and nobody else's Secret is touched. With exactly the rules of deploy/kubernetes.
+//! bundle, in our own cluster and in one that is joined; and nobody else's Secret is touched. With exactly the rules of deploy/kubernetes.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "common/in_cluster.rs"]
 mod common;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,10 +18,12 @@ use common::cluster::{Client, objects};
 use common::issuer::{Choices, SeededEntropy};
 use common::process::{PATIENCE, Serve, meshmint};
 use common::tools::openssl;
-use common::{Shared, serve_yaml, wait_until};
+use common::{Shared, foreign_root, serve_yaml, wait_until};
 use meshmint::clock::Clock as _;
 use meshmint::cluster::{Access, ApiServer as Api};
-use meshmint::controllers::{IstiodTls, IstiodTlsParts};
+use meshmint::controllers::{IstiodTls, IstiodTlsStatus, IstiodTlsWork, IstiodsParts};
+use meshmint::ledger::{CertificateFilter, Kind};
+use meshmint::rotation::TrustOrder;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use time::OffsetDateTime;
@@ -38,10 +41,10 @@ struct World {
 }
 
 impl World {
-    fn start(kubeconfig: &Path) -> Self {
+    fn start(kubeconfig: &Path, more_of_cluster: &str, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let yaml = serve_yaml(folder.path(), "Kubernetes", kubeconfig, "", "");
-        let istiod = "controllers: { istiod: { namespace: istio-system, revisions: [default, canary] } }\n";
+        let yaml = serve_yaml(folder.path(), "Kubernetes", kubeconfig, more_of_cluster, "");
+        let istiod = format!("controllers: {{ istiod: {{ namespace: istio-system, revisions: [default, canary]{more} }} }}\n");
         Self { serve: Serve::start(folder.path(), &format!("{yaml}{istiod}")), folder }
     }
 
@@ -51,19 +54,20 @@ impl World {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Severity, and message and detail, of a line of the report.
-    fn check(&self, id: &str) -> (String, String) {
+    /// Severity, and message and detail, of each line of this id.
+    fn check(&self, id: &str) -> Vec<(String, String)> {
         let report: Value = serde_json::from_str(&self.ask(&["check", "-o", "json"])).unwrap();
-        let line = report["checks"].as_array().unwrap().iter().find(|line| line["check"] == id).unwrap().clone();
-        (line["severity"].as_str().unwrap().to_owned(), format!("{} {}", line["message"], line["detail"]))
+        let lines = report["checks"].as_array().unwrap().iter().filter(|line| line["check"] == id);
+        lines.map(|line| (line["severity"].as_str().unwrap().to_owned(), format!("{} {}", line["message"], line["detail"]))).collect()
     }
 
     async fn until_check(&self, id: &str, severity: &str, what: &str) {
-        wait_until(&format!("{id} to be {severity}: {what}"), || {
-            let (found, said) = self.check(id);
-            found == severity && said.contains(what)
-        })
-        .await;
+        wait_until(&format!("{id} to be {severity}: {what}"), || self.check(id).iter().any(|(found, said)| found == severity && said.contains(what)))
+            .await;
+    }
+
+    fn gauge(&self, state: &str) -> f64 {
+        self.serve.metric(&format!("meshmint_istiod_tls{{state=\"{state}\"}}"))
     }
 }
 
@@ -92,6 +96,15 @@ async fn until_new(admin: &Client, old: Option<&Value>) -> Value {
         Ok(secret) => secret,
         Err(_) => panic!("{last:#?}"),
     }
+}
+
+/// The serial number of the certificate in it, as the ledger shows it.
+fn serial(secret: &Value) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("leaf.pem");
+    std::fs::write(&path, part(secret, "tls.crt")).unwrap();
+    let printed = String::from_utf8(openssl(&["x509", "-in", path.to_str().unwrap(), "-noout", "-serial"]).stdout).unwrap();
+    printed.trim().trim_start_matches("serial=").to_lowercase()
 }
 
 fn part(secret: &Value, key: &str) -> String {
@@ -146,24 +159,18 @@ fn verify_at(secret: &Value, at: OffsetDateTime) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_is_there_before_istiod_on_record_and_kept() {
     let (shared, admin) = cluster().await;
-    let world = World::start(&shared.kubeconfig(shared.server.port()));
+    let world = World::start(&shared.kubeconfig(shared.server.port()), "", "");
     // The namespace and the rules come later.
     admin.namespace("istio-system").await;
     admin.apply_rules(RULES).await;
     let first = until_new(&admin, None).await;
     verify(&first);
     assert_eq!(part(&first, "ca.crt"), world.ask(&["bundle"]));
-    let on_record: Value =
-        serde_json::from_str(&world.ask(&["certs", "list", "-o", "json"])).unwrap_or_else(|_| json!(world.ask(&["certs", "list", "-o", "json"])));
-    let on_record = on_record.to_string();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("leaf.pem");
-    std::fs::write(&path, part(&first, "tls.crt")).unwrap();
-    let serial = String::from_utf8(openssl(&["x509", "-in", path.to_str().unwrap(), "-noout", "-serial"]).stdout).unwrap();
-    let serial = serial.trim().trim_start_matches("serial=").to_lowercase();
+    let (serial, on_record) = (serial(&first), world.ask(&["certs", "list", "-o", "json"]));
     assert!(serial.len() > 30 && on_record.contains(&serial), "{serial} in {on_record}");
     world.until_check("istiod-certificate", "ok", "istiod's certificate").await;
     world.until_check("istiod-bundle", "ok", "no webhooks yet").await;
+    assert_eq!(["current", "waiting", "left_alone"].map(|state| world.gauge(state)), [1.0, 0.0, 0.0]);
     let expiry = world.serve.metric("meshmint_istiod_cert_expiry_timestamp") - OffsetDateTime::now_utc().unix_timestamp() as f64;
     assert!(expiry > 23.0 * 3600.0 && expiry <= 24.0 * 3600.0, "{expiry}");
 
@@ -204,8 +211,9 @@ async fn a_secret_of_somebody_else_is_left_alone_until_it_is_gone() {
     let data = json!({"tls.crt": STANDARD.encode("theirs"), "tls.key": STANDARD.encode("theirs"), "ca.crt": STANDARD.encode("theirs")});
     let theirs = json!({"metadata": {"name": "istiod-tls", "annotations": {"cert-manager.io/certificate-name": "istiod"}}, "type": "kubernetes.io/tls", "data": data});
     let made = admin.create(SECRETS, &theirs).await;
-    let world = World::start(&shared.kubeconfig(shared.server.port()));
+    let world = World::start(&shared.kubeconfig(shared.server.port()), "", "");
     world.until_check("istiod-certificate", "warning", "somebody else's").await;
+    wait_until("it to be counted", || world.gauge("left_alone") == 1.0).await;
     assert_eq!(admin.get(SECRET).await["metadata"]["resourceVersion"], made["metadata"]["resourceVersion"]);
     admin.delete(SECRET, 0).await;
     verify(&until_new(&admin, None).await);
@@ -219,6 +227,59 @@ async fn a_secret_of_somebody_else_is_left_alone_until_it_is_gone() {
     let log = world.serve.terminate().1;
     let warnings = log.iter().filter(|line| line["message"].as_str().is_some_and(|said| said.contains("somebody else")));
     assert!(warnings.count() <= 1, "one warning, not one for each look");
+}
+
+/// A CA in process, the Secret's keeper beside it, and the clock of both.
+struct Inside {
+    world: common::issuer::World,
+    istiod: Arc<IstiodTls>,
+    clock: ManualClock,
+}
+
+impl Inside {
+    async fn of(shared: &Shared) -> Self {
+        let clock = ManualClock::at(OffsetDateTime::now_utc());
+        common::goes_on(&clock);
+        let world = common::issuer::World::found(Choices::default(), Arc::new(clock.clone()), SeededEntropy::new(7)).await;
+        let api = Api::connect(&Access::Kubeconfig(shared.kubeconfig(shared.server.port())), Arc::new(clock.clone())).await.unwrap();
+        let istiod = IstiodTls::new(IstiodsParts {
+            cluster: "east".to_owned(),
+            api,
+            others: None,
+            namespace: "istio-system".to_owned(),
+            clusters: BTreeSet::from(["east".to_owned()]),
+            writer: "one".to_owned(),
+            clock: Arc::new(clock.clone()),
+            entropy: SeededEntropy::new(8),
+            work: IstiodTlsWork {
+                issuer: world.issuer.clone(),
+                generation: world.keeper.published(),
+                revisions: vec!["default".to_owned(), "canary".to_owned()],
+                lifetime: Duration::from_secs(24 * 3600),
+            },
+        });
+        Self { world, istiod, clock }
+    }
+
+    /// How it stands, while it is kept.
+    fn status(&self) -> Option<IstiodTlsStatus> {
+        self.istiod.status().pop()
+    }
+
+    /// Waits until the Secret is as it shall be, and so many webhooks are behind.
+    async fn settled(&self, behind: usize) {
+        wait_until("it to be as it shall be", || {
+            self.status().is_some_and(|status| status.webhooks_behind == behind && status.secret.renew_at.is_some())
+        })
+        .await;
+    }
+
+    /// Serials of all serving certificates, the latest first.
+    async fn issued(&self) -> Vec<String> {
+        let filter = CertificateFilter { kind: Some(Kind::Serving), ..CertificateFilter::default() };
+        let page = self.world.ledger.list(&filter, None, 100, self.clock.now()).await.unwrap();
+        page.certificates.iter().map(|issued| hex::encode(&issued.record.serial)).collect()
+    }
 }
 
 /// Makes or changes istiod's webhook configuration of this kind, as istiod does.
@@ -238,49 +299,33 @@ async fn it_is_issued_again_until_istiod_shows_the_bundle_and_renewed_at_half_of
     let (shared, admin) = cluster().await;
     admin.namespace("istio-system").await;
     admin.apply_rules(RULES).await;
-    let clock = ManualClock::at(OffsetDateTime::now_utc());
-    common::goes_on(&clock);
-    let world = common::issuer::World::found(Choices::default(), Arc::new(clock.clone()), SeededEntropy::new(7)).await;
-    let api = Api::connect(&Access::Kubeconfig(shared.kubeconfig(shared.server.port())), Arc::new(clock.clone())).await.unwrap();
-    let istiod = IstiodTls::new(IstiodTlsParts {
-        api,
-        issuer: world.issuer.clone(),
-        generation: world.keeper.published(),
-        namespace: "istio-system".to_owned(),
-        revisions: vec!["default".to_owned(), "canary".to_owned()],
-        lifetime: Duration::from_secs(24 * 3600),
-        writer: "one".to_owned(),
-        clock: Arc::new(clock.clone()),
-        entropy: SeededEntropy::new(8),
-    });
+    let inside = Inside::of(&shared).await;
+    let (clock, istiod) = (&inside.clock, &inside.istiod);
     let (lead, leading) = watch::channel(false);
     let task = tokio::spawn(istiod.clone().run(leading, std::future::pending()));
     let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
-    let settled = async |behind: usize| {
-        wait_until("the webhooks to be seen", || istiod.status().webhooks_behind == behind && istiod.status().renew_at.is_some()).await;
-    };
-    assert!(admin.find(SECRET).await.is_none() && !istiod.status().leading, "another replica leads");
+    assert!(admin.find(SECRET).await.is_none() && istiod.status().is_empty(), "another replica leads");
     lead.send(true).unwrap();
     let first = until_new(&admin, None).await;
     verify_at(&first, clock.now());
-    settled(0).await;
+    inside.settled(0).await;
 
     // istiod has read the bundle; then its CA or an old volume shows another.
-    let bundle = world.generation().bundle.to_string();
+    let bundle = inside.world.generation().bundle.to_string();
     let other =
         common::issuer::World::found(Choices::default(), Arc::new(clock.clone()), SeededEntropy::new(9)).await.generation().bundle.to_string();
     show(&admin, "mutatingwebhookconfigurations", "istio-sidecar-injector", "sidecar-injector", &bundle).await;
     show(&admin, "validatingwebhookconfigurations", "istio-validator-istio-system", "istiod", &bundle).await;
-    wait_until("both to be seen", || (istiod.status().webhooks, istiod.status().webhooks_behind) == (2, 0)).await;
+    wait_until("both to be seen", || inside.status().is_some_and(|status| (status.webhooks, status.webhooks_behind) == (2, 0))).await;
     for (kind, name, label) in [
         ("mutatingwebhookconfigurations", "istio-sidecar-injector", "sidecar-injector"),
         ("validatingwebhookconfigurations", "istio-validator-istio-system", "istiod"),
     ] {
         let before = admin.get(SECRET).await;
         show(&admin, kind, name, label, &other).await;
-        settled(1).await;
+        inside.settled(1).await;
         clock.advance(Duration::from_secs(80));
-        settled(1).await;
+        inside.settled(1).await;
         assert_eq!(admin.get(SECRET).await["data"], before["data"], "the kubelet takes a while");
         clock.advance(minutes(1));
         let again = until_new(&admin, Some(&before)).await;
@@ -288,9 +333,9 @@ async fn it_is_issued_again_until_istiod_shows_the_bundle_and_renewed_at_half_of
         clock.advance(minutes(5));
         let once_more = until_new(&admin, Some(&again)).await;
         show(&admin, kind, name, label, &bundle).await;
-        settled(0).await;
+        inside.settled(0).await;
         clock.advance(minutes(20));
-        settled(0).await;
+        inside.settled(0).await;
         assert_eq!(admin.get(SECRET).await["data"], once_more["data"], "istiod shows it");
     }
 
@@ -298,15 +343,150 @@ async fn it_is_issued_again_until_istiod_shows_the_bundle_and_renewed_at_half_of
     clock.advance(minutes(13 * 60));
     verify_at(&until_new(&admin, Some(&before)).await, clock.now());
     // Whoever doesn't lead any more does nothing.
-    settled(0).await;
+    inside.settled(0).await;
     lead.send(false).unwrap();
-    wait_until("it to stop", || !istiod.status().leading).await;
+    wait_until("it to stop", || istiod.status().is_empty()).await;
     admin.delete(SECRET, 0).await;
     clock.advance(minutes(1));
     lead.send(true).unwrap();
     verify_at(&until_new(&admin, None).await, clock.now());
     drop(lead);
     tokio::time::timeout(PATIENCE, task).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_bundle_is_in_it_with_a_new_certificate() {
+    let (shared, admin) = cluster().await;
+    admin.namespace("istio-system").await;
+    admin.apply_rules(RULES).await;
+    let inside = Inside::of(&shared).await;
+    let (_lead, leading) = watch::channel(true);
+    let task = tokio::spawn(inside.istiod.clone().run(leading, std::future::pending()));
+    let first = until_new(&admin, None).await;
+    inside.settled(0).await;
+    let root = foreign_root("another");
+    let order = TrustOrder { pem: root.clone(), actor: "test".to_owned(), reason: "test".to_owned() };
+    let trusted = inside.world.keeper.add_trust(&order).await.unwrap();
+    let began = std::time::Instant::now();
+    let second = until_new(&admin, Some(&first)).await;
+    println!("istiod-tls had the new bundle after {:?}", began.elapsed());
+    assert_eq!(part(&second, "ca.crt"), *inside.world.generation().bundle);
+    assert!(part(&second, "ca.crt").contains(&root) && part(&second, "ca.crt").contains(&part(&first, "ca.crt")), "both roots");
+    let number = |secret: &Value| secret["metadata"]["annotations"]["meshmint.io/bundle-number"].clone();
+    assert_eq!((number(&first), number(&second)), (json!("1"), json!(trusted.bundle_number.to_string())));
+    assert_ne!(second["data"]["tls.key"], first["data"]["tls.key"]);
+    verify_at(&second, inside.clock.now());
+    inside.settled(0).await;
+    assert_eq!(inside.issued().await, [serial(&second), serial(&first)], "one for each bundle");
+    task.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_was_made_while_the_clock_was_ahead_is_replaced() {
+    const AHEAD: Duration = Duration::from_secs(6 * 3600);
+    let (shared, admin) = cluster().await;
+    admin.namespace("istio-system").await;
+    admin.apply_rules(RULES).await;
+    let inside = Inside::of(&shared).await;
+    inside.clock.advance(AHEAD);
+    let (_lead, leading) = watch::channel(true);
+    let task = tokio::spawn(inside.istiod.clone().run(leading, std::future::pending()));
+    let first = until_new(&admin, None).await;
+    inside.settled(0).await;
+    inside.clock.put_back(AHEAD);
+    let second = until_new(&admin, Some(&first)).await;
+    verify_at(&second, inside.clock.now());
+    inside.settled(0).await;
+    assert_eq!(inside.issued().await.len(), 2, "once is enough");
+    task.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_could_not_be_written_is_written_again_and_not_issued_anew() {
+    let (shared, admin) = cluster().await;
+    admin.namespace("istio-system").await;
+    admin.apply_rules(RULES).await;
+    let role = objects(RULES).remove(0);
+    let without = async |verb: &str| {
+        let mut rules = role["rules"].clone();
+        rules[0]["verbs"].as_array_mut().unwrap().retain(|each| each != verb);
+        admin.set_rules_of(&role, &rules).await;
+        admin.until_may("meshmint", "istio-system", verb, ("", "secrets", "istiod-tls"), false).await;
+    };
+    without("create").await;
+    let inside = Inside::of(&shared).await;
+    let (_lead, leading) = watch::channel(true);
+    let task = tokio::spawn(inside.istiod.clone().run(leading, std::future::pending()));
+    let failures = || inside.status().map_or(0, |status| status.secret.failures);
+    wait_until("several tries", || failures() >= 3).await;
+    let issued = inside.issued().await;
+    assert_eq!(issued.len(), 1, "one is on record, which nobody has");
+    admin.set_rules_of(&role, &role["rules"]).await;
+    let first = until_new(&admin, None).await;
+    assert_eq!([serial(&first)], issued[..]);
+    verify_at(&first, inside.clock.now());
+    inside.settled(0).await;
+    assert_eq!(inside.status().unwrap().secret.trouble, None);
+
+    // What istiod must read again can't be written either.
+    without("patch").await;
+    let before = failures();
+    show(&admin, "mutatingwebhookconfigurations", "istio-sidecar-injector", "sidecar-injector", &foreign_root("another")).await;
+    inside.settled(1).await;
+    inside.clock.advance(Duration::from_secs(130));
+    wait_until("several tries", || failures() >= before + 3).await;
+    let issued = inside.issued().await;
+    assert_eq!(issued.len(), 2, "one more is on record");
+    admin.set_rules_of(&role, &role["rules"]).await;
+    let second = until_new(&admin, Some(&first)).await;
+    assert_eq!(serial(&second), issued[0]);
+    verify_at(&second, inside.clock.now());
+    task.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_is_joined_gets_one_of_its_own() {
+    let ((east, here), (west, there)) = (cluster().await, cluster().await);
+    here.apply_rules("deploy/kubernetes/remote-clusters.yaml").await;
+    for admin in [&here, &there] {
+        admin.namespace("istio-system").await;
+        admin.apply_rules(RULES).await;
+    }
+    let world = World::start(&east.kubeconfig(east.server.port()), ", remoteSecretsNamespace: meshmint-system", ", clusters: [Kubernetes, west]");
+    let own = until_new(&here, None).await;
+    world.until_check("istiod-certificate", "failed", "not joined").await;
+    assert!(there.find(SECRET).await.is_none());
+    let made = meshmint(&["cluster", "secret", "--cluster", "west", "--kubeconfig", west.server.admin_kubeconfig().to_str().unwrap()]);
+    let made: Value = serde_saphyr::from_str(&String::from_utf8(made.stdout).unwrap()).unwrap();
+    here.create("/api/v1/namespaces/meshmint-system/secrets", &made).await;
+    let theirs = until_new(&there, None).await;
+    verify(&theirs);
+    assert_eq!(part(&theirs, "ca.crt"), part(&own, "ca.crt"));
+    assert!(theirs["data"]["tls.crt"] != own["data"]["tls.crt"] && theirs["data"]["tls.key"] != own["data"]["tls.key"]);
+    wait_until("both to be current", || world.gauge("current") == 2.0).await;
+    let on_record = world.ask(&["certs", "list", "-o", "json"]);
+    assert!(on_record.contains(&serial(&theirs)) && on_record.contains(&serial(&own)), "{on_record}");
+    // The webhooks of that cluster count too.
+    show(&there, "mutatingwebhookconfigurations", "istio-sidecar-injector", "sidecar-injector", &foreign_root("another")).await;
+    world.until_check("istiod-bundle", "warning", "cluster west").await;
+    assert!(world.check("istiod-bundle").iter().any(|(severity, said)| severity == "ok" && said.contains("cluster Kubernetes")));
+
+    // A new bundle gets there, too.
+    let root = world.folder.path().join("root.pem");
+    std::fs::write(&root, foreign_root("another")).unwrap();
+    world.ask(&["authority", "trust", "add", root.to_str().unwrap(), "--reason", "a move"]);
+    for (admin, before) in [(&here, &own), (&there, &theirs)] {
+        let after = until_new(admin, Some(before)).await;
+        assert_eq!(part(&after, "ca.crt"), world.ask(&["bundle"]));
+        verify(&after);
+    }
+    wait_until("both to be current again", || world.gauge("current") == 2.0).await;
+    // It goes: what it has stays there, and nobody looks after it.
+    let left = there.get(SECRET).await;
+    here.delete(&format!("/api/v1/namespaces/meshmint-system/secrets/{}", made["metadata"]["name"].as_str().unwrap()), 0).await;
+    world.until_check("istiod-certificate", "failed", "not joined").await;
+    assert_eq!(there.get(SECRET).await["data"], left["data"]);
+    wait_until("one to be left", || (world.gauge("current"), world.gauge("waiting")) == (1.0, 1.0)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -352,7 +532,7 @@ async fn each_rule_is_needed() {
         }
         admin.set_rules_of(role, &rules).await;
         may(false).await;
-        let world = World::start(&kubeconfig);
+        let world = World::start(&kubeconfig, "", "");
         world.until_check(id, outcome.0, outcome.1).await;
         drop(world);
         admin.set_rules_of(role, &role["rules"]).await;

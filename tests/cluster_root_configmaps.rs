@@ -13,7 +13,7 @@ use common::api_server::ApiServer;
 use common::cluster::{Client, objects};
 use common::process::{PATIENCE, Serve, meshmint};
 use common::slow_link::SlowLink;
-use common::{Shared, serve_yaml, wait_until};
+use common::{Shared, foreign_root, serve_yaml, wait_until};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -33,6 +33,17 @@ impl World {
         let serve = Serve::start(folder.path(), &format!("{yaml}controllers: {{ rootConfigMap: {{ enabled: true{more_of_map} }} }}\n"));
         let bundle = meshmint(&["bundle", "--admin", folder.path().join("admin.sock").to_str().unwrap()]);
         Self { serve, bundle: String::from_utf8(bundle.stdout).unwrap(), folder }
+    }
+
+    /// Lets a root of another CA join the bundle.
+    fn add_trust(&mut self) {
+        let (root, socket) = (self.folder.path().join("root.pem"), self.folder.path().join("admin.sock"));
+        std::fs::write(&root, foreign_root("another")).unwrap();
+        let (root, admin) = (root.to_str().unwrap(), ["--admin", socket.to_str().unwrap()]);
+        let added = meshmint(&[&["authority", "trust", "add", root, "--reason", "a move"][..], &admin].concat());
+        assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+        let before = std::mem::replace(&mut self.bundle, String::from_utf8(meshmint(&[&["bundle"][..], &admin].concat()).stdout).unwrap());
+        assert!(self.bundle.starts_with(&before) && self.bundle.len() > before.len(), "both roots");
     }
 
     fn namespaces(&self, state: &str) -> f64 {
@@ -115,7 +126,27 @@ async fn selected(admin: &Client) -> usize {
     all["items"].as_array().unwrap().iter().filter(counts).count()
 }
 
-/// 5,000 namespaces with MESHMINT_TEST_LONG, else 300: all of them in less than a minute, and never more than 200 in a second.
+/// All these are as they shall be, and no more than 200 were written in one second; `time` is when one was.
+async fn assert_even(world: &World, admin: &Client, count: usize, time: fn(&Value) -> Option<&str>) {
+    let found = admin.get("/api/v1/configmaps?fieldSelector=metadata.name%3Distio-ca-root-cert").await;
+    let found = found["items"].as_array().unwrap();
+    assert_eq!(found.len(), count);
+    let mut seconds = BTreeMap::<&str, usize>::new();
+    for map in found {
+        assert!(world.is_right(map), "{map:#}");
+        *seconds.entry(time(map).unwrap_or_else(|| panic!("{map:#}"))).or_default() += 1;
+    }
+    assert!(seconds.values().all(|written| *written <= 200), "{seconds:?}");
+}
+
+/// When our fields in it were changed last.
+fn changed(map: &Value) -> Option<&str> {
+    let fields = map["metadata"]["managedFields"].as_array()?;
+    fields.iter().find(|fields| fields["manager"] == "meshmint" && fields["operation"] == "Update")?["time"].as_str()
+}
+
+/// 5,000 namespaces with MESHMINT_TEST_LONG, else 300: all of them in less than a minute, and never more than 200 in a second; and so it is again after a
+/// new bundle.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_namespaces_get_it_soon_and_evenly() {
     const MOST: f64 = 150.0 * 1024.0 * 1024.0;
@@ -137,7 +168,7 @@ async fn many_namespaces_get_it_soon_and_evenly() {
     let all = selected(&admin).await;
     assert!(all > count);
     let began = Instant::now();
-    let world = World::start(&shared.kubeconfig(shared.server.port()), "", "");
+    let mut world = World::start(&shared.kubeconfig(shared.server.port()), "", "");
     // One that is made meanwhile doesn't wait for the others.
     admin.namespace("meanwhile").await;
     let (_, took) = world.until_right(&admin, &map("meanwhile")).await;
@@ -147,16 +178,18 @@ async fn many_namespaces_get_it_soon_and_evenly() {
     eprintln!("{count} namespaces took {took:?}");
     assert!(took < Duration::from_secs(60), "{took:?}");
 
-    let found = admin.get("/api/v1/configmaps?fieldSelector=metadata.name%3Distio-ca-root-cert").await;
-    let found = found["items"].as_array().unwrap();
-    assert_eq!(found.len(), all + 1);
-    let mut seconds = BTreeMap::<&str, usize>::new();
-    for map in found {
-        assert!(world.is_right(map), "{map:#}");
-        *seconds.entry(map["metadata"]["creationTimestamp"].as_str().unwrap()).or_default() += 1;
-    }
-    assert!(seconds.values().all(|made| *made <= 200), "{seconds:?}");
+    assert_even(&world, &admin, all + 1, |map| map["metadata"]["creationTimestamp"].as_str()).await;
     assert_eq!((world.writes("written"), world.writes("failed")), ((all + 1) as f64, 0.0), "each once");
+
+    let began = Instant::now();
+    world.add_trust();
+    wait_until("each to be written once more", || world.writes("written") >= (2 * (all + 1)) as f64).await;
+    world.until_all(all + 1).await;
+    let took = began.elapsed();
+    eprintln!("a new bundle was in {count} namespaces after {took:?}");
+    assert!(took < Duration::from_secs(60), "{took:?}");
+    assert_even(&world, &admin, all + 1, changed).await;
+    assert_eq!((world.writes("written"), world.writes("failed")), ((2 * (all + 1)) as f64, 0.0), "each once");
     let resident = world.serve.metric("process_resident_memory_bytes");
     eprintln!("resident: {} MiB", resident / 1024.0 / 1024.0);
     assert!(resident > 0.0 && resident < MOST, "{resident} bytes");
@@ -375,7 +408,7 @@ async fn a_cluster_that_is_joined_has_it_too() {
     let ((east, here), (west, there)) = (cluster().await, cluster().await);
     here.apply_rules("deploy/kubernetes/remote-clusters.yaml").await;
     there.namespace("shop").await;
-    let world = World::start(&east.kubeconfig(east.server.port()), ", remoteSecretsNamespace: meshmint-system", "");
+    let mut world = World::start(&east.kubeconfig(east.server.port()), ", remoteSecretsNamespace: meshmint-system", "");
     let own = selected(&here).await;
     world.until_all(own).await;
     assert!(there.find(&map("shop")).await.is_none());
@@ -386,6 +419,13 @@ async fn a_cluster_that_is_joined_has_it_too() {
     world.until_all(own + selected(&there).await).await;
     there.delete(&map("shop"), 0).await;
     world.until_right(&there, &map("shop")).await;
+    // A new bundle is in both, and what others keep there stays.
+    there.patch(&map("shop"), &json!({"data": {"theirs": "kept"}})).await;
+    world.add_trust();
+    world.until_right(&here, &map("kube-system")).await;
+    let (found, _) = world.until_right(&there, &map("shop")).await;
+    assert_eq!(found["data"]["theirs"], "kept");
+    world.until_all(own + selected(&there).await).await;
 
     // It goes: what it has stays there, and nobody looks after it.
     here.delete(&format!("/api/v1/namespaces/meshmint-system/secrets/{}", made["metadata"]["name"].as_str().unwrap()), 0).await;

@@ -251,7 +251,9 @@ fn values_become_what_they_say() {
     let account = |workload: &Value| workload["spec"]["template"]["spec"]["serviceAccountName"].clone();
     assert_eq!((account(issuer), account(authority)), (json!("ca-issuer"), json!("ca")));
     // What only whoever leads may do or read is not said to the others.
-    for (section, key) in [("controllers", "rootConfigMap"), ("controllers", "cacerts"), ("authority", "import"), ("admin", "listen")] {
+    for (section, key) in
+        [("controllers", "rootConfigMap"), ("controllers", "istiod"), ("controllers", "cacerts"), ("authority", "import"), ("admin", "listen")]
+    {
         assert!(of_issuer[section][key].is_null() && !of_authority[section][key].is_null(), "{section}.{key}");
     }
     assert_eq!(of_issuer["state"], of_authority["state"]);
@@ -265,7 +267,11 @@ fn values_become_what_they_say() {
     );
     assert_eq!(scaled.iter().filter(|object| object["kind"] == "PodDisruptionBudget").count(), 1, "one that may lead can't be spared by a budget");
     let istiod = written("istiod's CA is off")["controllers"].clone();
-    assert_eq!(istiod["istiod"], json!({"namespace": "istio-control", "revisions": ["default", "canary"], "certificateLifetime": "24h"}));
+    assert_eq!(
+        istiod["istiod"],
+        json!({"namespace": "istio-control", "clusters": [], "revisions": ["default", "canary"], "certificateLifetime": "24h"})
+    );
+    assert_eq!(written("istiods of several clusters")["controllers"]["istiod"]["clusters"], json!(["Kubernetes", "east"]));
 
     let signing = written("istiod stays the CA")["controllers"].clone();
     assert_eq!(signing, json!({"cacerts": {"namespace": "istio-control", "clusters": ["Kubernetes", "east"], "lifetime": "180d"}}));
@@ -339,6 +345,16 @@ fn rules_of_access_and_alerts_are_those_of_the_files() {
     assert_eq!(elsewhere.len(), istiod.len());
     assert!(elsewhere.iter().all(|rule| !rule.contains("istio-system")), "{elsewhere:#?}");
     assert_eq!(given(json!({"app": {"cacerts": {"enabled": true}}})), access(&files(&["rbac.yaml", "cacerts.yaml"])));
+    // Where only istiods of other clusters are given something, there is nothing to do in istiod's namespace here.
+    for (clusters, here) in [(json!(["east"]), false), (json!(["Kubernetes", "east"]), true)] {
+        for (file, app) in [
+            ("istiod.yaml", json!({"tls": {"istiodCertificateEnable": true, "istiodCertificateClusters": clusters}})),
+            ("cacerts.yaml", json!({"cacerts": {"enabled": true, "clusters": clusters}})),
+        ] {
+            let expected = if here { files(&["rbac.yaml", file]) } else { files(&["rbac.yaml"]) };
+            assert_eq!(given(json!({"app": app})), access(&expected), "{file} {clusters}");
+        }
+    }
     assert_eq!(access(&rendered("admin over the network")), access(&files(&["rbac.yaml", "admin.yaml"])));
     // The account that `--kube` acts as is the release's own, whatever that and its own account are called.
     let west = helm.render_as("west", "mesh", &with_image(&json!({"app": {"admin": {"enabled": true}}, "serviceAccount": {"name": "ca"}})));

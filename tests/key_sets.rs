@@ -1,6 +1,7 @@
 //! `cluster::key_sets` against a real https server and real files, on a clock that stands still.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+#[allow(dead_code, reason = "no clock is put back here")]
 #[path = "common/clock.rs"]
 mod clock;
 #[path = "common/key_server.rs"]

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use common::api_server::Settings;
 use common::load::{self, Key};
-use common::process::{Serve, get, wait_for};
+use common::process::{Serve, get, meshmint, wait_for};
 use replicas::{Load, NAMESPACE, World, leader, once};
 use rustix::process::Signal;
 use tokio::task::block_in_place;
@@ -196,4 +196,40 @@ async fn issuing_goes_on_while_the_api_server_is_away() {
     assert!(seen.failed.is_empty() && seen.retries == 0, "{:#?}", seen.failed);
     world.assert_on_record(&seen.answers);
     assert_eq!(world.assert_whole(NAMESPACE).await, 1);
+}
+
+/// How soon every replica answers with a root that joined at one of them (docs/operations.md).
+const TRUSTED_WITHIN: Duration = Duration::from_secs(5);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_root_that_joins_at_one_replica_is_in_what_the_others_answer() {
+    let world = World::start().await;
+    let replicas: Vec<_> = (0..2).map(|_| world.replica("", "")).collect();
+    let leads = leader(&replicas);
+    // Wherever it is added: at the one that leads, and at the other.
+    for (name, at, other) in [("one", leads, 1 - leads), ("two", 1 - leads, leads)] {
+        let roots = replicas[other].bundle();
+        let before = once(replicas[other].serve.csr, &roots, &world.token).await.unwrap();
+        let (root, folder) = (common::foreign_root(name), replicas[at].folder.path());
+        let (file, socket) = (folder.join("other-root.pem"), folder.join("admin.sock"));
+        std::fs::write(&file, &root).unwrap();
+        let (file, socket) = (file.to_str().unwrap(), socket.to_str().unwrap());
+        let added = block_in_place(|| meshmint(&["authority", "trust", "add", file, "--reason", "a move", "--admin", socket]));
+        let began = Instant::now();
+        assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+        let own = once(replicas[at].serve.csr, &roots, &world.token).await.unwrap();
+        assert!(own.bundle().contains(&root), "at once where it was added");
+        let answer = loop {
+            let answer = once(replicas[other].serve.csr, &roots, &world.token).await.unwrap();
+            if answer.bundle() != before.bundle() {
+                break answer;
+            }
+            assert!(began.elapsed() < TRUSTED_WITHIN, "{:?}", began.elapsed());
+        };
+        println!("in the answers of another replica after {:?}", began.elapsed());
+        assert_eq!(answer.bundle(), own.bundle(), "one bundle, byte for byte");
+        assert_eq!(answer.intermediates(), before.intermediates(), "who signs is the same");
+        answer.verify().unwrap();
+        assert_eq!(block_in_place(|| replicas[other].bundle()), answer.bundle());
+    }
 }

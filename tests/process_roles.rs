@@ -9,6 +9,8 @@ mod postgres;
 #[path = "common/replicas.rs"]
 mod replicas;
 
+use common::Shared;
+use common::api_server::ApiServer;
 use common::process::{Serve, get, meshmint, wait_for};
 use replicas::{Load, NAMESPACE, Replica, World};
 use rustix::process::Signal;
@@ -120,4 +122,41 @@ async fn an_issuer_issues_and_can_not_read_the_root_key() {
     world.admin.set_role(NAMESPACE, STATE, "meshmint-state", &json!([])).await;
     block_in_place(|| wait_for("the lease to be missed", || (authority.check("leader-known")["severity"] == "warning").then_some(())));
     assert!(!authority.leads());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_authority_keeps_the_certificate_of_an_istiod_in_another_cluster() {
+    const SECRET: &str = "/api/v1/namespaces/istio-system/secrets/istiod-tls";
+    let world = World::start().await;
+    world.admin.apply_rules("deploy/kubernetes/remote-clusters.yaml").await;
+    let west = Shared::over(ApiServer::start().await).await;
+    let there = west.admin().await;
+    there.namespace("istio-system").await;
+    there.apply_rules("deploy/kubernetes/istiod.yaml").await;
+    let kubeconfig = west.server.admin_kubeconfig();
+    let made = block_in_place(|| meshmint(&["cluster", "secret", "--cluster", "west", "--kubeconfig", kubeconfig.to_str().unwrap()]));
+    let made: Value = serde_saphyr::from_str(&String::from_utf8(made.stdout).unwrap()).unwrap();
+    world.admin.create(&format!("/api/v1/namespaces/{NAMESPACE}/secrets"), &made).await;
+
+    let istiod = "controllers: { istiod: { namespace: istio-system, clusters: [west] } }\n";
+    let others = format!(", remoteSecretsNamespace: {NAMESPACE} }}\ntokens:");
+    let start = |role: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let yaml = world.yaml(folder.path(), &world.kubeconfig(), &world.database, NAMESPACE, &format!("role: {role}\n{istiod}"));
+        (block_in_place(|| Serve::start(folder.path(), &yaml.replace(" }\ntokens:", &others))), folder)
+    };
+    let kept = |serve: &Serve| serve.metric("meshmint_istiod_tls{state=\"current\"}");
+    let (authority, _folder) = start("authority");
+    block_in_place(|| wait_for("istiod's certificate", || (kept(&authority) == 1.0).then_some(())));
+    let secret = there.get(SECRET).await;
+    assert!(secret["data"]["tls.crt"].is_string() && secret["data"]["tls.key"].is_string(), "{secret}");
+    // Without one nobody keeps it.
+    let (issuer, _folder) = start("issuer");
+    assert_eq!(block_in_place(|| authority.terminate()).0, Some(0));
+    there.delete(SECRET, 0).await;
+    assert_eq!(issuer.metric("meshmint_leading"), 0.0);
+    let (authority, _folder) = start("authority");
+    block_in_place(|| wait_for("it again", || (kept(&authority) == 1.0).then_some(())));
+    assert_ne!(there.get(SECRET).await["data"]["tls.key"], secret["data"]["tls.key"]);
+    assert_eq!((kept(&issuer), issuer.metric("meshmint_istiod_tls_writes_total{result=\"written\"}")), (0.0, 0.0));
 }

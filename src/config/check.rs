@@ -218,21 +218,34 @@ impl Checking<'_> {
 
     fn istiod(&mut self) -> Option<Option<Istiod>> {
         let namespace = self.namespace("controllers.istiod.namespace");
+        let clusters = self.clusters("controllers.istiod");
         let revisions = self.list("controllers.istiod.revisions", |item| is_label(item).then(|| item.to_owned()));
         let certificate_lifetime = self.duration("controllers.istiod.certificateLifetime");
-        let (namespace, revisions, certificate_lifetime) = (namespace?, revisions?, certificate_lifetime?);
-        Some(namespace.map(|namespace| Istiod { namespace, revisions, certificate_lifetime }))
+        let (namespace, clusters, revisions, certificate_lifetime) = (namespace?, clusters?, revisions?, certificate_lifetime?);
+        self.has_namespace("controllers.istiod", namespace.as_deref(), &clusters)?;
+        Some(namespace.map(|namespace| Istiod { namespace, clusters, revisions, certificate_lifetime }))
     }
 
     fn cacerts(&mut self) -> Option<Option<Cacerts>> {
         let namespace = self.namespace("controllers.cacerts.namespace");
-        let clusters = self.list("controllers.cacerts.clusters", |item| (!item.is_empty()).then(|| item.to_owned()));
+        let clusters = self.clusters("controllers.cacerts");
         let lifetime = self.duration("controllers.cacerts.lifetime");
         let (namespace, clusters, lifetime) = (namespace?, clusters?, lifetime?);
-        if namespace.is_none() && !clusters.is_empty() {
-            return self.refuse("controllers.cacerts.clusters", "says nothing without controllers.cacerts.namespace: expected that too");
-        }
+        self.has_namespace("controllers.cacerts", namespace.as_deref(), &clusters)?;
         Some(namespace.map(|namespace| Cacerts { namespace, clusters, lifetime }))
+    }
+
+    /// Names of clusters, of the section at this path.
+    fn clusters(&mut self, section: &str) -> Option<Vec<String>> {
+        self.list(&format!("{section}.clusters"), |item| (!item.is_empty()).then(|| item.to_owned()))
+    }
+
+    /// Clusters are named only beside a namespace.
+    fn has_namespace(&mut self, section: &str, namespace: Option<&str>, clusters: &[String]) -> Option<()> {
+        if namespace.is_some() || clusters.is_empty() {
+            return Some(());
+        }
+        self.refuse(&format!("{section}.clusters"), &format!("says nothing without {section}.namespace: expected that too"))
     }
 
     /// The name of a namespace, which may be absent.

@@ -149,7 +149,8 @@ pub(super) const KEYS: &[Key] = &[
     key("controllers.rootConfigMap.name", Text, Is("istio-ca-root-cert"), "The ConfigMap's name; its key is root-cert.pem."),
     key("controllers.rootConfigMap.namespaceSelector", Text, Optional("istio-discovery=enabled"), "Only in namespaces that this label selector chooses (istio-csr: configmapNamespaceSelector); never in kube-public, kube-node-lease and local-path-storage."),
 
-    key("controllers.istiod.namespace", Text, Optional("istio-system"), "istiod's namespace: keep the Secret istiod-tls there, which istiod serves with, in the cluster of section cluster. A Secret of somebody else is left alone."),
+    key("controllers.istiod.namespace", Text, Optional("istio-system"), "istiod's namespace: keep the Secret istiod-tls there, which istiod serves with. A Secret of somebody else is left alone."),
+    key("controllers.istiod.clusters", Texts, Items(""), "The clusters of these istiods: clusterID for our own, others as cluster.remoteSecretsNamespace has them. Empty means our own."),
     key("controllers.istiod.revisions", Texts, Items("default"), "Revisions of istiod there; each has its name in the certificate."),
     key("controllers.istiod.certificateLifetime", Duration(10 * M, 90 * D), Is("24h"), "Lifetime of istiod's certificate, which is renewed at half of it; at most a third of authority.issuingLifetime is used."),
 

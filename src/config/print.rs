@@ -111,7 +111,8 @@ These must fit together:
 - `tokens.audiences` and `tokens.issuers` are not empty, and no issuer is there twice; each has exactly one of `keys.file`, `keys.url`, `keys.discovery` and
   `keys.apiServer`, and `refreshInterval` is at most `maxAge`. `keys.caFile` goes with `url` or `discovery`.
 - `cluster` has `inCluster` or `kubeconfig`, or neither; `keys.apiServer` and `tokens.verification: tokenReview` need one of them.
-- `controllers.cacerts.lifetime` is at most `authority.rootLifetime`; `clusters` other than `clusterID` need `cluster.remoteSecretsNamespace` and role all.
+- `controllers.cacerts.lifetime` is at most `authority.rootLifetime`. `controllers.istiod.clusters` and `controllers.cacerts.clusters` other than `clusterID` need
+  `cluster.remoteSecretsNamespace`.
 - `server` has at least one serving name or address; `maxInFlight` is at least `maxConcurrentStreams`; `maxHandshakes` is at most `maxConnections`.
 - The ledger is a file (`ledger.sqlite`) or a database (`ledger.postgres`), not both; `ledger.onOutage: spool` is for a database.
 - No two listeners have the same port (0 takes a free one).

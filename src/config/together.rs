@@ -76,6 +76,7 @@ impl Checking<'_> {
             }
         }
         self.check_cacerts(config);
+        self.check_clusters(config);
         if config.role != Role::All && (config.state_secrets.is_none() || config.ledger_postgres.is_none()) {
             self.refuse::<()>(
                 "role",
@@ -125,19 +126,28 @@ impl Checking<'_> {
 }
 
 impl Checking<'_> {
-    /// An intermediate lives no longer than a root, and other clusters are joined.
+    /// An intermediate lives no longer than a root.
     fn check_cacerts(&mut self, config: &Config) {
-        let (Some(cacerts), Some(cluster)) = (&config.controllers.cacerts, &config.cluster) else { return };
+        let (Some(cacerts), Some(_)) = (&config.controllers.cacerts, &config.cluster) else { return };
         let longest = config.authority.root_lifetime;
         if cacerts.lifetime > longest {
             let (given, longest) = (duration_text(cacerts.lifetime), duration_text(longest));
             let reason = format!("{given} is longer than authority.rootLifetime: expected at most {longest}");
             self.refuse::<()>("controllers.cacerts.lifetime", &reason);
         }
-        let Some(other) = cacerts.clusters.iter().find(|name| **name != config.cluster_id) else { return };
-        if cluster.remote_secrets_namespace.is_none() {
+    }
+
+    /// Where istiods of other clusters are given something, other clusters are joined.
+    fn check_clusters(&mut self, config: &Config) {
+        let Config { controllers, cluster: Some(cluster), .. } = config else { return };
+        if cluster.remote_secrets_namespace.is_some() {
+            return;
+        }
+        let istiod = controllers.istiod.iter().flat_map(|istiod| &istiod.clusters).map(|name| ("controllers.istiod.clusters", name));
+        let cacerts = controllers.cacerts.iter().flat_map(|cacerts| &cacerts.clusters).map(|name| ("controllers.cacerts.clusters", name));
+        for (key, other) in istiod.chain(cacerts).filter(|(_, name)| **name != config.cluster_id) {
             let wanted = "expected clusterID, or cluster.remoteSecretsNamespace beside it, where a Secret names that cluster";
-            self.refuse::<()>("controllers.cacerts.clusters", &format!("{other:?} is not our own cluster: {wanted}"));
+            self.refuse::<()>(key, &format!("{other:?} is not our own cluster: {wanted}"));
         }
     }
 }

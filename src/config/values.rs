@@ -74,7 +74,7 @@ pub struct Cluster {
 pub struct Controllers {
     /// The ConfigMap with the trust bundle in every namespace; `None`: others see to it.
     pub root_config_map: Option<RootConfigMap>,
-    /// istiod's certificate; `None`: others see to it.
+    /// Certificates of istiods; `None`: others see to them.
     pub istiod: Option<Istiod>,
     /// istiods that stay the CA; `None`: none of ours.
     pub cacerts: Option<Cacerts>,
@@ -94,19 +94,33 @@ pub struct Cacerts {
 impl Cacerts {
     /// Whether the istiod of our own cluster, of this id, is one of them.
     pub fn are_of(&self, own: &str) -> bool {
-        self.clusters.is_empty() || self.clusters.iter().any(|cluster| cluster == own)
+        has(&self.clusters, own)
     }
 }
 
-/// The istiod whose certificate is ours.
+/// The istiods whose certificates are ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Istiod {
-    /// Its namespace.
+    /// Their namespace.
     pub namespace: String,
-    /// Its revisions.
+    /// Their clusters; empty: our own.
+    pub clusters: Vec<String>,
+    /// Their revisions.
     pub revisions: Vec<String>,
-    /// How long its certificate lives.
+    /// How long their certificates live.
     pub certificate_lifetime: Duration,
+}
+
+impl Istiod {
+    /// Whether the istiod of our own cluster, of this id, is one of them.
+    pub fn is_of(&self, own: &str) -> bool {
+        has(&self.clusters, own)
+    }
+}
+
+/// Whether these clusters have our own among them.
+fn has(clusters: &[String], own: &str) -> bool {
+    clusters.is_empty() || clusters.iter().any(|cluster| cluster == own)
 }
 
 /// The ConfigMap with the trust bundle.

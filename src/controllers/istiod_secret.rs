@@ -1,6 +1,7 @@
 //! The Secret that istiod serves with: what it shall be, and what it asks for.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 
 use rustls_pki_types::CertificateDer;
 use serde::Deserialize;
@@ -25,22 +26,8 @@ pub(super) struct Wanted {
     pub(super) names: BTreeSet<String>,
 }
 
-/// What it asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Need {
-    /// Nothing until then.
-    Nothing { renew_at: OffsetDateTime },
-    /// Nothing from us: somebody else made it.
-    Foreign,
-    /// Nothing from us: whoever wrote it knows a newer bundle or a newer generation.
-    LeftAlone,
-    /// A new certificate.
-    Issue {
-        /// The version to change; none: there is no Secret.
-        version: Option<Box<str>>,
-        why: &'static str,
-    },
-}
+/// What it asks for; nothing of it may stay.
+pub(super) type Need = super::own_secret::Need<Infallible>;
 
 /// What is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,25 +42,27 @@ pub(super) struct Served {
 impl IstiodSecret {
     /// What it asks for.
     pub(super) fn need(&self, wanted: &Wanted, now: OffsetDateTime) -> Need {
-        let issue = |why| Need::Issue { version: self.version(), why };
         let (number, generation, contents) = match self.standing(wanted.number, wanted.generation) {
-            Standing::Missing => return issue("there is none"),
+            Standing::Missing => return Need::Issue("there is none"),
             Standing::Foreign => return Need::Foreign,
             Standing::Newer => return Need::LeftAlone,
-            Standing::Spoilt => return issue("what is in it isn't what was written"),
+            Standing::Spoilt => return Need::Issue("what is in it isn't what was written"),
             Standing::Written { number, generation, contents } => (number, generation, contents),
         };
         if number < wanted.number || Some(contents.roots) != wanted.roots {
-            return issue("there is another trust bundle");
+            return Need::Issue("there is another trust bundle");
         }
         if generation < wanted.generation.0 {
-            return issue("another generation signs");
+            return Need::Issue("another generation signs");
         }
         if contents.names != wanted.names {
-            return issue("it has other names");
+            return Need::Issue("it has other names");
+        }
+        if contents.not_before > now {
+            return Need::Issue("it was made while the clock was ahead");
         }
         let renew_at = contents.not_before + (contents.not_after - contents.not_before) / 2;
-        if now >= renew_at { issue("half of its life is over") } else { Need::Nothing { renew_at } }
+        if now >= renew_at { Need::Issue("half of its life is over") } else { Need::Nothing { renew_at: Some(renew_at) } }
     }
 
     /// When the certificate ends.
@@ -177,7 +166,7 @@ mod tests {
 
     fn why(secret: Value) -> &'static str {
         match need(secret, NOW) {
-            Need::Issue { version: Some(version), why } if *version == *"9" => why,
+            Need::Issue(why) => why,
             other => panic!("{other:?}"),
         }
     }
@@ -185,10 +174,18 @@ mod tests {
     #[test]
     fn one_that_is_right_asks_for_nothing_until_half_of_its_life_is_over() {
         let renew_at = NOW + time::Duration::hours(11);
-        assert_eq!(need(good(), NOW), Need::Nothing { renew_at });
-        assert_eq!(need(good(), renew_at - time::Duration::seconds(1)), Need::Nothing { renew_at });
-        assert!(matches!(need(good(), renew_at), Need::Issue { why: "half of its life is over", .. }));
-        assert_eq!(IstiodSecret::default().need(&wanted(), NOW), Need::Issue { version: None, why: "there is none" });
+        assert_eq!(need(good(), NOW), Need::Nothing { renew_at: Some(renew_at) });
+        assert_eq!(need(good(), renew_at - time::Duration::seconds(1)), Need::Nothing { renew_at: Some(renew_at) });
+        assert_eq!(need(good(), renew_at), Need::Issue("half of its life is over"));
+        assert_eq!(IstiodSecret::default().need(&wanted(), NOW), Need::Issue("there is none"));
+    }
+
+    #[test]
+    fn one_that_was_made_while_the_clock_was_ahead_asks_for_a_new_one() {
+        let not_before = NOW - time::Duration::hours(1);
+        assert!(matches!(need(good(), not_before), Need::Nothing { .. }));
+        let ahead = Need::Issue("it was made while the clock was ahead");
+        assert_eq!([1, 5 * 24 * 3600].map(|seconds| need(good(), not_before - time::Duration::seconds(seconds))), [ahead.clone(), ahead]);
     }
 
     #[test]
@@ -224,7 +221,7 @@ mod tests {
         more.names.insert("istiod-1-31.istio-system.svc".to_owned());
         let mut known = IstiodSecret::default();
         known.put(serde_json::from_value(good()).unwrap());
-        assert!(matches!(known.need(&more, NOW), Need::Issue { why: "it has other names", .. }));
+        assert_eq!(known.need(&more, NOW), Need::Issue("it has other names"));
     }
 
     #[test]

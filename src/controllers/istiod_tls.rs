@@ -1,12 +1,12 @@
-//! istiod's own serving certificate, for as long as this replica leads: the Secret `istiod-tls`, which must be there before istiod starts, or its
-//! port for proxies stays off.
+//! istiod's own serving certificate in one cluster: the Secret `istiod-tls`, which must be there before istiod starts, or its port for proxies stays off.
+//! Keeps it until it is dropped.
 //!
 //! It is issued like our own serving certificate, through the ledger, with a new key each time. istiod reads a changed root only when its certificate
 //! changes, and the two volumes are brought up to date at different moments; so after a new bundle it is issued again, and again with growing
-//! pauses, until istiod's webhooks show that istiod has read the bundle. A Secret that somebody else made is left alone.
+//! pauses, until istiod's webhooks show that istiod has read the bundle. What could not be written is written again, not issued anew. A Secret that
+//! somebody else made is left alone.
 
 use std::collections::BTreeSet;
-use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,21 +14,20 @@ use arc_swap::ArcSwap;
 use futures_util::future::join5;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
-use tokio::sync::watch;
 
-use super::attempts::{Attempts, Outcome};
+use super::attempts::Attempts;
 use super::istiod_secret::{IstiodSecret, Need, Wanted};
-use super::leading::while_leading;
+use super::istiods::{Istiods, SecretKeeper};
+use super::kept_secret::{KeepError, KeptSecret, Place, SecretStatus};
 use super::namespaces::Namespaces;
 use super::own_secret::{annotations, encoded};
 use super::roots::roots_digest;
 use super::webhooks::{INJECTION_LABEL, Seen, VALIDATION_LABEL, Webhooks};
-use super::writes;
 use crate::authority::Generation;
-use crate::clock::{Clock, Entropy, fraction, readable};
-use crate::cluster::{ApiError, ApiServer, Resource, Scope, WatchStatus, Watched};
-use crate::issuance::{Issued, Issuer, Refusal, ServingNames};
-use crate::pki::{IssuerKey, KeyAlgorithm, KeyError, PublicKeyError};
+use crate::clock::readable;
+use crate::cluster::{Scope, Watched};
+use crate::issuance::{Issued, Issuer, ServingNames};
+use crate::pki::{IssuerKey, KeyAlgorithm};
 
 /// The name that istiod's chart mounts.
 const NAME: &str = "istiod-tls";
@@ -39,79 +38,56 @@ const READ_WITHIN: Duration = Duration::from_secs(120);
 /// The longest pause between two such tries.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
-/// What an [`IstiodTls`] is made of.
-#[derive(Debug)]
-pub struct IstiodTlsParts {
-    /// The API server of istiod's cluster.
-    pub api: Arc<ApiServer>,
+/// Keeps the certificates of all istiods that we see to.
+pub type IstiodTls = Istiods<IstiodCertificate>;
+
+/// What an istiod gets, in whichever cluster.
+#[derive(Debug, Clone)]
+pub struct IstiodTlsWork {
     /// Issues and records.
     pub issuer: Arc<Issuer>,
     /// What signs now.
     pub generation: Arc<ArcSwap<Generation>>,
-    /// istiod's namespace. It may not be there yet.
-    pub namespace: String,
     /// Revisions of istiod there; `default` is the one without a name.
     pub revisions: Vec<String>,
     /// How long a certificate lives; a new one is issued at half of it.
     pub lifetime: Duration,
-    /// This process, by a random id.
-    pub writer: String,
-    /// Time.
-    pub clock: Arc<dyn Clock>,
-    /// Chance in pauses.
-    pub entropy: Arc<dyn Entropy>,
 }
 
 /// What metrics and the checkup show.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct IstiodTlsStatus {
-    /// Whether this replica sees to it; else everything else is empty.
-    pub leading: bool,
+    /// The Secret.
+    pub secret: SecretStatus,
     /// Whether istiod's namespace is there.
     pub namespace: bool,
-    /// Somebody else made the Secret, and it is left alone.
-    pub foreign: bool,
-    /// Whoever wrote the Secret knows a newer bundle or generation, so it is left alone.
-    pub left_alone: bool,
-    /// When the certificate in the Secret ends, whoever made it.
-    pub not_after: Option<OffsetDateTime>,
-    /// When it is to be renewed, where it is as it shall be.
-    pub renew_at: Option<OffsetDateTime>,
     /// istiod's webhook configurations.
     pub webhooks: usize,
     /// Those that don't show the trust bundle.
     pub webhooks_behind: usize,
-    /// Secrets that were written.
-    pub written: u64,
-    /// Writes for which somebody else was faster.
-    pub conflicts: u64,
-    /// Certificates that could not be issued or written.
-    pub failures: u64,
-    /// Why the latest try failed; `None` where none did since it went well.
-    pub trouble: Option<String>,
-    /// The watches.
-    pub watches: Vec<WatchStatus>,
 }
 
-/// Keeps istiod's certificate.
+impl From<SecretStatus> for IstiodTlsStatus {
+    fn from(secret: SecretStatus) -> Self {
+        Self { secret, ..Self::default() }
+    }
+}
+
+/// Keeps one istiod's certificate.
 #[derive(Debug)]
-pub struct IstiodTls {
-    parts: IstiodTlsParts,
+pub struct IstiodCertificate {
+    secret: KeptSecret,
+    work: IstiodTlsWork,
     names: BTreeSet<String>,
-    status: Mutex<IstiodTlsStatus>,
+    around: Mutex<Around>,
 }
 
-/// Why there is no new certificate in the Secret.
-#[derive(Debug, thiserror::Error)]
-enum IstiodTlsError {
-    #[error("not issued: {0}")]
-    Refused(#[from] Refusal),
-    #[error(transparent)]
-    Key(#[from] KeyError),
-    #[error(transparent)]
-    PublicKey(#[from] PublicKeyError),
-    #[error("not written: {0}")]
-    Write(#[from] ApiError),
+/// What is seen beside the Secret.
+#[derive(Debug, Clone, Copy, Default)]
+struct Around {
+    /// Whether istiod's namespace is there.
+    namespace: bool,
+    webhooks: Seen,
 }
 
 /// Names under which proxies and the API server reach istiod in this namespace.
@@ -124,7 +100,7 @@ fn names(namespace: &str, revisions: &[String]) -> BTreeSet<String> {
     always.into_iter().chain(services).map(|service| format!("{service}.{namespace}.svc")).collect()
 }
 
-/// What is watched during one term.
+/// What is watched.
 struct Watches {
     secret: Arc<Watched<IstiodSecret>>,
     namespace: Arc<Watched<Namespaces>>,
@@ -141,36 +117,56 @@ struct Again {
     next_wait: Duration,
 }
 
-impl IstiodTls {
-    /// Nothing is asked yet: [`IstiodTls::run`] begins.
-    pub fn new(parts: IstiodTlsParts) -> Arc<Self> {
-        let names = names(&parts.namespace, &parts.revisions);
-        Arc::new(Self { names, parts, status: Mutex::default() })
+/// A certificate that is on record, until the watch shows it in the Secret.
+struct Made {
+    issued: Issued,
+    key: IssuerKey,
+    /// What the watch showed when it was written; `None`: it isn't yet.
+    written_over: Option<String>,
+}
+
+impl Made {
+    /// Whether it is still what is wanted.
+    fn serves(&self, wanted: &Wanted, now: OffsetDateTime) -> bool {
+        let Issued { bundle_number, generation, not_before, not_after, .. } = self.issued;
+        let half = not_before + (not_after - not_before) / 2;
+        (bundle_number, generation) == (wanted.number, wanted.generation) && not_before <= now && now < half
     }
 
-    /// How it stands.
-    pub fn status(&self) -> IstiodTlsStatus {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What is ours in the Secret.
+    fn contents(&self) -> Value {
+        let Self { issued, key, .. } = self;
+        let chain = std::iter::once(issued.leaf.as_str()).chain(issued.chain.iter().map(String::as_str)).collect::<String>();
+        json!({
+            "metadata": {"annotations": annotations(issued.bundle_number, issued.generation, &issued.der)},
+            "data": {"tls.crt": encoded(&chain), "tls.key": encoded(&key.to_pem()), "ca.crt": encoded(&issued.bundle)},
+        })
+    }
+}
+
+impl SecretKeeper for IstiodCertificate {
+    type Work = IstiodTlsWork;
+    type Status = IstiodTlsStatus;
+
+    fn new(place: Place, work: IstiodTlsWork) -> Arc<Self> {
+        let names = names(&place.namespace, &work.revisions);
+        Arc::new(Self { secret: KeptSecret::new(place, NAME, "kubernetes.io/tls"), work, names, around: Mutex::default() })
     }
 
-    /// Works whenever `leading` is true, until `shutdown` ends.
-    pub async fn run(self: Arc<Self>, leading: watch::Receiver<bool>, shutdown: impl Future<Output = ()>) {
-        tokio::select! {
-            () = while_leading(leading, || self.lead()) => {}
-            () = shutdown => {}
-        }
+    fn status(&self) -> IstiodTlsStatus {
+        let Around { namespace, webhooks } = *self.around.lock().unwrap_or_else(PoisonError::into_inner);
+        IstiodTlsStatus { secret: self.secret.status(), namespace, webhooks: webhooks.all, webhooks_behind: webhooks.behind }
     }
 
-    async fn lead(&self) {
-        let IstiodTlsParts { namespace, clock, api, entropy, .. } = &self.parts;
+    async fn run(self: Arc<Self>) {
+        let Place { namespace, clock, api, entropy, .. } = &self.secret.place;
         let labels = |label: &str| Scope { labels: Some(label.to_owned()), ..Scope::default() };
         let watches = Watches {
-            secret: Watched::scoped(Scope { namespace: namespace.clone(), name: Some(NAME.to_owned()), labels: None }, clock.clone()),
+            secret: self.secret.watched(),
             namespace: Watched::scoped(Scope { name: Some(namespace.clone()), ..Scope::default() }, clock.clone()),
             injection: Watched::scoped(labels(INJECTION_LABEL), clock.clone()),
             validation: Watched::scoped(labels(VALIDATION_LABEL), clock.clone()),
         };
-        let _end = Ended(&self.status);
         let forever = std::future::pending::<()>;
         join5(
             watches.secret.clone().run(api.clone(), entropy.clone(), forever()),
@@ -181,47 +177,47 @@ impl IstiodTls {
         )
         .await;
     }
+}
 
+impl IstiodCertificate {
     async fn keep_up(&self, watches: &Watches) {
-        let IstiodTlsParts { namespace, clock, generation, .. } = &self.parts;
+        let Place { namespace, clock, .. } = &self.secret.place;
         let mut changes = (watches.secret.changes(), watches.namespace.changes(), watches.injection.changes(), watches.validation.changes());
-        let (mut attempts, mut again, mut told_foreign) = (Attempts::default(), None::<Again>, false);
+        let (mut attempts, mut again, mut unwritten) = (Attempts::default(), None::<Again>, None::<Made>);
         loop {
             changes.0.borrow_and_update();
             changes.1.borrow_and_update();
             changes.2.borrow_and_update();
             changes.3.borrow_and_update();
             let (now, wall) = (clock.monotonic(), clock.now());
-            let wanted = self.wanted(&generation.load());
+            let wanted = self.wanted(&self.work.generation.load());
             let mut seen = watches.injection.look(|webhooks| webhooks.seen(namespace, wanted.roots));
             let validation = watches.validation.look(|webhooks| webhooks.seen(namespace, wanted.roots));
             seen = Seen { all: seen.all + validation.all, behind: seen.behind + validation.behind };
             let there = watches.namespace.age().is_some() && watches.namespace.look(|all| all.contains(namespace));
             let look = |secret: &IstiodSecret| (secret.need(&wanted, wall), secret.version(), secret.not_after(), secret.shows());
             let (need, version, not_after, shown) = watches.secret.look(look);
-            self.note(watches, &need, not_after, there, seen);
-            if need == Need::Foreign && !told_foreign {
-                tracing::warn!(namespace, "the Secret {NAME} was made by somebody else and is left alone");
-            }
-            told_foreign = need == Need::Foreign;
+            self.note(watches, &need, not_after, Around { namespace: there, webhooks: seen });
             let due = match need {
                 _ if watches.secret.age().is_none() || !there => None,
-                Need::Issue { version, why } => Some((version, why)),
-                Need::Nothing { .. } if due_again(&mut again, seen, wanted.number, now) => {
-                    Some((version, "istiod doesn't show the trust bundle yet"))
-                }
-                Need::Nothing { .. } | Need::Foreign | Need::LeftAlone => {
+                Need::Issue(why) => Some(why),
+                Need::Nothing { .. } if due_again(&mut again, seen, wanted.number, now) => Some("istiod doesn't show the trust bundle yet"),
+                Need::Nothing { .. } | Need::Foreign | Need::LeftAlone | Need::Unable(_) => {
                     attempts.tidy(now, |_| Some(true));
                     None
                 }
             };
+            // Its key need not be kept where it isn't needed: by now the watch shows it, or what became of it.
+            unwritten = unwritten.filter(|made| due.is_some() && made.written_over.as_ref().is_none_or(|replaced| *replaced == shown));
             let mut wake = now + LONGEST_PAUSE;
-            if let Some((version, why)) = due {
-                match attempts.may(NAME, &shown, now) {
+            if let Some(why) = due {
+                match self.secret.begin(&shown, &mut attempts) {
                     Ok(()) => {
-                        attempts.begin(NAME);
-                        let result = self.issue(version.as_deref(), why).await;
-                        self.ended(&shown, result, &mut attempts);
+                        let result = self.act(&wanted, (version.as_deref(), &shown), why, &mut unwritten).await;
+                        if let (Ok(()), Some(again)) = (&result, &mut again) {
+                            again.written(clock.monotonic());
+                        }
+                        self.secret.ended(&shown, result, &mut attempts);
                         continue;
                     }
                     Err(at) => wake = wake.min(at),
@@ -242,37 +238,39 @@ impl IstiodTls {
         Wanted { number: generation.bundle_number, roots: roots_digest(&generation.bundle), generation: generation.number, names: self.names.clone() }
     }
 
-    fn note(&self, watches: &Watches, need: &Need, not_after: Option<OffsetDateTime>, there: bool, seen: Seen) {
-        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = std::mem::take(&mut *status);
-        let well = matches!(need, Need::Nothing { .. });
-        *status = IstiodTlsStatus {
-            leading: true,
-            namespace: there,
-            foreign: *need == Need::Foreign,
-            left_alone: *need == Need::LeftAlone,
-            not_after,
-            renew_at: if let Need::Nothing { renew_at } = need { Some(*renew_at) } else { None },
-            webhooks: seen.all,
-            webhooks_behind: seen.behind,
-            trouble: old.trouble.filter(|_| !well),
-            watches: vec![watches.secret.status(), watches.namespace.status(), watches.injection.status(), watches.validation.status()],
-            ..old
-        };
+    fn note(&self, watches: &Watches, need: &Need, not_after: Option<OffsetDateTime>, around: Around) {
+        let watched = vec![watches.secret.status(), watches.namespace.status(), watches.injection.status(), watches.validation.status()];
+        self.secret.note(need, not_after, watched);
+        *self.around.lock().unwrap_or_else(PoisonError::into_inner) = around;
     }
 
-    async fn issue(&self, version: Option<&str>, why: &'static str) -> Result<Issued, IstiodTlsError> {
-        let IstiodTlsParts { api, issuer, namespace, lifetime, writer, .. } = &self.parts;
+    async fn act(
+        &self,
+        wanted: &Wanted,
+        (version, shown): (Option<&str>, &str),
+        why: &'static str,
+        unwritten: &mut Option<Made>,
+    ) -> Result<(), KeepError> {
+        let Place { cluster, namespace, clock, .. } = &self.secret.place;
+        let made = match unwritten.take().filter(|made| made.serves(wanted, clock.now())) {
+            Some(kept) => unwritten.insert(kept),
+            None => unwritten.insert(self.issue(why).await?),
+        };
+        self.secret.write(version, made.contents()).await?;
+        // It is kept until the watch shows it: one that lags asks for it again.
+        made.written_over = Some(shown.to_owned());
+        tracing::info!(cluster, namespace, serial = made.issued.serial, bundle = made.issued.bundle_number, why, "istiod's {NAME} was written");
+        Ok(())
+    }
+
+    async fn issue(&self, why: &'static str) -> Result<Made, KeepError> {
+        let (Place { cluster, namespace, .. }, IstiodTlsWork { issuer, lifetime, .. }) = (&self.secret.place, &self.work);
         let key = IssuerKey::generate(KeyAlgorithm::P256)?;
         let names = ServingNames { dns_names: self.names.iter().cloned().collect(), ip_addresses: Vec::new() };
         let issued = issuer.issue_serving(&names, &key.public_key()?, *lifetime).await?;
-        let contents = contents(&issued, &key);
-        let path = format!("{}/{NAME}", Resource::Secrets.path(namespace));
-        match version {
-            None => writes::create(api, &path, writer, &created(contents, namespace)).await?,
-            Some(version) => writes::change(api, &path, &changed(contents, version)).await?,
-        }
         tracing::info!(
+            cluster,
+            namespace,
             serial = issued.serial,
             generation = issued.generation.0,
             bundle = issued.bundle_number,
@@ -280,33 +278,7 @@ impl IstiodTls {
             why,
             "istiod's certificate was issued"
         );
-        Ok(issued)
-    }
-
-    fn ended(&self, shown: &str, result: Result<Issued, IstiodTlsError>, attempts: &mut Attempts) {
-        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        let outcome = match result {
-            Ok(_) => {
-                status.written += 1;
-                status.trouble = None;
-                Outcome::Written
-            }
-            Err(IstiodTlsError::Write(error)) if error.is_conflict() || error.is_not_found() => {
-                status.conflicts += 1;
-                Outcome::Conflict
-            }
-            Err(error) => {
-                if status.trouble.is_none() {
-                    tracing::error!(%error, "istiod has no new certificate; trying again");
-                }
-                status.failures += 1;
-                status.trouble = Some(error.to_string());
-                Outcome::Failed
-            }
-        };
-        drop(status);
-        let chance = fraction(self.parts.entropy.as_ref()).unwrap_or(0.0);
-        attempts.end(NAME, shown, outcome, self.parts.clock.monotonic(), chance);
+        Ok(Made { issued, key, written_over: None })
     }
 }
 
@@ -318,45 +290,16 @@ fn due_again(again: &mut Option<Again>, seen: Seen, number: u64, now: Duration) 
     }
     let known = again.filter(|again| again.number == number);
     let known = again.insert(known.unwrap_or(Again { number, at: now + READ_WITHIN, next_wait: READ_WITHIN * 2 }));
-    if now < known.at {
-        return false;
+    now >= known.at
+}
+
+impl Again {
+    /// It was written, and istiod may take a while to read it: longer each time that it was due.
+    fn written(&mut self, now: Duration) {
+        if now >= self.at {
+            (self.at, self.next_wait) = (now + self.next_wait, (self.next_wait * 2).min(LONGEST_WAIT));
+        }
     }
-    (known.at, known.next_wait) = (now + known.next_wait, (known.next_wait * 2).min(LONGEST_WAIT));
-    true
-}
-
-/// Forgets how it stood when it is dropped: then another replica sees to it. Counts stay.
-struct Ended<'a>(&'a Mutex<IstiodTlsStatus>);
-
-impl Drop for Ended<'_> {
-    fn drop(&mut self) {
-        let mut status = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let IstiodTlsStatus { written, conflicts, failures, .. } = *status;
-        *status = IstiodTlsStatus { written, conflicts, failures, ..IstiodTlsStatus::default() };
-    }
-}
-
-/// What is ours in the Secret.
-fn contents(issued: &Issued, key: &IssuerKey) -> Value {
-    let chain = std::iter::once(issued.leaf.as_str()).chain(issued.chain.iter().map(String::as_str)).collect::<String>();
-    let annotations = annotations(issued.bundle_number, issued.generation, &issued.der);
-    json!({
-        "metadata": {"annotations": annotations},
-        "data": {"tls.crt": encoded(&chain), "tls.key": encoded(&key.to_pem()), "ca.crt": encoded(&issued.bundle)},
-    })
-}
-
-fn created(mut object: Value, namespace: &str) -> Value {
-    writes::merge(
-        &mut object,
-        json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"namespace": namespace, "name": NAME}}),
-    );
-    object
-}
-
-fn changed(mut patch: Value, version: &str) -> Value {
-    writes::merge(&mut patch, json!({"metadata": {"resourceVersion": version}}));
-    patch
 }
 
 #[cfg(test)]
@@ -380,6 +323,8 @@ mod tests {
         let mut at = Vec::new();
         for minute in 0..200 {
             if due_again(&mut again, behind, 7, minutes(minute)) {
+                assert!(due_again(&mut again, behind, 7, minutes(minute)), "until it is written");
+                again.as_mut().unwrap().written(minutes(minute));
                 at.push(minute);
             }
         }

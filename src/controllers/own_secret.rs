@@ -9,6 +9,7 @@ use ring::digest::{SHA256, digest};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use time::OffsetDateTime;
 
 use crate::authority::GenerationNumber;
 use crate::cluster::{Index, Metadata, Resource};
@@ -67,6 +68,23 @@ pub(super) struct OwnSecret<C> {
     known: Option<Known<C>>,
     /// How often it went away.
     removals: u64,
+}
+
+/// What it asks for; `S` is what of it may stay when it is written again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Need<S> {
+    /// Nothing until then; without a time nobody could give the certificate a later end.
+    Nothing { renew_at: Option<OffsetDateTime> },
+    /// Nothing from us: somebody else made it.
+    Foreign,
+    /// Nothing from us: whoever wrote it knows a newer bundle or a newer generation.
+    LeftAlone,
+    /// What can't be done here, for this reason.
+    Unable(&'static str),
+    /// A new certificate with a new key, for this reason.
+    Issue(&'static str),
+    /// The same certificate with something else beside it, for this reason.
+    Write(&'static str, S),
 }
 
 /// How it stands, to somebody who knows a bundle and a generation.

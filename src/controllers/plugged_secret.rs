@@ -75,20 +75,8 @@ pub(super) fn with_key(certificate: &[u8], key: &IssuerKey) -> Value {
     json!({"data": {CERTIFICATE: encoded(&certificate_to_pem(certificate)), KEY: encoded(&key.to_pem())}})
 }
 
-/// What it asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Need {
-    /// Nothing until then; without a time nobody could give the intermediate a later end.
-    Nothing { renew_at: Option<OffsetDateTime> },
-    /// Nothing from us: somebody else made it.
-    Foreign,
-    /// Nothing from us: whoever wrote it knows a newer bundle or a newer generation.
-    LeftAlone,
-    /// A new intermediate with a new key.
-    Issue(&'static str),
-    /// What goes with the intermediate of this certificate, DER, which stays.
-    Write(&'static str, Vec<u8>),
-}
+/// What it asks for; the certificate, DER, may stay.
+pub(super) type Need = super::own_secret::Need<Vec<u8>>;
 
 /// What is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]

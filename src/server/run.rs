@@ -194,7 +194,7 @@ impl Server {
             }
         }
 
-        let cacerts = settings::cacerts(config, home.clone(), remotes.as_ref(), &keeper, &replica, (&clock, &entropy));
+        let cacerts = settings::cacerts(config, (home.as_ref(), remotes.as_ref()), &keeper, &replica, (&clock, &entropy));
         if cacerts.is_some() && parent(&keeper.state()).is_none() {
             return Err(StartError::NoneBelow);
         }
@@ -218,7 +218,7 @@ impl Server {
             entropy: entropy.clone(),
         }));
 
-        let istiod_tls = settings::istiod_tls(config, home.clone(), (&issuer, keeper.published()), &replica, (&clock, &entropy));
+        let istiod_tls = settings::istiod_tls(config, (home.as_ref(), remotes.as_ref()), (&issuer, keeper.published()), &replica, (&clock, &entropy));
         let names = ServingNames { dns_names: config.server.serving_dns_names.clone(), ip_addresses: config.server.serving_ip_addresses.clone() };
         let serving = Serving {
             issuer: issuer.clone(),

@@ -59,8 +59,17 @@ pub enum ServingError {
 /// A serving certificate in use.
 #[derive(Debug, Clone, Copy)]
 struct InUse {
+    not_before: OffsetDateTime,
     renew_at: OffsetDateTime,
     generation: GenerationNumber,
+}
+
+impl InUse {
+    /// Whether another one is to be issued, where this generation signs. One that was made while the clock was ahead is of no use before the clock gets
+    /// there again.
+    fn is_due(&self, now: OffsetDateTime, generation: GenerationNumber) -> bool {
+        now >= self.renew_at || now < self.not_before || generation != self.generation
+    }
 }
 
 impl Serving {
@@ -73,7 +82,7 @@ impl Serving {
         Ok((Arc::new(ArcSwap::from_pointee(config)), Renewal(in_use)))
     }
 
-    /// Renews at half of the lifetime, and at once when another generation signs, until `shutdown` ends. The old one serves on
+    /// Renews at half of the lifetime, at once when another generation signs, and soon after the clock was put back to before it was made, until `shutdown` ends. The old one serves on
     /// while a renewal fails.
     pub(super) async fn run(
         self,
@@ -86,7 +95,7 @@ impl Serving {
         loop {
             let now = self.clock.now();
             let mut pause = Duration::try_from(in_use.renew_at - now).unwrap_or(Duration::ZERO).min(LONGEST_PAUSE);
-            if now >= in_use.renew_at || self.generation.load().number != in_use.generation {
+            if in_use.is_due(now, self.generation.load().number) {
                 pause = Duration::ZERO;
                 match self.issue().await {
                     Ok((config, renewed)) => {
@@ -126,10 +135,37 @@ impl Serving {
             not_after = readable(issued.not_after),
             "serving certificate issued"
         );
-        Ok((config, InUse { renew_at, generation: issued.generation }))
+        Ok((config, InUse { not_before: issued.not_before, renew_at, generation: issued.generation }))
     }
 }
 
 /// When the certificate in use is to be renewed.
 #[derive(Debug)]
 pub(super) struct Renewal(InUse);
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    #[test]
+    fn it_is_due_at_half_of_its_life_for_another_generation_and_where_the_clock_was_ahead() {
+        let issued_at = datetime!(2026-11-25 12:00 UTC);
+        let (not_before, renew_at) = (issued_at - Duration::from_secs(60), issued_at + Duration::from_secs(3600));
+        let (one, two) = (GenerationNumber(1), GenerationNumber(2));
+        let in_use = InUse { not_before, renew_at, generation: one };
+        let second = Duration::from_secs(1);
+        for (now, generation, due) in [
+            (issued_at, one, false),
+            (issued_at, two, true),
+            (renew_at - second, one, false),
+            (renew_at, one, true),
+            (not_before, one, false),
+            (not_before - second, one, true),
+            (not_before - Duration::from_secs(5 * 24 * 3600), one, true),
+        ] {
+            assert_eq!(in_use.is_due(now, generation), due, "{now}");
+        }
+    }
+}

@@ -22,7 +22,7 @@ use crate::cluster::{
     RemoteParts, Remotes, Review, Reviewer, Timing, TrackedIssuer,
 };
 use crate::config::{AdminNetwork, Config, Role, TokenIssuer, Verification};
-use crate::controllers::{Cacerts, CacertsParts, Distribution, DistributionParts, IstiodTls, IstiodTlsParts, RootMaps};
+use crate::controllers::{Cacerts, CacertsWork, Distribution, DistributionParts, IstiodTls, IstiodTlsWork, IstiodsParts, RootMaps};
 use crate::issuance::{Admission, AdmissionLimits, Issuer};
 use crate::pki::Profile;
 use crate::rotation::Keeper;
@@ -141,52 +141,53 @@ pub(super) fn clusters(config: &Config, own: Member, api: Option<&Arc<ApiServer>
     (clusters, Some(remotes))
 }
 
-/// What keeps istiod's certificate, where that is wanted.
-pub(super) fn istiod_tls(
+/// Where istiods are of which something is kept: in their namespace, in these clusters (empty: our own).
+fn istiods<W>(
     config: &Config,
-    api: Option<Arc<ApiServer>>,
-    (issuer, generation): (&Arc<Issuer>, Arc<ArcSwap<Generation>>),
+    (api, remotes): (Arc<ApiServer>, Option<&Arc<Remotes>>),
+    (namespace, clusters): (&str, &[String]),
     writer: &str,
     (clock, entropy): (&Arc<dyn Clock>, &Arc<dyn Entropy>),
-) -> Option<Arc<IstiodTls>> {
-    let (istiod, api) = config.controllers.istiod.as_ref().zip(api)?;
-    Some(IstiodTls::new(IstiodTlsParts {
+    work: W,
+) -> IstiodsParts<W> {
+    let own = || BTreeSet::from([config.cluster_id.clone()]);
+    IstiodsParts {
+        cluster: config.cluster_id.clone(),
         api,
-        issuer: issuer.clone(),
-        generation,
-        namespace: istiod.namespace.clone(),
-        revisions: istiod.revisions.clone(),
-        lifetime: istiod_lifetime(config),
+        others: remotes.map(|remotes| remotes.reachable()),
+        namespace: namespace.to_owned(),
+        clusters: if clusters.is_empty() { own() } else { clusters.iter().cloned().collect() },
         writer: writer.to_owned(),
         clock: clock.clone(),
         entropy: entropy.clone(),
-    }))
+        work,
+    }
+}
+
+/// What keeps the certificates of istiods, where that is wanted. A replica of role issuer never leads, so it keeps none.
+pub(super) fn istiod_tls(
+    config: &Config,
+    (api, remotes): (Option<&Arc<ApiServer>>, Option<&Arc<Remotes>>),
+    (issuer, generation): (&Arc<Issuer>, Arc<ArcSwap<Generation>>),
+    writer: &str,
+    time_and_chance: (&Arc<dyn Clock>, &Arc<dyn Entropy>),
+) -> Option<Arc<IstiodTls>> {
+    let (wanted, api) = config.controllers.istiod.as_ref().zip(api)?;
+    let work = IstiodTlsWork { issuer: issuer.clone(), generation, revisions: wanted.revisions.clone(), lifetime: istiod_lifetime(config) };
+    Some(IstiodTls::new(istiods(config, (api.clone(), remotes), (&wanted.namespace, &wanted.clusters), writer, time_and_chance, work)))
 }
 
 /// What keeps the intermediates of istiods that stay the CA, where that is wanted. A replica of role issuer can't sign any.
 pub(super) fn cacerts(
     config: &Config,
-    api: Option<Arc<ApiServer>>,
-    remotes: Option<&Arc<Remotes>>,
+    (api, remotes): (Option<&Arc<ApiServer>>, Option<&Arc<Remotes>>),
     keeper: &Arc<Keeper>,
     writer: &str,
-    (clock, entropy): (&Arc<dyn Clock>, &Arc<dyn Entropy>),
+    time_and_chance: (&Arc<dyn Clock>, &Arc<dyn Entropy>),
 ) -> Option<Arc<Cacerts>> {
     let (wanted, api) = config.controllers.cacerts.as_ref().filter(|_| config.role != Role::Issuer).zip(api)?;
-    let own = || BTreeSet::from([config.cluster_id.clone()]);
-    Some(Cacerts::new(CacertsParts {
-        cluster: config.cluster_id.clone(),
-        api,
-        others: remotes.map(|remotes| remotes.reachable()),
-        namespace: wanted.namespace.clone(),
-        clusters: if wanted.clusters.is_empty() { own() } else { wanted.clusters.iter().cloned().collect() },
-        lifetime: wanted.lifetime,
-        keeper: keeper.clone(),
-        key_algorithm: config.authority.key_algorithm,
-        writer: writer.to_owned(),
-        clock: clock.clone(),
-        entropy: entropy.clone(),
-    }))
+    let work = CacertsWork { lifetime: wanted.lifetime, keeper: keeper.clone(), key_algorithm: config.authority.key_algorithm };
+    Some(Cacerts::new(istiods(config, (api.clone(), remotes), (&wanted.namespace, &wanted.clusters), writer, time_and_chance, work)))
 }
 
 /// What writes the trust bundle into the namespaces, where that is wanted.

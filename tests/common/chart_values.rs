@@ -61,7 +61,8 @@ pub fn value_sets() -> BTreeMap<&'static str, Value> {
             json!({
                 "roles": {"apart": true}, "replicaCount": 3, "state": {"store": "secrets"}, "postgres": postgres, "serviceAccount": {"name": "ca"},
                 "app": {"admin": {"enabled": true}, "multiCluster": {"enabled": true}, "controller": {"rootConfigMap": true},
-                    "authority": {"import": {"secret": "cacerts"}}, "cacerts": {"enabled": true, "clusters": ["east"]}, "istio": {"namespace": "istio-control"}},
+                    "tls": {"istiodCertificateEnable": true, "istiodCertificateClusters": ["east"]}, "istio": {"namespace": "istio-control"},
+                    "authority": {"import": {"secret": "cacerts"}}, "cacerts": {"enabled": true, "clusters": ["east"]}},
             }),
         ),
         (
@@ -72,6 +73,11 @@ pub fn value_sets() -> BTreeMap<&'static str, Value> {
         (
             "istiod's CA is off",
             json!({"app": {"controller": {"rootConfigMap": true}, "tls": {"istiodCertificateEnable": true}, "istio": {"namespace": "istio-control", "revisions": ["default", "canary"]}}}),
+        ),
+        (
+            "istiods of several clusters",
+            json!({"app": {"controller": {"rootConfigMap": true}, "tls": {"istiodCertificateEnable": true, "istiodCertificateClusters": ["Kubernetes", "east"]},
+                "multiCluster": {"enabled": true}, "istio": {"namespace": "istio-control"}}}),
         ),
         (
             "istiod stays the CA",

@@ -38,6 +38,11 @@ impl ManualClock {
         due.into_iter().for_each(|(_, waker): (Duration, Waker)| waker.wake());
     }
 
+    /// Puts wall time back, as somebody does whose clock was ahead; monotonic time stays.
+    pub(crate) fn put_back(&self, by: Duration) {
+        self.0.lock().unwrap().start -= by;
+    }
+
     /// Ends once somebody sleeps until exactly `until` (on the monotonic clock).
     pub(crate) async fn asleep_until(&self, until: Duration) {
         poll_fn(|context| {

@@ -19,6 +19,8 @@ use std::time::Duration;
 
 use meshmint::clock::Clock;
 use meshmint::issuance::{Ask, Issued, Refusal};
+use meshmint::pki::certificate_to_pem;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use time::OffsetDateTime;
 use tokio::sync::OnceCell;
 
@@ -127,6 +129,17 @@ pub async fn until(world: &World, token: &str, wanted: &str) {
         }
     };
     assert!(tokio::time::timeout(PATIENCE, reached).await.is_ok(), "{last} instead of {wanted}");
+}
+
+/// The root of another CA, PEM, which may join a trust bundle that has none of this name.
+pub fn foreign_root(name: &str) -> String {
+    let key = KeyPair::generate().unwrap();
+    let mut root = CertificateParams::default();
+    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    root.distinguished_name.push(DnType::CommonName, name);
+    root.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    root.not_after = OffsetDateTime::now_utc() + time::Duration::days(3650);
+    certificate_to_pem(root.self_signed(&key).unwrap().der())
 }
 
 /// Waits until this is so.

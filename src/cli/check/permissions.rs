@@ -81,7 +81,7 @@ fn files(config: Option<&Config>) -> Vec<(&'static str, &'static str)> {
     files.extend(config.state_secrets.is_some().then_some((STATE, OURS)));
     let controllers = &config.controllers;
     files.extend(controllers.root_config_map.is_some().then_some((CONTROLLERS, OURS)));
-    files.extend(controllers.istiod.is_some().then_some((ISTIOD, OURS)));
+    files.extend(controllers.istiod.as_ref().is_some_and(|istiod| istiod.is_of(&config.cluster_id)).then_some((ISTIOD, OURS)));
     files.extend(controllers.cacerts.as_ref().is_some_and(|cacerts| cacerts.are_of(&config.cluster_id)).then_some((CACERTS, OURS)));
     files.extend(config.admin_network.is_some().then_some((ADMIN, OURS)));
     files

@@ -396,7 +396,7 @@ impl Planner<'_> {
         }
         if !facts.remote_clusters.is_empty() {
             notes.push(format!(
-                "Other clusters ({}): in each apply deploy/kubernetes/rbac.yaml and controllers.yaml, make the account, and here the Secret by `meshmint cluster secret` before step {}; their agents ask the same address, which they must be able to reach.",
+                "Other clusters ({}): in each apply deploy/kubernetes/rbac.yaml and controllers.yaml, and istiod.yaml where an istiod runs (and name that cluster in app.tls.istiodCertificateClusters when istiodCertificateEnable is turned on), make the account, and here the Secret by `meshmint cluster secret` before step {}; their agents ask the same address, which they must be able to reach.",
                 facts.remote_clusters.join(", "),
                 self.step_of_address()
             ));

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use super::facts::{Fact, text};
 use super::table::Check;
 use crate::cluster::{Resource, WatchStatus};
-use crate::controllers::{CacertsStatus, IstiodTlsStatus, RootMapStatus};
+use crate::controllers::{IstiodTlsStatus, RootMapStatus, SecretStatus};
 use crate::pki::inspect::lifetime;
 
 /// As long as everything may take after a new bundle: 5,000 namespaces at 200 a second, and as much again.
@@ -56,47 +56,71 @@ fn root_maps_of(status: &RootMapStatus, now: Duration) -> Fact {
     fact.with_detail(details.into_iter().flatten().collect::<Vec<_>>().join("; "))
 }
 
-/// istiod's certificate and whether istiod shows the trust bundle; `None`: neither is ours.
-pub(super) fn istiod(status: Option<&IstiodTlsStatus>, now: OffsetDateTime) -> [Fact; 2] {
+/// Two lines for each istiod whose certificate is ours: that, and whether istiod shows the trust bundle; `None`: there is none.
+pub(super) fn istiod(status: Option<&[IstiodTlsStatus]>, now: OffsetDateTime) -> Vec<Fact> {
     const CERTIFICATE: Check = Check::IstiodCertificate;
     const BUNDLE: Check = Check::IstiodBundle;
-    let Some(status) = status else {
-        return [Fact::ok(CERTIFICATE, "istiod's certificate is made by others"), Fact::ok(BUNDLE, "istiod's webhooks are not looked at")];
-    };
-    if !status.leading {
-        return [
+    match status {
+        None => vec![Fact::ok(CERTIFICATE, "istiod's certificate is made by others"), Fact::ok(BUNDLE, "istiod's webhooks are not looked at")],
+        Some([]) => vec![
             Fact::ok(CERTIFICATE, "another replica sees to istiod's certificate"),
             Fact::ok(BUNDLE, "another replica looks at istiod's webhooks"),
-        ];
+        ],
+        Some(all) => all.iter().flat_map(|status| [istiod_certificate(status, now), istiod_bundle(status)]).collect(),
     }
-    let of_webhooks = |watch: &&WatchStatus| matches!(watch.resource, Resource::MutatingWebhooks | Resource::ValidatingWebhooks);
-    let trouble = |watch: &WatchStatus| Some(format!("{}: {}", watch.resource.name(), watch.trouble.as_ref()?));
-    let unheard = status.watches.iter().filter(|watch| !of_webhooks(watch)).find_map(trouble);
-    let webhooks_unheard = status.watches.iter().filter(of_webhooks).find_map(trouble);
-    let end = status.not_after.map(|not_after| lifetime(OffsetDateTime::UNIX_EPOCH, not_after, now));
-    let has_failed = status.trouble.is_some() || unheard.is_some();
-    let certificate = match end {
-        _ if status.foreign => Fact::warning(CERTIFICATE, "the Secret istiod-tls is somebody else's and left alone"),
-        _ if status.left_alone => Fact::failed(CERTIFICATE, "the Secret istiod-tls is of a newer trust bundle or generation and left alone"),
-        Some(end) if has_failed => Fact::warning(CERTIFICATE, format!("istiod's certificate {end} and can't be kept up")),
-        Some(end) => Fact::ok(CERTIFICATE, format!("istiod's certificate {end}")),
-        None if unheard.is_some() => Fact::failed(CERTIFICATE, "istiod's certificate isn't known"),
-        None if has_failed => Fact::failed(CERTIFICATE, "istiod has no certificate"),
-        None if !status.namespace => Fact::ok(CERTIFICATE, "istiod's namespace isn't there yet"),
-        None => Fact::ok(CERTIFICATE, "istiod's certificate is being issued"),
+}
+
+/// Why a watch isn't heard.
+fn unheard(watch: &WatchStatus) -> Option<String> {
+    Some(format!("{}: {}", watch.resource.name(), watch.trouble.as_ref()?))
+}
+
+fn is_of_webhooks(watch: &WatchStatus) -> bool {
+    matches!(watch.resource, Resource::MutatingWebhooks | Resource::ValidatingWebhooks)
+}
+
+/// The line, with the cluster and what is known besides.
+fn in_cluster(fact: Fact, cluster: &str, details: [Option<String>; 2]) -> Fact {
+    let details = details.into_iter().flatten();
+    fact.with_detail(std::iter::once(format!("cluster {cluster}")).chain(details).collect::<Vec<_>>().join("; "))
+}
+
+fn istiod_certificate(status: &IstiodTlsStatus, now: OffsetDateTime) -> Fact {
+    const CHECK: Check = Check::IstiodCertificate;
+    let IstiodTlsStatus { secret, namespace, .. } = status;
+    let unheard = secret.watches.iter().filter(|watch| !is_of_webhooks(watch)).find_map(unheard);
+    let end = secret.not_after.map(|not_after| lifetime(OffsetDateTime::UNIX_EPOCH, not_after, now));
+    let has_failed = secret.trouble.is_some() || unheard.is_some();
+    let fact = match end {
+        _ if !secret.joined => Fact::failed(CHECK, "an istiod has no certificate of ours: its cluster is not joined"),
+        _ if secret.foreign => Fact::warning(CHECK, "the Secret istiod-tls is somebody else's and left alone"),
+        _ if secret.left_alone => Fact::failed(CHECK, "the Secret istiod-tls is of a newer trust bundle or generation and left alone"),
+        Some(end) if has_failed => Fact::warning(CHECK, format!("istiod's certificate {end} and can't be kept up")),
+        Some(end) => Fact::ok(CHECK, format!("istiod's certificate {end}")),
+        None if unheard.is_some() => Fact::failed(CHECK, "istiod's certificate isn't known"),
+        None if has_failed => Fact::failed(CHECK, "istiod has no certificate"),
+        None if !namespace => Fact::ok(CHECK, "istiod's namespace isn't there yet"),
+        None => Fact::ok(CHECK, "istiod's certificate is being issued"),
     };
-    let bundle = match (status.webhooks, status.webhooks_behind) {
-        _ if webhooks_unheard.is_some() => Fact::warning(BUNDLE, "istiod's webhooks aren't heard"),
-        (0, _) => Fact::ok(BUNDLE, "istiod has no webhooks yet"),
-        (all, 0) => Fact::ok(BUNDLE, format!("all {all} webhook configurations of istiod show the trust bundle")),
-        (all, behind) => Fact::warning(BUNDLE, format!("{behind} of {all} webhook configurations of istiod don't show the trust bundle")),
+    in_cluster(fact, &secret.cluster, [secret.trouble.clone(), unheard])
+}
+
+fn istiod_bundle(status: &IstiodTlsStatus) -> Fact {
+    const CHECK: Check = Check::IstiodBundle;
+    let IstiodTlsStatus { secret, webhooks, webhooks_behind, .. } = status;
+    let unheard = secret.watches.iter().filter(|watch| is_of_webhooks(watch)).find_map(unheard);
+    let fact = match (webhooks, webhooks_behind) {
+        _ if !secret.joined => Fact::ok(CHECK, "the webhooks of an istiod are not looked at: its cluster is not joined"),
+        _ if unheard.is_some() => Fact::warning(CHECK, "istiod's webhooks aren't heard"),
+        (0, _) => Fact::ok(CHECK, "istiod has no webhooks yet"),
+        (all, 0) => Fact::ok(CHECK, format!("all {all} webhook configurations of istiod show the trust bundle")),
+        (all, behind) => Fact::warning(CHECK, format!("{behind} of {all} webhook configurations of istiod don't show the trust bundle")),
     };
-    let detail = [status.trouble.clone(), unheard].into_iter().flatten().collect::<Vec<_>>().join("; ");
-    [certificate.with_detail(detail), bundle.with_detail(webhooks_unheard.unwrap_or_default())]
+    in_cluster(fact, &secret.cluster, [unheard, None])
 }
 
 /// A line for each istiod that signs below our root; `None`: there is none.
-pub(super) fn cacerts(status: Option<&[CacertsStatus]>, now: OffsetDateTime) -> Vec<Fact> {
+pub(super) fn cacerts(status: Option<&[SecretStatus]>, now: OffsetDateTime) -> Vec<Fact> {
     match status {
         None => vec![Fact::ok(Check::Cacerts, "no istiod signs below our root")],
         Some([]) => vec![Fact::ok(Check::Cacerts, "another replica sees to the intermediates of istiods")],
@@ -104,9 +128,9 @@ pub(super) fn cacerts(status: Option<&[CacertsStatus]>, now: OffsetDateTime) -> 
     }
 }
 
-fn cacerts_of(status: &CacertsStatus, now: OffsetDateTime) -> Fact {
+fn cacerts_of(status: &SecretStatus, now: OffsetDateTime) -> Fact {
     const CHECK: Check = Check::Cacerts;
-    let unheard = status.watch.as_ref().and_then(|watch| Some(format!("{}: {}", watch.resource.name(), watch.trouble.as_ref()?)));
+    let unheard = status.watches.iter().find_map(unheard);
     let end = status.not_after.map(|not_after| lifetime(OffsetDateTime::UNIX_EPOCH, not_after, now));
     let has_failed = status.trouble.is_some() || unheard.is_some();
     let fact = match end {
@@ -114,14 +138,15 @@ fn cacerts_of(status: &CacertsStatus, now: OffsetDateTime) -> Fact {
         _ if status.foreign => Fact::warning(CHECK, "a Secret cacerts is somebody else's and left alone"),
         _ if status.left_alone => Fact::failed(CHECK, "a Secret cacerts is of a newer trust bundle or generation and left alone"),
         Some(end) if has_failed => Fact::warning(CHECK, format!("the intermediate of istiod {end} and can't be kept up")),
-        Some(end) if status.last => Fact::warning(CHECK, format!("the intermediate of istiod {end}, with what stands above it")),
+        Some(end) if status.current && status.renew_at.is_none() => {
+            Fact::warning(CHECK, format!("the intermediate of istiod {end}, with what stands above it"))
+        }
         Some(end) => Fact::ok(CHECK, format!("the intermediate of istiod {end}")),
         None if unheard.is_some() => Fact::failed(CHECK, "the intermediate of istiod isn't known"),
         None if has_failed => Fact::failed(CHECK, "istiod has no intermediate"),
         None => Fact::ok(CHECK, "an intermediate for istiod is being made"),
     };
-    let details = [Some(format!("cluster {}", status.cluster)), status.trouble.clone(), unheard];
-    fact.with_detail(details.into_iter().flatten().collect::<Vec<_>>().join("; "))
+    in_cluster(fact, &status.cluster, [status.trouble.clone(), unheard])
 }
 
 #[cfg(test)]
@@ -170,64 +195,72 @@ mod tests {
         assert_eq!([root_maps(None, Duration::ZERO)[0].severity, root_maps(Some(&[]), Duration::ZERO)[0].severity], [Ok, Ok]);
     }
 
+    /// A Secret of this time that is as it shall be.
+    fn secret(now: OffsetDateTime) -> SecretStatus {
+        let end = Some(now + Duration::from_secs(7200));
+        let watches = vec![watch(Resource::Secrets)];
+        SecretStatus { cluster: "east".to_owned(), joined: true, current: true, not_after: end, renew_at: end, watches, ..SecretStatus::default() }
+    }
+
     #[test]
     fn istiod_has_a_certificate_and_carries_the_bundle_or_not() {
         let now = datetime!(2026-11-25 12:00 UTC);
-        let good = IstiodTlsStatus { leading: true, namespace: true, not_after: Some(now + Duration::from_secs(7200)), ..IstiodTlsStatus::default() };
-        let verdict = |status: &IstiodTlsStatus| istiod(Some(status), now).map(|fact| fact.severity);
+        let good = IstiodTlsStatus { secret: secret(now), namespace: true, ..IstiodTlsStatus::default() };
+        let facts = |status: &IstiodTlsStatus| istiod(Some(std::slice::from_ref(status)), now);
+        let verdict = |status: &IstiodTlsStatus| {
+            let facts = facts(status);
+            assert!(facts.iter().all(|fact| fact.detail.starts_with("cluster east")), "{facts:?}");
+            <[_; 2]>::try_from(facts.iter().map(|fact| fact.severity).collect::<Vec<_>>()).unwrap()
+        };
         assert_eq!(verdict(&good), [Ok, Ok]);
         assert_eq!(verdict(&IstiodTlsStatus { webhooks: 2, ..good.clone() }), [Ok, Ok]);
         assert_eq!(verdict(&IstiodTlsStatus { webhooks: 2, webhooks_behind: 1, ..good.clone() }), [Ok, Warning]);
-        assert_eq!(verdict(&IstiodTlsStatus { foreign: true, ..good.clone() }), [Warning, Ok]);
-        for not_after in [good.not_after, None] {
-            assert_eq!(verdict(&IstiodTlsStatus { left_alone: true, not_after, ..good.clone() }), [Failed, Ok]);
+        let with = |secret: SecretStatus| IstiodTlsStatus { secret, ..good.clone() };
+        assert_eq!(verdict(&with(SecretStatus { joined: false, ..secret(now) })), [Failed, Ok]);
+        assert_eq!(verdict(&with(SecretStatus { foreign: true, ..secret(now) })), [Warning, Ok]);
+        for not_after in [secret(now).not_after, None] {
+            assert_eq!(verdict(&with(SecretStatus { left_alone: true, not_after, ..secret(now) })), [Failed, Ok]);
         }
         let refused = Some("not written: 403".to_owned());
-        assert_eq!(verdict(&IstiodTlsStatus { trouble: refused.clone(), ..good.clone() }), [Warning, Ok]);
-        let none = IstiodTlsStatus { not_after: None, ..good };
-        let without = IstiodTlsStatus { trouble: refused, ..none.clone() };
+        assert_eq!(verdict(&with(SecretStatus { trouble: refused.clone(), ..secret(now) })), [Warning, Ok]);
+        let none = SecretStatus { not_after: None, renew_at: None, current: false, ..secret(now) };
+        let without = with(SecretStatus { trouble: refused, ..none.clone() });
         assert_eq!(verdict(&without), [Failed, Ok]);
-        assert!(istiod(Some(&without), now)[0].detail.contains("403"));
+        assert!(facts(&without)[0].detail.contains("403"));
         for (resource, expected) in [(Resource::Secrets, [Failed, Ok]), (Resource::ValidatingWebhooks, [Ok, Warning])] {
             let refused = Some(ApiError::Status { code: 403, message: "no".to_owned() });
             let watches = vec![WatchStatus { trouble: refused, ..watch(resource) }];
-            assert_eq!(verdict(&IstiodTlsStatus { watches, ..none.clone() }), expected, "{resource:?}");
+            assert_eq!(verdict(&with(SecretStatus { watches, ..none.clone() })), expected, "{resource:?}");
         }
-        assert_eq!(verdict(&IstiodTlsStatus { namespace: false, ..none }), [Ok, Ok]);
-        assert_eq!((verdict(&IstiodTlsStatus::default()), istiod(None, now).map(|fact| fact.severity)), ([Ok, Ok], [Ok, Ok]));
+        assert_eq!(verdict(&IstiodTlsStatus { namespace: false, ..with(none) }), [Ok, Ok]);
+        for nothing in [istiod(None, now), istiod(Some(&[]), now)] {
+            assert_eq!(nothing.iter().map(|fact| fact.severity).collect::<Vec<_>>(), [Ok, Ok]);
+        }
     }
 
     #[test]
     fn an_istiod_that_signs_has_an_intermediate_or_not() {
         let now = datetime!(2026-11-25 12:00 UTC);
-        let end = Some(now + Duration::from_secs(7200));
-        let good = CacertsStatus {
-            cluster: "east".to_owned(),
-            joined: true,
-            not_after: end,
-            renew_at: end,
-            watch: Some(watch(Resource::Secrets)),
-            ..CacertsStatus::default()
-        };
-        let verdict = |status: &CacertsStatus| cacerts(Some(std::slice::from_ref(status)), now).remove(0);
+        let good = secret(now);
+        let verdict = |status: &SecretStatus| cacerts(Some(std::slice::from_ref(status)), now).remove(0);
         let well = verdict(&good);
         assert_eq!(
             (well.severity, well.message.as_str(), well.detail.as_str()),
             (Ok, "the intermediate of istiod expires in 2h (2026-11-25 14:00:00Z)", "cluster east")
         );
-        let none = CacertsStatus { not_after: None, renew_at: None, ..good.clone() };
+        let none = SecretStatus { not_after: None, renew_at: None, current: false, ..good.clone() };
         let refused = Some("not written: 403".to_owned());
         let unheard = WatchStatus { trouble: Some(ApiError::Status { code: 403, message: "no".to_owned() }), ..watch(Resource::Secrets) };
         for (severity, status) in [
             (Ok, none.clone()),
-            (Failed, CacertsStatus { joined: false, ..none.clone() }),
-            (Warning, CacertsStatus { foreign: true, ..good.clone() }),
-            (Failed, CacertsStatus { left_alone: true, ..good.clone() }),
-            (Warning, CacertsStatus { last: true, renew_at: None, ..good.clone() }),
-            (Warning, CacertsStatus { trouble: refused.clone(), ..good.clone() }),
-            (Failed, CacertsStatus { trouble: refused, ..none.clone() }),
-            (Warning, CacertsStatus { watch: Some(unheard.clone()), ..good }),
-            (Failed, CacertsStatus { watch: Some(unheard), ..none }),
+            (Failed, SecretStatus { joined: false, ..none.clone() }),
+            (Warning, SecretStatus { foreign: true, ..good.clone() }),
+            (Failed, SecretStatus { left_alone: true, ..good.clone() }),
+            (Warning, SecretStatus { renew_at: None, ..good.clone() }),
+            (Warning, SecretStatus { trouble: refused.clone(), ..good.clone() }),
+            (Failed, SecretStatus { trouble: refused, ..none.clone() }),
+            (Warning, SecretStatus { watches: vec![unheard.clone()], ..good }),
+            (Failed, SecretStatus { watches: vec![unheard], ..none }),
         ] {
             let fact = verdict(&status);
             assert_eq!(fact.severity, severity, "{fact:?}");

@@ -150,7 +150,7 @@ impl Checkup {
         let distribution = self.parts.distribution.as_ref().map(|distribution| distribution.status());
         facts.extend(controllers::root_maps(distribution.as_deref(), self.parts.clock.monotonic()));
         let istiod = self.parts.istiod_tls.as_ref().map(|istiod| istiod.status());
-        facts.extend(controllers::istiod(istiod.as_ref(), self.parts.clock.now()));
+        facts.extend(controllers::istiod(istiod.as_deref(), self.parts.clock.now()));
         let cacerts = self.parts.cacerts.as_ref().map(|cacerts| cacerts.status());
         facts.extend(controllers::cacerts(cacerts.as_deref(), self.parts.clock.now()));
         facts.sort_by_key(|fact| fact.check);

@@ -192,7 +192,7 @@ impl Check {
             Self::IstiodCertificate => row(
                 "istiod-certificate",
                 "clusters",
-                "see what the detail says; for permissions apply deploy/kubernetes/istiod.yaml; delete a Secret istiod-tls that nobody keeps any more",
+                "see what the detail says; for permissions apply deploy/kubernetes/istiod.yaml in that cluster; delete a Secret istiod-tls that nobody keeps any more",
             ),
             Self::IstiodBundle => row(
                 "istiod-bundle",

@@ -1,4 +1,4 @@
-//! What is kept up in the clusters: the root ConfigMap in each namespace, istiod's certificate, the intermediates of
+//! What is kept up in the clusters: the root ConfigMap in each namespace, the certificates of istiods, the intermediates of
 //! istiods that sign. All clusters together; no label names a namespace or a cluster.
 
 use std::time::Duration;
@@ -6,14 +6,14 @@ use std::time::Duration;
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::{catch_up, register, whole};
-use crate::controllers::{CacertsStatus, IstiodTlsStatus, RootMapStatus};
+use crate::controllers::{IstiodTlsStatus, RootMapStatus, SecretStatus};
 
 /// What a scrape sees.
 #[derive(Debug)]
 pub(in crate::server) struct ControllersSeen {
     pub(in crate::server) root_maps: Vec<RootMapStatus>,
-    pub(in crate::server) istiod: IstiodTlsStatus,
-    pub(in crate::server) cacerts: Vec<CacertsStatus>,
+    pub(in crate::server) istiod: Vec<IstiodTlsStatus>,
+    pub(in crate::server) cacerts: Vec<SecretStatus>,
     /// On the monotonic clock.
     pub(in crate::server) now: Duration,
 }
@@ -24,12 +24,52 @@ pub(super) struct ControllerMetrics {
     namespaces: IntGaugeVec,
     behind: IntGauge,
     writes: IntCounterVec,
-    istiod_expiry: IntGauge,
-    istiod_writes: IntCounterVec,
+    istiod_tls: SecretMetrics,
     istiod_webhooks: IntGaugeVec,
-    cacerts: IntGaugeVec,
-    cacerts_expiry: IntGauge,
-    cacerts_writes: IntCounterVec,
+    cacerts: SecretMetrics,
+}
+
+/// A Secret for each of some istiods.
+#[derive(Debug)]
+struct SecretMetrics {
+    secrets: IntGaugeVec,
+    expiry: IntGauge,
+    writes: IntCounterVec,
+}
+
+impl SecretMetrics {
+    /// By their names and what they say.
+    fn new(registry: &Registry, secrets: [&str; 2], expiry: [&str; 2], writes: [&str; 2]) -> Result<Self, prometheus::Error> {
+        let opts = |[name, help]: [&str; 2]| Opts::new(name, help);
+        Ok(Self {
+            secrets: register(registry, IntGaugeVec::new(opts(secrets), &["state"])?)?,
+            expiry: register(registry, IntGauge::with_opts(opts(expiry))?)?,
+            writes: register(registry, IntCounterVec::new(opts(writes), &["result"])?)?,
+        })
+    }
+
+    fn refresh(&self, all: &[&SecretStatus]) {
+        let left_alone = |status: &SecretStatus| status.foreign || status.left_alone;
+        let count = |state: fn(bool, bool) -> bool| all.iter().filter(|status| state(status.current, left_alone(status))).count();
+        for (state, count) in [
+            ("current", count(|current, _| current)),
+            ("left_alone", count(|_, left_alone| left_alone)),
+            ("waiting", count(|current, left_alone| !current && !left_alone)),
+        ] {
+            self.secrets.with_label_values(&[state]).set(whole(count));
+        }
+        let first = all.iter().filter(|status| !status.foreign).filter_map(|status| status.not_after).min();
+        self.expiry.set(first.map_or(0, time::OffsetDateTime::unix_timestamp));
+        // A cluster that is left takes its counts along; a counter only grows.
+        let counted = |part: fn(&SecretStatus) -> u64| all.iter().map(|status| part(status)).sum::<u64>();
+        for (result, count) in [
+            ("written", counted(|status| status.written)),
+            ("conflict", counted(|status| status.conflicts)),
+            ("failed", counted(|status| status.failures)),
+        ] {
+            catch_up(&self.writes.with_label_values(&[result]), count);
+        }
+    }
 }
 
 impl ControllerMetrics {
@@ -56,19 +96,14 @@ impl ControllerMetrics {
                     &["result"],
                 )?,
             )?,
-            istiod_expiry: register(
+            istiod_tls: SecretMetrics::new(
                 registry,
-                IntGauge::new(
+                ["meshmint_istiod_tls", "istiods whose certificate is ours, by whether their Secret istiod-tls is as it shall be."],
+                [
                     "meshmint_istiod_cert_expiry_timestamp",
-                    "notAfter of istiod's certificate, Unix seconds; 0 where there is none or this replica doesn't see to it.",
-                )?,
-            )?,
-            istiod_writes: register(
-                registry,
-                IntCounterVec::new(
-                    Opts::new("meshmint_istiod_tls_writes_total", "New certificates for istiod, by what became of them."),
-                    &["result"],
-                )?,
+                    "notAfter of the certificate of an istiod that ends first, Unix seconds; 0 where there is none or this replica doesn't see to it.",
+                ],
+                ["meshmint_istiod_tls_writes_total", "Writes of Secrets istiod-tls, by what became of them."],
             )?,
             istiod_webhooks: register(
                 registry,
@@ -77,26 +112,17 @@ impl ControllerMetrics {
                     &["state"],
                 )?,
             )?,
-            cacerts: register(
+            cacerts: SecretMetrics::new(
                 registry,
-                IntGaugeVec::new(
-                    Opts::new("meshmint_cacerts", "istiods that shall sign below our root, by whether their Secret cacerts is as it shall be."),
-                    &["state"],
-                )?,
-            )?,
-            cacerts_expiry: register(
-                registry,
-                IntGauge::new(
+                ["meshmint_cacerts", "istiods that shall sign below our root, by whether their Secret cacerts is as it shall be."],
+                [
                     "meshmint_cacerts_expiry_timestamp",
                     "notAfter of the intermediate of an istiod that ends first, Unix seconds; 0 where there is none or this replica doesn't see to it.",
-                )?,
-            )?,
-            cacerts_writes: register(
-                registry,
-                IntCounterVec::new(Opts::new("meshmint_cacerts_writes_total", "Writes of Secrets cacerts, by what became of them."), &["result"])?,
+                ],
+                ["meshmint_cacerts_writes_total", "Writes of Secrets cacerts, by what became of them."],
             )?,
         };
-        let nothing = ControllersSeen { root_maps: Vec::new(), istiod: IstiodTlsStatus::default(), cacerts: Vec::new(), now: Duration::ZERO };
+        let nothing = ControllersSeen { root_maps: Vec::new(), istiod: Vec::new(), cacerts: Vec::new(), now: Duration::ZERO };
         metrics.refresh(&nothing);
         Ok(metrics)
     }
@@ -118,35 +144,11 @@ impl ControllerMetrics {
         {
             catch_up(&self.writes.with_label_values(&[result]), count);
         }
-        let IstiodTlsStatus { not_after, webhooks, webhooks_behind, written, conflicts, failures, .. } = &seen.istiod;
-        self.istiod_expiry.set(not_after.map_or(0, time::OffsetDateTime::unix_timestamp));
-        for (result, count) in [("written", written), ("conflict", conflicts), ("failed", failures)] {
-            catch_up(&self.istiod_writes.with_label_values(&[result]), *count);
-        }
-        self.istiod_webhooks.with_label_values(&["current"]).set(whole(webhooks.saturating_sub(*webhooks_behind)));
-        self.istiod_webhooks.with_label_values(&["behind"]).set(whole(*webhooks_behind));
-        self.refresh_cacerts(&seen.cacerts);
-    }
-
-    fn refresh_cacerts(&self, all: &[CacertsStatus]) {
-        let left_alone = |status: &CacertsStatus| status.foreign || status.left_alone;
-        let current = |status: &CacertsStatus| status.renew_at.is_some() || status.last;
-        for (state, count) in [
-            ("current", all.iter().filter(|status| current(status)).count()),
-            ("left_alone", all.iter().filter(|status| left_alone(status)).count()),
-            ("waiting", all.iter().filter(|status| !current(status) && !left_alone(status)).count()),
-        ] {
-            self.cacerts.with_label_values(&[state]).set(whole(count));
-        }
-        let first = all.iter().filter(|status| !status.foreign).filter_map(|status| status.not_after).min();
-        self.cacerts_expiry.set(first.map_or(0, time::OffsetDateTime::unix_timestamp));
-        let counted = |part: fn(&CacertsStatus) -> u64| all.iter().map(part).sum::<u64>();
-        for (result, count) in [
-            ("written", counted(|status| status.written)),
-            ("conflict", counted(|status| status.conflicts)),
-            ("failed", counted(|status| status.failures)),
-        ] {
-            catch_up(&self.cacerts_writes.with_label_values(&[result]), count);
-        }
+        self.istiod_tls.refresh(&seen.istiod.iter().map(|status| &status.secret).collect::<Vec<_>>());
+        let of = |part: fn(&IstiodTlsStatus) -> usize| seen.istiod.iter().map(part).sum::<usize>();
+        let (webhooks, webhooks_behind) = (of(|status| status.webhooks), of(|status| status.webhooks_behind));
+        self.istiod_webhooks.with_label_values(&["current"]).set(whole(webhooks.saturating_sub(webhooks_behind)));
+        self.istiod_webhooks.with_label_values(&["behind"]).set(whole(webhooks_behind));
+        self.cacerts.refresh(&seen.cacerts.iter().collect::<Vec<_>>());
     }
 }

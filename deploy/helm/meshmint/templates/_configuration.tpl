@@ -90,7 +90,9 @@
 {{- $_ := set $controllers "rootConfigMap" $map }}
 {{- end }}
 {{- if $app.tls.istiodCertificateEnable }}
-{{- $_ := set $controllers "istiod" (dict "namespace" $app.istio.namespace "revisions" $app.istio.revisions "certificateLifetime" $app.tls.istiodCertificateDuration) }}
+{{- $istiod := dict "namespace" $app.istio.namespace "clusters" $app.tls.istiodCertificateClusters "revisions" $app.istio.revisions }}
+{{- $_ := set $istiod "certificateLifetime" $app.tls.istiodCertificateDuration }}
+{{- $_ := set $controllers "istiod" $istiod }}
 {{- end }}
 {{- if $app.cacerts.enabled }}
 {{- $_ := set $controllers "cacerts" (dict "namespace" $app.istio.namespace "clusters" $app.cacerts.clusters "lifetime" $app.cacerts.duration) }}

@@ -39,6 +39,13 @@
 {{- if eq (default "all" .role) "issuer" }}-issuer{{ end }}
 {{- end }}
 
+{{/* "true" where an istiod of this cluster is given something: these are the clusters (none means this one), and our own. */}}
+{{- define "meshmint.here" -}}
+{{- if or (not .clusters) (has .own .clusters) -}}
+true
+{{- end }}
+{{- end }}
+
 {{/* "true" where the admin API has a port. An issuer can't change anything, so where there are others it has none. */}}
 {{- define "meshmint.admin" -}}
 {{- if and .Values.app.admin.enabled (ne (default "all" .role) "issuer") -}}
