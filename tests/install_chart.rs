@@ -361,10 +361,16 @@ fn rules_of_access_and_alerts_are_those_of_the_files() {
     };
     assert_eq!(apart, expected.iter().filter(unwanted).cloned().collect());
     assert_eq!(expected.len() - apart.len(), 2);
-    let of_others = given(
-        json!({"roles": {"apart": true}, "state": {"store": "secrets"}, "postgres": {"url": "postgresql://a@b/c"}, "app": {"multiCluster": {"enabled": true}}}),
-    );
+    // Nothing beside the root key is listed: what is for other clusters, and that alone, is in their namespace.
+    let of_others = given(json!({
+        "roles": {"apart": true}, "state": {"store": "secrets"}, "postgres": {"url": "postgresql://a@b/c"},
+        "app": {"multiCluster": {"enabled": true, "namespace": "clusters"}},
+    }));
     assert_eq!(of_others.len(), apart.len() + 3);
+    assert!(
+        of_others.difference(&apart).all(|rule| rule.contains("remote-clusters") && rule.contains(r#""namespace":"clusters""#)),
+        "{of_others:#?}"
+    );
     // Each file has its place: a new one must be given one.
     let mut all: Vec<_> =
         fs::read_dir(repository("deploy/kubernetes")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();

@@ -17,12 +17,15 @@ use tokio::task::block_in_place;
 
 const ROLES: &str = "deploy/kubernetes/roles.yaml";
 const STATE: &str = "deploy/kubernetes/state.yaml";
-/// Leaves of 6 s; the issuing key is renewed after 24 of its 36 s.
-const SECONDS: &str = "certificates: { defaultLifetime: 6s, maxLifetime: 6s, backdate: 0s, jitter: 0% }\nauthority: { issuingLifetime: 36s }\n";
+/// Leaves of 6 s; the issuing key is renewed after 40 of its 60 s, which leaves time for another start of who renews it.
+const SECONDS: &str = "certificates: { defaultLifetime: 6s, maxLifetime: 6s, backdate: 0s, jitter: 0% }\nauthority: { issuingLifetime: 60s }\n";
+/// Where the Secrets of other clusters are: not beside the root key.
+const OTHERS: &str = "meshmint-clusters";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_issuer_issues_and_can_not_read_the_root_key() {
     let world = World::start().await;
+    world.admin.namespace(OTHERS).await;
     world.admin.apply_rules(ROLES).await;
     let (authority_config, issuer_config) = (world.kubeconfig(), world.kubeconfig_of("meshmint-issuer").await);
     // Whoever leads needn't know who lives in the cluster.
@@ -42,7 +45,7 @@ async fn an_issuer_issues_and_can_not_read_the_root_key() {
 
     let server = ", servingLifetime: 6s, requestTimeout: 1s";
     let mut authority = world.replica_as(&authority_config, server, &format!("role: authority\n{SECONDS}"));
-    let issuers: Vec<_> = (0..2).map(|_| world.replica_as(&issuer_config, server, &format!("role: issuer\n{SECONDS}"))).collect();
+    let mut issuers: Vec<_> = (0..2).map(|_| world.replica_as(&issuer_config, server, &format!("role: issuer\n{SECONDS}"))).collect();
     assert!(authority.leads() && issuers.iter().all(|issuer| !issuer.leads()));
     let (status, report) = get(&authority.serve.health.to_string(), "/readyz?verbose");
     assert!(status == 200 && report.contains("no CSR port here") && !report.contains("[-]"), "{report}");
@@ -76,20 +79,33 @@ async fn an_issuer_issues_and_can_not_read_the_root_key() {
     let said = String::from_utf8(refused.stderr).unwrap();
     assert!(!refused.status.success() && said.contains("ask one of role authority"), "{said}");
 
-    // Issuing keys come and go under load, and while the authority is frozen nobody notices.
+    // Issuing keys come and go under load, and while the authority is frozen nobody notices. An issuer is killed (SIGKILL) and comes again; so does the
+    // authority, as soon as it has renewed.
     let load = Load::begin(&issuers, &world.token, 3);
     load.goes_on(20).await;
     authority.signal(Signal::STOP);
     load.goes_on(40).await;
     authority.signal(Signal::CONT);
-    block_in_place(|| {
-        wait_for("another issuing key", || issuers.iter().all(|issuer| issuer.serve.metric("meshmint_generation") >= 2.0).then_some(()))
-    });
+    issuers[1].kill();
+    load.goes_on(40).await;
+    issuers[1].start_again();
+    load.moved(&issuers);
+    let has_come = |generation: f64| {
+        block_in_place(|| {
+            wait_for("another issuing key", || issuers.iter().all(|issuer| issuer.serve.metric("meshmint_generation") >= generation).then_some(()))
+        });
+    };
+    has_come(2.0);
+    authority.kill();
+    load.goes_on(40).await;
+    authority.start_again();
+    has_come(3.0);
     load.goes_on(40).await;
     let seen = load.end().await;
     assert!(seen.failed.is_empty(), "{:#?}", seen.failed);
+    assert!(seen.retries > 0, "the dead one was asked");
     world.assert_on_record(&seen.answers);
-    assert!(world.assert_whole(NAMESPACE).await >= 2);
+    assert!(world.assert_whole(NAMESPACE).await >= 3);
 
     // Each rule of the issuer, taken away.
     let rule = |names: Value| json!([{"apiGroups": [""], "resources": ["secrets"], "resourceNames": names, "verbs": ["get"]}]);
@@ -105,8 +121,56 @@ async fn an_issuer_issues_and_can_not_read_the_root_key() {
     block_in_place(|| wait_for("the keys to be missed", || (failures() > before).then_some(())));
     world.admin.set_role(NAMESPACE, ROLES, "meshmint-issuer", &rule(json!(["meshmint-state", "meshmint-issuing"]))).await;
     may("meshmint-issuer", "get", "secrets", "meshmint-issuing", true).await;
-    // And of the authority: without the Lease nobody leads.
-    world.admin.set_role(NAMESPACE, STATE, "meshmint-state", &json!([])).await;
-    block_in_place(|| wait_for("the lease to be missed", || (authority.check("leader-known")["severity"] == "warning").then_some(())));
-    assert!(!authority.leads());
+    // Without the binding an issuer that starts knows nobody.
+    let bindings = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
+    world.admin.delete(&format!("{bindings}/meshmint-issuer"), 0).await;
+    world.admin.until_may("meshmint-issuer", "", "list", ("", "pods", ""), false).await;
+    let lost = world.replica_as(&issuer_config, server, &format!("role: issuer\n{SECONDS}"));
+    let known = lost.check("cluster-known");
+    assert!(known["severity"] == "failed" && known["detail"].as_str().unwrap().contains("cannot list"), "{known}");
+    let refused = replicas::once(lost.serve.csr, &lost.bundle(), &world.token).await.map(|_| ());
+    assert!(refused.as_ref().is_err_and(|error| error.starts_with("Unavailable")), "{refused:?}");
+
+    // And of the authority, by verb. (Founding needs two more of them, which is below.)
+    let all = common::cluster::objects(STATE)[0]["rules"].clone();
+    let without = |verb: &str, resource: &str| {
+        let mut rules = all.clone();
+        for rule in rules.as_array_mut().unwrap().iter_mut().filter(|rule| rule["resources"] == json!([resource])) {
+            rule["verbs"].as_array_mut().unwrap().retain(|each| each != verb);
+        }
+        rules.as_array_mut().unwrap().retain(|rule| !rule["verbs"].as_array().unwrap().is_empty());
+        rules
+    };
+    let leads = |leads: bool| block_in_place(|| wait_for("the Lease", || (authority.leads() == leads).then_some(())));
+    leads(true);
+    let lease = format!("/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/meshmint-leader");
+    for (verb, name) in [("get", "meshmint-leader"), ("patch", "meshmint-leader"), ("create", "")] {
+        world.admin.set_role(NAMESPACE, STATE, "meshmint-state", &without(verb, "leases")).await;
+        may("meshmint", verb, "leases", name, false).await;
+        if verb == "create" {
+            // As before the first replica of all.
+            world.admin.delete(&lease, 0).await;
+        }
+        leads(false);
+        world.admin.set_role(NAMESPACE, STATE, "meshmint-state", &all).await;
+        leads(true);
+    }
+    let failures = || authority.serve.metric("meshmint_authority_failures");
+    for (verb, name) in [("get", "meshmint-state"), ("patch", "meshmint-state")] {
+        world.admin.set_role(NAMESPACE, STATE, "meshmint-state", &without(verb, "secrets")).await;
+        may("meshmint", verb, "secrets", name, false).await;
+        let before = failures();
+        block_in_place(|| wait_for("the state to be missed", || (failures() > before).then_some(())));
+        world.admin.set_role(NAMESPACE, STATE, "meshmint-state", &all).await;
+        may("meshmint", verb, "secrets", name, true).await;
+    }
+    world.admin.apply_rules_in("founding", STATE).await;
+    world.admin.set_role("founding", STATE, "meshmint-state", &without("create", "secrets")).await;
+    world.admin.until_may("meshmint", "founding", "create", ("", "secrets", ""), false).await;
+    world.admin.until_may("meshmint", "founding", "get", ("", "secrets", "meshmint-state"), true).await;
+    world.admin.until_may("meshmint", "founding", "create", ("coordination.k8s.io", "leases", ""), true).await;
+    let (folder, database) = (tempfile::tempdir().unwrap(), world.postgres.database());
+    let yaml = world.yaml(folder.path(), &authority_config, &database, "founding", "role: authority\n");
+    let (code, said) = block_in_place(|| Serve::refused(folder.path(), &yaml));
+    assert!(code == Some(1) && said.contains("cannot create resource \\\"secrets"), "{said}");
 }
