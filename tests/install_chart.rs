@@ -159,11 +159,12 @@ fn check_places(name: &str, rendered: &[Value]) {
         .collect();
     for object in rendered {
         let cluster_wide = ["ClusterRole", "ClusterRoleBinding"].contains(&object["kind"].as_str().unwrap());
-        // But for what istiod's Secrets need.
+        // But for what istiod's Secrets and those of other clusters need.
         let of_istiod = ["istiod", "cacerts"].into_iter().find(|which| object["metadata"]["name"] == format!("meshmint-{which}"));
-        let namespace = of_istiod
-            .and_then(|which| configurations.iter().find_map(|configuration| configuration["controllers"][which]["namespace"].as_str()))
-            .unwrap_or(helm::NAMESPACE);
+        let of_others = object["metadata"]["name"].as_str().unwrap().ends_with("-remote-clusters").then_some("/cluster/remoteSecretsNamespace");
+        let key = of_istiod.map(|which| format!("/controllers/{which}/namespace")).or(of_others.map(str::to_owned));
+        let namespace = key.and_then(|key| configurations.iter().find_map(|configuration| configuration.pointer(&key)?.as_str()));
+        let namespace = namespace.unwrap_or(helm::NAMESPACE);
         assert_eq!(object["metadata"]["namespace"].as_str(), (!cluster_wide).then_some(namespace), "{name}: {object}");
         assert_eq!(object["metadata"]["labels"]["app.kubernetes.io/managed-by"], "Helm", "{name}: {object}");
     }
