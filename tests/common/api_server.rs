@@ -234,6 +234,12 @@ impl ApiServer {
         self.ask_etcd("/v3/kv/compaction", &format!(r#"{{"revision":"{revision}","physical":true}}"#));
     }
 
+    /// How many objects etcd has.
+    pub fn objects(&self) -> u64 {
+        let counted = self.ask_etcd("/v3/kv/range", r#"{"key":"AA==","range_end":"AA==","count_only":true}"#);
+        counted["count"].as_str().unwrap().parse().unwrap()
+    }
+
     fn ask_etcd(&self, path: &str, body: &str) -> Value {
         self.ask_etcd_as("", path, body)
     }
