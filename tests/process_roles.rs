@@ -12,7 +12,7 @@ mod replicas;
 use std::path::PathBuf;
 
 use common::process::{Serve, get, meshmint, wait_for};
-use replicas::{Load, NAMESPACE, World};
+use replicas::{Load, NAMESPACE, Replica, World};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::task::block_in_place;
@@ -30,7 +30,7 @@ const SERVER: &str = ", servingLifetime: 6s, requestTimeout: 1s";
 /// What the roles share, with the rules of both, and the kubeconfigs of the authority and of issuers.
 async fn apart() -> (World, PathBuf, PathBuf) {
     let world = World::start().await;
-    world.admin.namespace(OTHERS).await;
+    world.admin.apply_rules_in(OTHERS, "deploy/kubernetes/remote-clusters.yaml").await;
     world.admin.apply_rules(ROLES).await;
     // Whoever leads needn't know who lives in the cluster.
     world.admin.delete("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/meshmint", 0).await;
@@ -138,6 +138,19 @@ async fn each_rule_is_needed() {
     block_in_place(|| wait_for("the keys to be missed", || (failures() > before).then_some(())));
     world.admin.set_role(NAMESPACE, ROLES, "meshmint-issuer", &rule(json!(["meshmint-state", "meshmint-issuing"]))).await;
     may(&world, "meshmint-issuer", "get", "secrets", "meshmint-issuing", true).await;
+    // Other clusters, in their namespace.
+    let with_others = || {
+        let folder = tempfile::tempdir().unwrap();
+        let yaml = world.yaml(folder.path(), &issuer_config, &world.database, NAMESPACE, "role: issuer\n");
+        Replica::start(folder, yaml.replace("cluster: { ", &format!("cluster: {{ remoteSecretsNamespace: {OTHERS}, "))).check("remote-clusters")
+    };
+    let found = with_others();
+    assert_eq!(found["severity"], "ok", "{found}");
+    let binding = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{OTHERS}/rolebindings/meshmint-issuer-remote-clusters");
+    world.admin.delete(&binding, 0).await;
+    world.admin.until_may("meshmint-issuer", OTHERS, "list", ("", "secrets", ""), false).await;
+    let found = with_others();
+    assert!(found["severity"] == "failed" && found["detail"].as_str().unwrap().contains("cannot list"), "{found}");
     // Without the binding an issuer that starts knows nobody.
     let bindings = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
     world.admin.delete(&format!("{bindings}/meshmint-issuer"), 0).await;
