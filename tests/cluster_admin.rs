@@ -263,6 +263,25 @@ async fn each_rule_is_needed_and_trouble_is_not_a_refusal() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_etcd_that_is_away_makes_nobody_a_stranger() {
+    let world = World::start().await;
+    world.admin.account("meshmint-system", "leaver").await;
+    // Each is shown once: what was found out before counts for ten seconds.
+    let (well, away) = (world.token("leaver", AUDIENCE).await, world.token("leaver", AUDIENCE).await);
+    world.admin.delete("/api/v1/namespaces/meshmint-system/serviceaccounts/leaver", 0).await;
+    assert!(world.refused(&well, &["bundle"]).contains("UNAUTHENTICATED"));
+    world.shared.server.refuse_at_etcd();
+    let ready = async {
+        while world.admin.text("/readyz").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, ready).await.is_ok(), "the API server doesn't notice");
+    let said = world.refused(&away, &["bundle"]);
+    assert!(said.contains("can't be asked"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_hold_few_connections_and_not_for_long() {
     let world = World::start().await;
     let viewer = world.token("viewer", AUDIENCE).await;

@@ -218,3 +218,45 @@ async fn with_token_review_the_cluster_decides() {
     shared.server.kill();
     assert_eq!(outcome(issue(&world, &unbound).await), "review_unavailable");
 }
+
+#[tokio::test]
+async fn an_etcd_that_is_away_makes_no_token_a_bad_one() {
+    let shared = Shared::over(ApiServer::start().await).await;
+    let admin = shared.admin().await;
+    admin.workload("lives").await;
+    admin.workload("gone").await;
+    let (lives, gone) = (admin.workload_token("lives").await, admin.workload_token("gone").await);
+    admin.delete("/api/v1/namespaces/gone/pods/gone", 0).await;
+    // Nothing is kept, so that each verdict is a fresh one.
+    let lookups = LookupLimits { time: SECOND, kept: Duration::ZERO, ..shared.choices().lookups };
+    let choices = ClusterChoices { lookups, ..shared.choices() };
+    let always = world_on(ClusterChoices { token_review: true, ..choices.clone() }, SystemClock::shared()).await;
+    let unknown_keys = world_on(ClusterChoices { keys_published: false, ..choices }, SystemClock::shared()).await;
+    let (_, signature) = lives.rsplit_once('.').unwrap();
+    let forged = gone.rsplit_once('.').map(|(signed, _)| format!("{signed}.{signature}")).unwrap();
+    for (world, unavailable) in [(&always, "review_unavailable"), (&unknown_keys, "unknown_kid")] {
+        let comes_out = async |token: &str, wanted: &str| assert_eq!(outcome(issue(world, token).await), wanted);
+        until(world, &lives, "issued").await;
+        until(world, &gone, "review_refused").await;
+        until(world, &forged, "review_refused").await;
+
+        // The API server waits for an answer, and so do we for its own.
+        shared.server.freeze_etcd();
+        comes_out(&lives, "issued").await;
+        comes_out(&gone, unavailable).await;
+        comes_out(&forged, unavailable).await;
+        shared.server.thaw_etcd();
+        until(world, &gone, "review_refused").await;
+
+        // The API server says no at once, in the same words as if it knew.
+        let no = admin.reviewed(&gone).await;
+        shared.server.refuse_at_etcd();
+        assert_eq!(admin.reviewed(&gone).await, no);
+        comes_out(&lives, "issued").await;
+        comes_out(&gone, unavailable).await;
+        comes_out(&forged, unavailable).await;
+        shared.server.admit_at_etcd();
+        until(world, &gone, "review_refused").await;
+        until(world, &forged, "review_refused").await;
+    }
+}

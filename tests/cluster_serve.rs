@@ -7,7 +7,7 @@ mod common;
 
 use std::path::Path;
 
-use common::api_server::ApiServer;
+use common::api_server::{ApiServer, CLUSTER_ISSUER, Settings};
 use common::cluster::{BoundTo, Client, rbac};
 use common::load::{self, Answer, Key, ask_once};
 use common::process::{Serve, get, meshmint};
@@ -26,7 +26,12 @@ struct World {
 impl World {
     fn start(kubeconfig: &Path, verification: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let serve = Serve::start(folder.path(), &serve_yaml(folder.path(), "Kubernetes", kubeconfig, "", &format!(", verification: {verification}")));
+        let yaml = serve_yaml(folder.path(), "Kubernetes", kubeconfig, "", &format!(", verification: {verification}"));
+        Self::with(folder, &yaml)
+    }
+
+    fn with(folder: TempDir, yaml: &str) -> Self {
+        let serve = Serve::start(folder.path(), yaml);
         let socket = folder.path().join("admin.sock");
         let bundle = meshmint(&["bundle", "--admin", socket.to_str().unwrap()]);
         Self { serve, roots: String::from_utf8(bundle.stdout).unwrap(), folder }
@@ -68,7 +73,7 @@ async fn a_load_of_certificates_is_no_request_to_the_api_server() {
     let token = admin.workload_token("shop").await;
     world.ask(&token).await.unwrap().verify().unwrap();
 
-    let before = counted(&admin).await;
+    let (before, all, objects) = (counted(&admin).await, admin.requests().await, shared.server.objects());
     let mut tasks = Vec::new();
     for _ in 0..8 {
         let mut client = load::Client::connect(world.serve.csr, &world.roots, None).await.unwrap();
@@ -83,6 +88,9 @@ async fn a_load_of_certificates_is_no_request_to_the_api_server() {
         task.await.unwrap();
     }
     assert_eq!(counted(&admin).await, before, "400 certificates later");
+    // The API server asks itself now and then; and nothing is kept in the cluster for a certificate.
+    let (all, objects) = (admin.requests().await - all, shared.server.objects().saturating_sub(objects));
+    assert!(all < 100 && objects < 100, "{all} requests about anything, {objects} new objects");
     assert_eq!(world.serve.metric("meshmint_cluster_questions_total{question=\"object\",result=\"answered\"}"), 0.0);
     assert_eq!(world.serve.metric("meshmint_cluster_objects{resource=\"pods\"}"), 2.0);
     assert_eq!(world.serve.metric("meshmint_cluster_lists_total{resource=\"pods\"}"), 1.0);
@@ -143,6 +151,32 @@ async fn each_rule_is_needed_and_enough() {
     assert_eq!(World::start(&kubeconfig, "tokenReview").ask(&pod).await.err(), Some(Code::Unavailable));
     may(&admin, &json!(rules)).await;
     World::start(&kubeconfig, "tokenReview").ask(&pod).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_may_have_two_issuers() {
+    const NEW: &str = "https://new.example";
+    let mut shared = Shared::over(ApiServer::start().await).await;
+    let admin = shared.admin().await;
+    admin.workload("shop").await;
+    let old = admin.workload_token("shop").await;
+    // As Kubernetes wants it done: the first issuer makes tokens, those of the second stay good.
+    shared.server.kill();
+    let flags = vec![format!("--service-account-issuer={CLUSTER_ISSUER}")];
+    shared.server.start_again(&Settings { issuer: NEW, flags, ..Settings::default() }).await;
+    let new = admin.workload_token("shop").await;
+    assert!(admin.review(&old).await && admin.review(&new).await, "the API server accepts both");
+
+    let kubeconfig = shared.kubeconfig(shared.server.port());
+    for verification in ["local", "tokenReview"] {
+        let one = World::start(&kubeconfig, verification);
+        assert_eq!((one.ask(&old).await.err(), one.ask(&new).await.err()), (None, Some(Code::Unauthenticated)), "{verification}");
+        let folder = tempfile::tempdir().unwrap();
+        let keys = "keys: { apiServer: true } }";
+        let yaml = serve_yaml(folder.path(), "Kubernetes", &kubeconfig, "", &format!(", verification: {verification}"));
+        let both = World::with(folder, &yaml.replace(keys, &format!("{keys}, {{ issuer: '{NEW}', {keys}")));
+        assert_eq!((both.ask(&old).await.err(), both.ask(&new).await.err()), (None, None), "{verification}");
+    }
 }
 
 /// What is wrong with the watches, as an operator reads it.

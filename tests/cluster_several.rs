@@ -18,7 +18,7 @@ use common::cluster::{BoundTo, Client};
 use common::csrs::{request, spiffe_id};
 use common::grpc::{Wire, bearer, tls};
 use common::issuer::{ClusterChoices, SeededEntropy};
-use common::process::{PATIENCE, Serve, meshmint};
+use common::process::{PATIENCE, Serve, get, meshmint};
 use common::{Shared, serve_yaml};
 use meshmint::callers::TokenRules;
 use meshmint::clock::Clock;
@@ -78,6 +78,10 @@ impl World {
         common::wait_until(what, || so(&self.remotes())).await;
     }
 
+    fn metrics(&self) -> String {
+        get(&self.serve.metrics.to_string(), "/metrics").1
+    }
+
     fn refused_as_unknown(&self) -> f64 {
         self.serve.metric("meshmint_refusals_total{code=\"Unauthenticated\",reason=\"unknown_cluster\"}")
     }
@@ -130,6 +134,13 @@ async fn a_token_counts_in_its_own_cluster_which_comes_changes_and_goes() {
         assert_eq!(world.ask(name, token).await, Err(Code::Unauthenticated), "{name}");
     }
     assert_eq!(world.serve.metric("meshmint_remote_clusters{state=\"joined\"}"), 1.0);
+    for (cluster, resource) in ["east", "west"].iter().flat_map(|cluster| ["pods", "serviceaccounts", "nodes"].map(|resource| (cluster, resource))) {
+        let age = |cluster: &str| format!("meshmint_cluster_watch_age_seconds{{cluster=\"{cluster}\",resource=\"{resource}\"}}");
+        assert!(world.metrics().contains(&age(cluster)) && world.serve.metric(&age(cluster)) >= 0.0, "{cluster} {resource}");
+    }
+    // The token is asked for two hours.
+    let left = world.serve.metric("meshmint_remote_credentials_expiry_timestamp") - OffsetDateTime::now_utc().unix_timestamp() as f64;
+    assert!((3600.0..=7200.0).contains(&left), "{left}");
 
     // What lives there counts, and who speaks for whom: a node of the same name here is another node.
     there.namespace("istio-system").await;
@@ -193,11 +204,64 @@ async fn a_token_counts_in_its_own_cluster_which_comes_changes_and_goes() {
     world.until("west", &west_token, false).await;
     assert_eq!(world.ask("west", &west_token).await, Err(Code::Unauthenticated));
     assert_eq!(world.ask("", &east_token).await, cart);
+    assert!(!world.metrics().contains("cluster=\"west\""), "nothing is left of it");
+    assert_eq!(world.serve.metric("meshmint_remote_credentials_expiry_timestamp"), 0.0);
     let log: Vec<Value> = world.serve.terminate().1;
     let log = log.iter().map(Value::to_string).collect::<String>();
     for secret in [&west_token, &east_token, made["data"]["west"].as_str().unwrap()] {
         assert!(!log.contains(secret), "no secret in the log");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_rule_is_needed_and_a_cluster_without_its_keys_is_not_joined() {
+    const RULES: &str = "deploy/kubernetes/remote-clusters.yaml";
+    let other_key = Settings { signing: SigningKey::Second, known: vec![SigningKey::Second], ..Settings::default() };
+    let (east, west) = (Shared::over(ApiServer::start().await).await, Shared::over(ApiServer::start_with(&other_key).await).await);
+    let (here, there) = (east.admin().await, west.admin().await);
+    there.workload("shop").await;
+    let token = there.workload_token("shop").await;
+    // Who signs tokens in the other cluster may be read there, and not with which keys.
+    let group = "rbac.authorization.k8s.io";
+    let discovery = format!("/apis/{group}/v1/clusterrolebindings/system:service-account-issuer-discovery");
+    let binding = there.get(&discovery).await;
+    there.delete(&discovery, 0).await;
+    let rules = json!([{"nonResourceURLs": ["/.well-known/openid-configuration"], "verbs": ["get"]}]);
+    there.create(&format!("/apis/{group}/v1/clusterroles"), &json!({"metadata": {"name": "issuer-only"}, "rules": rules})).await;
+    let reference = json!({"apiGroup": group, "kind": "ClusterRole", "name": "issuer-only"});
+    let narrow = json!({"metadata": {"name": "issuer-only"}, "roleRef": reference, "subjects": binding["subjects"]});
+    there.create(&format!("/apis/{group}/v1/clusterrolebindings"), &narrow).await;
+    let ours = Client::new(&west.kubeconfig(west.server.port())).await;
+    let may_read = async |path: &str, wanted: bool| {
+        let goes = async {
+            while ours.text(path).await.is_ok() != wanted {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, goes).await.is_ok(), "{path} is not {wanted}");
+    };
+    may_read("/openid/v1/jwks", false).await;
+    may_read("/.well-known/openid-configuration", true).await;
+
+    // Without a rule nobody knows which clusters there are: that is our trouble.
+    here.create(SECRETS, &secret(&west.server.admin_kubeconfig())).await;
+    let world = World::start(&east.kubeconfig(east.server.port())).await;
+    let says = |lines: &[(String, String)], severity: &str, what: &str| lines.iter().any(|line| line.0 == severity && line.1.contains(what));
+    world.until_remotes("no list", |lines| lines.len() == 1 && says(lines, "failed", "cannot list")).await;
+    assert_eq!(world.ask("west", &token).await, Err(Code::Unavailable));
+    // With `list` alone it is named; and it isn't joined without its keys.
+    here.apply_rules(RULES).await;
+    here.set_role("meshmint-system", RULES, "meshmint-remote-clusters", &json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"]}]))
+        .await;
+    world.until_remotes("no watch, and no keys", |lines| says(lines, "warning", "cannot watch") && says(lines, "failed", "/openid/v1/jwks")).await;
+    assert_eq!(world.ask("west", &token).await, Err(Code::Unavailable));
+    assert_eq!(world.serve.metric("meshmint_remote_clusters{state=\"waiting\"}"), 1.0);
+    let whole = json!({"metadata": {"name": "keys"}, "roleRef": binding["roleRef"], "subjects": binding["subjects"]});
+    there.create(&format!("/apis/{group}/v1/clusterrolebindings"), &whole).await;
+    world.until("west", &token, true).await;
+    let role = common::cluster::objects(RULES).remove(0);
+    here.set_role("meshmint-system", RULES, "meshmint-remote-clusters", &role["rules"]).await;
+    world.until_remotes("everything to be well", |lines| lines.len() == 1 && lines[0].0 == "ok").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

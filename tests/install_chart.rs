@@ -159,11 +159,12 @@ fn check_places(name: &str, rendered: &[Value]) {
         .collect();
     for object in rendered {
         let cluster_wide = ["ClusterRole", "ClusterRoleBinding"].contains(&object["kind"].as_str().unwrap());
-        // But for what istiod's Secrets need.
+        // But for what istiod's Secrets and those of other clusters need.
         let of_istiod = ["istiod", "cacerts"].into_iter().find(|which| object["metadata"]["name"] == format!("meshmint-{which}"));
-        let namespace = of_istiod
-            .and_then(|which| configurations.iter().find_map(|configuration| configuration["controllers"][which]["namespace"].as_str()))
-            .unwrap_or(helm::NAMESPACE);
+        let of_others = object["metadata"]["name"].as_str().unwrap().ends_with("-remote-clusters").then_some("/cluster/remoteSecretsNamespace");
+        let key = of_istiod.map(|which| format!("/controllers/{which}/namespace")).or(of_others.map(str::to_owned));
+        let namespace = key.and_then(|key| configurations.iter().find_map(|configuration| configuration.pointer(&key)?.as_str()));
+        let namespace = namespace.unwrap_or(helm::NAMESPACE);
         assert_eq!(object["metadata"]["namespace"].as_str(), (!cluster_wide).then_some(namespace), "{name}: {object}");
         assert_eq!(object["metadata"]["labels"]["app.kubernetes.io/managed-by"], "Helm", "{name}: {object}");
     }
@@ -377,10 +378,16 @@ fn rules_of_access_and_alerts_are_those_of_the_files() {
     };
     assert_eq!(apart, expected.iter().filter(unwanted).cloned().collect());
     assert_eq!(expected.len() - apart.len(), 2);
-    let of_others = given(
-        json!({"roles": {"apart": true}, "state": {"store": "secrets"}, "postgres": {"url": "postgresql://a@b/c"}, "app": {"multiCluster": {"enabled": true}}}),
-    );
+    // Nothing beside the root key is listed: what is for other clusters, and that alone, is in their namespace.
+    let of_others = given(json!({
+        "roles": {"apart": true}, "state": {"store": "secrets"}, "postgres": {"url": "postgresql://a@b/c"},
+        "app": {"multiCluster": {"enabled": true, "namespace": "clusters"}},
+    }));
     assert_eq!(of_others.len(), apart.len() + 3);
+    assert!(
+        of_others.difference(&apart).all(|rule| rule.contains("remote-clusters") && rule.contains(r#""namespace":"clusters""#)),
+        "{of_others:#?}"
+    );
     // Each file has its place: a new one must be given one.
     let mut all: Vec<_> =
         fs::read_dir(repository("deploy/kubernetes")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();

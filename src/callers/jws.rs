@@ -116,6 +116,11 @@ impl<'a> UnverifiedToken<'a> {
         }
     }
 
+    /// When it says that it was made: a hint, untrusted.
+    pub fn issued(&self) -> Option<OffsetDateTime> {
+        self.claims.as_ref().ok().map(|claims| claims.issued_at)
+    }
+
     /// Checks the signature and gives out the claims.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
+use super::credentials::Validity;
 use super::fetch::chain_of;
 use super::forwarded::Forwarded;
 use crate::clock::{Clock, within};
@@ -99,6 +100,7 @@ impl ApiError {
 pub struct ApiServer {
     client: kube::Client,
     address: String,
+    credentials: Option<Validity>,
     clock: Arc<dyn Clock>,
 }
 
@@ -142,9 +144,14 @@ impl ApiServer {
         }
         // Who waits here has a limit of its own, and the watches have their own pauses.
         config.default_retry = false;
-        let address = config.cluster_url.to_string();
+        let (address, credentials) = (config.cluster_url.to_string(), Validity::of(&config.auth_info));
         let client = kube::Client::try_from(config).map_err(|error| refused(&error))?;
-        Ok(Arc::new(Self { client, address, clock }))
+        Ok(Arc::new(Self { client, address, credentials, clock }))
+    }
+
+    /// How long the credentials are good, where they say so and are no file that somebody keeps fresh.
+    pub(super) fn credentials(&self) -> Option<Validity> {
+        self.credentials
     }
 
     /// One question; the answer as bytes, `most` at most.

@@ -3,6 +3,7 @@
 
 mod api_server;
 mod clusters;
+mod credentials;
 mod fetch;
 mod forwarded;
 mod index;
@@ -24,6 +25,7 @@ mod watched;
 
 pub use api_server::{Access, ApiError, ApiServer};
 pub use clusters::{Clusters, Member, Named, Review};
+pub use credentials::Validity;
 pub use fetch::{FetchError, KeySource};
 pub use forwarded::Forwarded;
 pub(crate) use index::Index;

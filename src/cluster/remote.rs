@@ -2,8 +2,8 @@
 //! which is the cluster's name). They are added, changed and removed while we run.
 //!
 //! A kubeconfig here comes from whoever may write Secrets in that namespace, so it may hold credentials and nothing that reads files or starts
-//! programs. A cluster counts once its issuer and keys were read and everything was listed (where no callers are served: once it said its issuer); one
-//! whose Secret changes goes on as it was until then.
+//! programs. A cluster counts once its issuer and keys were read (where no callers are served: once it said its issuer); one whose Secret changes goes on
+//! as it was until then. Its lists are waited for, not demanded: what isn't listed is looked at live.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Debug};
@@ -21,9 +21,10 @@ use tokio::task::JoinHandle;
 
 use super::api_server::{Access, ApiError, ApiServer};
 use super::clusters::{Clusters, Member, Review};
+use super::credentials::Validity;
 use super::fetch::KeySource;
 use super::index::{Index, Resource};
-use super::key_sets::{KeySets, Timing, TrackedIssuer};
+use super::key_sets::{IssuerStatus, KeySets, Timing, TrackedIssuer};
 use super::kubernetes::{ClusterStatus, Kubernetes, KubernetesParts};
 use super::lookups::LookupLimits;
 use super::objects::Metadata;
@@ -98,6 +99,10 @@ pub struct RemoteStatus {
     pub trouble: Option<ApiError>,
     /// How well it is known, where it is joined.
     pub known: Option<ClusterStatus>,
+    /// The keys of its tokens, where it is joined and callers are served.
+    pub keys: Vec<IssuerStatus>,
+    /// How long our credentials for it are good, where it is joined and they say so.
+    pub credentials: Option<Validity>,
 }
 
 /// One cluster that a Secret names.
@@ -144,6 +149,8 @@ impl Remotes {
             joined: joined.api.is_some(),
             trouble: joined.trouble.clone(),
             known: joined.member.as_ref().and_then(|member| Some(member.kubernetes.as_ref()?.status())),
+            keys: joined.member.as_ref().map(|member| member.key_sets.status()).unwrap_or_default(),
+            credentials: joined.api.as_ref().and_then(|api| api.credentials()),
         };
         joined.iter().map(status).collect()
     }
@@ -292,6 +299,10 @@ impl Remotes {
         let tracked = |issuer: &String| TrackedIssuer { issuer: issuer.clone(), source: KeySource::ApiServer, timing: *timing };
         let key_sets = KeySets::new(clock.clone(), Some(api.clone()), issuers.iter().map(tracked));
         key_sets.refresh().await;
+        let unread = key_sets.status().into_iter().find(|keys| keys.last_success.is_none());
+        if let Some(error) = unread.and_then(|keys| keys.last_error) {
+            return Err(ApiError::NoAnswer(error.to_string()));
+        }
         let kubernetes = Kubernetes::new(KubernetesParts {
             cluster: cluster.to_owned(),
             api: api.clone(),

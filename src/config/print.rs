@@ -112,7 +112,7 @@ These must fit together:
   `keys.apiServer`, and `refreshInterval` is at most `maxAge`. `keys.caFile` goes with `url` or `discovery`.
 - `cluster` has `inCluster` or `kubeconfig`, or neither; `keys.apiServer` and `tokens.verification: tokenReview` need one of them.
 - `controllers.cacerts.lifetime` is at most `authority.rootLifetime`. `controllers.istiod.clusters` and `controllers.cacerts.clusters` other than `clusterID` need
-  `cluster.remoteSecretsNamespace`.
+  `cluster.remoteSecretsNamespace`. With `role: issuer` that isn't `state.secrets.namespace`.
 - `server` has at least one serving name or address; `maxInFlight` is at least `maxConcurrentStreams`; `maxHandshakes` is at most `maxConnections`.
 - The ledger is a file (`ledger.sqlite`) or a database (`ledger.postgres`), not both; `ledger.onOutage: spool` is for a database.
 - No two listeners have the same port (0 takes a free one).

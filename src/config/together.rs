@@ -83,6 +83,13 @@ impl Checking<'_> {
                 "is for replicas that share everything: expected all, or state.store: secrets and a ledger.postgres.url beside it",
             );
         }
+        let others = config.cluster.as_ref().and_then(|cluster| cluster.remote_secrets_namespace.as_ref());
+        if config.role == Role::Issuer && others.is_some_and(|others| config.state_secrets.as_ref().is_some_and(|state| state.namespace == *others)) {
+            self.refuse::<()>(
+                "cluster.remoteSecretsNamespace",
+                "is state.secrets.namespace: expected another, or an issuer could read the root key, because it lists all Secrets there",
+            );
+        }
         for (index, issuer) in tokens.issuers.iter().enumerate() {
             if tokens.issuers.iter().take(index).any(|earlier| earlier.issuer == issuer.issuer) {
                 self.refuse::<()>(

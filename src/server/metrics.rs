@@ -8,6 +8,7 @@ mod expiries;
 mod ledger;
 mod places;
 mod process;
+mod remotes;
 mod replicas;
 mod rpcs;
 
@@ -31,12 +32,14 @@ use self::ledger::LedgerMetrics;
 pub(super) use self::places::Place;
 use self::places::Places;
 use self::process::Process;
+use self::remotes::RemoteMetrics;
 use self::replicas::ReplicaMetrics;
 pub(super) use self::replicas::ReplicaSeen;
 pub(super) use self::rpcs::Rpc;
 use self::rpcs::Rpcs;
 use super::refusals::code_label;
 use crate::authority::{Generation, Outlook};
+use crate::cluster::RemoteStatus;
 use crate::issuance::{Observer, Refusal, RequestError, Step, Trouble};
 use crate::ledger::{CommitObserver, Figures};
 
@@ -65,6 +68,7 @@ pub(super) struct Metrics {
     admission_patience: Gauge,
     places: Places,
     cluster: ClusterMetrics,
+    remotes: RemoteMetrics,
     controllers: ControllerMetrics,
     replicas: ReplicaMetrics,
     ledger: Arc<LedgerMetrics>,
@@ -158,6 +162,7 @@ impl Metrics {
             )?,
             places: Places::new(&registry)?,
             cluster: ClusterMetrics::new(&registry)?,
+            remotes: RemoteMetrics::new(&registry)?,
             controllers: ControllerMetrics::new(&registry)?,
             replicas: ReplicaMetrics::new(&registry)?,
             ledger: Arc::new(LedgerMetrics::new(&registry)?),
@@ -283,7 +288,8 @@ impl Metrics {
             self.key_set_keys.with_label_values(&[&issuer]).set(whole(set.keys));
             self.key_set_failures.with_label_values(&[&issuer]).set(whole(set.failures));
         }
-        self.cluster.refresh(seen.cluster.as_ref());
+        self.cluster.refresh(seen.cluster.as_ref(), &seen.remotes);
+        self.remotes.refresh(&seen.remotes);
         self.controllers.refresh(&seen.controllers);
         self.replicas.refresh(&seen.replicas);
         self.places.refresh();
@@ -303,6 +309,8 @@ pub(super) struct Seen {
     pub(super) key_sets: Vec<KeySetSeen>,
     /// None: there is no cluster.
     pub(super) cluster: Option<ClusterSeen>,
+    /// The other clusters.
+    pub(super) remotes: Vec<RemoteStatus>,
     pub(super) controllers: ControllersSeen,
     pub(super) replicas: ReplicaSeen,
 }

@@ -51,11 +51,8 @@ impl Scrape {
             ledger: self.ledger.figures(),
             key_sets: key_sets.collect(),
             replicas: ReplicaSeen { lease: self.election.as_ref().map(|election| election.status()), state_age: self.keeper.state_age() },
-            cluster: self.watching.as_ref().map(|watching| ClusterSeen {
-                status: watching.kubernetes.status(),
-                reviews: watching.reviewer.counts(),
-                remotes: self.remotes.as_ref().map(|remotes| remotes.status()).unwrap_or_default(),
-            }),
+            cluster: self.watching.as_ref().map(|watching| ClusterSeen { status: watching.kubernetes.status(), reviews: watching.reviewer.counts() }),
+            remotes: self.remotes.as_ref().map(|remotes| remotes.status()).unwrap_or_default(),
         });
         self.metrics.render()
     }

@@ -82,6 +82,20 @@ impl Below {
     fn signal(&self, signal: Signal) {
         kill_process(self.pid, signal).unwrap();
     }
+
+    /// SIGSTOP; returns once every thread has stopped.
+    fn freeze(&self) {
+        self.signal(Signal::STOP);
+        let threads = format!("/proc/{}/task", self.pid.as_raw_nonzero());
+        let stopped = |stat: &str| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'));
+        super::process::wait_for("every thread to stop", || {
+            let all = std::fs::read_dir(&threads).unwrap().flatten();
+            // A thread that ended meanwhile is as good.
+            all.map(|thread| std::fs::read_to_string(thread.path().join("stat")).unwrap_or_else(|_| ") T".to_owned()))
+                .all(|stat| stopped(&stat))
+                .then_some(())
+        });
+    }
 }
 
 impl Drop for Below {
@@ -176,22 +190,41 @@ impl ApiServer {
 
     /// SIGSTOP: connections stay open, and nothing is answered. Returns once every thread has stopped: one that runs a moment longer may answer.
     pub fn freeze(&self) {
-        let server = self.server.as_ref().expect("it runs");
-        server.signal(Signal::STOP);
-        let threads = format!("/proc/{}/task", server.pid.as_raw_nonzero());
-        let stopped = |stat: &str| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'));
-        super::process::wait_for("every thread to stop", || {
-            let all = std::fs::read_dir(&threads).unwrap().flatten();
-            // A thread that ended meanwhile is as good.
-            all.map(|thread| std::fs::read_to_string(thread.path().join("stat")).unwrap_or_else(|_| ") T".to_owned()))
-                .all(|stat| stopped(&stat))
-                .then_some(())
-        });
+        self.server.as_ref().expect("it runs").freeze();
     }
 
     /// SIGCONT.
     pub fn thaw(&self) {
         self.server.as_ref().expect("it runs").signal(Signal::CONT);
+    }
+
+    /// The same of etcd alone: what the API server knows by its own watches goes on, and it can read nothing else.
+    pub fn freeze_etcd(&self) {
+        self.etcd.freeze();
+    }
+
+    pub fn thaw_etcd(&self) {
+        self.etcd.signal(Signal::CONT);
+    }
+
+    /// Makes etcd refuse whatever the API server asks, at once, as one whose certificate it no longer knows.
+    pub fn refuse_at_etcd(&self) {
+        for (path, body) in [
+            ("/v3/auth/user/add", r#"{"name":"root","password":"secret"}"#),
+            ("/v3/auth/role/add", r#"{"name":"root"}"#),
+            ("/v3/auth/user/grant", r#"{"user":"root","role":"root"}"#),
+            ("/v3/auth/enable", "{}"),
+        ] {
+            self.ask_etcd(path, body);
+        }
+    }
+
+    /// Ends [`ApiServer::refuse_at_etcd`].
+    pub fn admit_at_etcd(&self) {
+        let token = self.ask_etcd("/v3/auth/authenticate", r#"{"name":"root","password":"secret"}"#);
+        self.ask_etcd_as(token["token"].as_str().unwrap(), "/v3/auth/disable", "{}");
+        self.ask_etcd("/v3/auth/user/delete", r#"{"name":"root"}"#);
+        self.ask_etcd("/v3/auth/role/delete", r#"{"role":"root"}"#);
     }
 
     /// Makes etcd forget everything but the newest state.
@@ -201,9 +234,19 @@ impl ApiServer {
         self.ask_etcd("/v3/kv/compaction", &format!(r#"{{"revision":"{revision}","physical":true}}"#));
     }
 
+    /// How many objects etcd has.
+    pub fn objects(&self) -> u64 {
+        let counted = self.ask_etcd("/v3/kv/range", r#"{"key":"AA==","range_end":"AA==","count_only":true}"#);
+        counted["count"].as_str().unwrap().parse().unwrap()
+    }
+
     fn ask_etcd(&self, path: &str, body: &str) -> Value {
+        self.ask_etcd_as("", path, body)
+    }
+
+    fn ask_etcd_as(&self, token: &str, path: &str, body: &str) -> Value {
         let mut stream = TcpStream::connect(("127.0.0.1", self.etcd_port)).unwrap();
-        write!(stream, "POST {path} HTTP/1.0\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+        write!(stream, "POST {path} HTTP/1.0\r\nauthorization: {token}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.contains(" 200 "), "{answer}");

@@ -138,9 +138,13 @@ impl Client {
 
     /// What TokenReview says: whether the token is good.
     pub async fn review(&self, token: &str) -> bool {
+        self.reviewed(token).await["authenticated"].as_bool().unwrap_or(false)
+    }
+
+    /// All that TokenReview says.
+    pub async fn reviewed(&self, token: &str) -> Value {
         let review = json!({"spec": {"token": token, "audiences": ["istio-ca"]}});
-        let answer = self.create("/apis/authentication.k8s.io/v1/tokenreviews", &review).await;
-        answer["status"]["authenticated"].as_bool().unwrap_or(false)
+        self.create("/apis/authentication.k8s.io/v1/tokenreviews", &review).await["status"].take()
     }
 
     /// The objects of deploy/kubernetes/rbac.yaml, and the account that they are for; returns its token.

@@ -66,12 +66,14 @@ pub struct ClusterChoices {
     pub lookups: LookupLimits,
     /// Every token goes to TokenReview.
     pub token_review: bool,
+    /// Its keys are read from it; else none of them is known.
+    pub keys_published: bool,
 }
 
 impl ClusterChoices {
     pub fn new(kubeconfig: PathBuf, issuer: &str) -> Self {
         let lookups = LookupLimits { at_once: 32, per_second: 200, burst: 1000, kept: Duration::from_secs(10), time: Duration::from_secs(3) };
-        Self { kubeconfig, issuer: issuer.to_owned(), max_staleness: Duration::from_secs(3600), lookups, token_review: false }
+        Self { kubeconfig, issuer: issuer.to_owned(), max_staleness: Duration::from_secs(3600), lookups, token_review: false, keys_published: true }
     }
 }
 
@@ -214,7 +216,8 @@ impl World {
             watching = Some(tokio::spawn(watched.clone().run(std::future::pending())));
             assert!(watched.first_lists(Duration::from_secs(60)).await, "the cluster is listed");
             review = if chosen.token_review { Review::Always(asked.clone()) } else { Review::UnknownKeys(asked.clone()) };
-            tracked = TrackedIssuer { issuer: chosen.issuer.clone(), source: KeySource::ApiServer, timing };
+            let source = if chosen.keys_published { KeySource::ApiServer } else { tracked.source };
+            tracked = TrackedIssuer { issuer: chosen.issuer.clone(), source, timing };
             (api, kubernetes, reviewer) = (Some(server), Some(watched), Some(asked));
         }
         let issuers = BTreeMap::from([(tracked.issuer.clone(), CLUSTER.to_owned())]);

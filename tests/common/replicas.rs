@@ -149,7 +149,8 @@ impl World {
 }
 
 impl Replica {
-    fn start(folder: TempDir, yaml: String) -> Self {
+    /// Starts one in this folder and waits until it is ready.
+    pub fn start(folder: TempDir, yaml: String) -> Self {
         Self { serve: block_in_place(|| Serve::start(folder.path(), &yaml)), folder, yaml }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use super::table::Check;
-use crate::cluster::{ClusterStatus, IssuerStatus, LeaseStatus, RemoteStatus, WatchStatus};
+use crate::cluster::{ClusterStatus, IssuerStatus, LeaseStatus, WatchStatus};
 use crate::ledger::{Figures, Standby};
 use crate::pki::inspect::{Severity, lifetime, span};
 
@@ -238,7 +238,7 @@ pub(super) fn cluster(status: Option<&ClusterStatus>) -> Vec<Fact> {
 }
 
 /// How well one kind of object is known.
-fn watched(check: Check, watch: &WatchStatus, max_staleness: Duration) -> Fact {
+pub(super) fn watched(check: Check, watch: &WatchStatus, max_staleness: Duration) -> Fact {
     let what = watch.resource.name();
     let (severity, message) = match watch.age {
         None => (Severity::Failed, format!("the cluster's {what} were never listed: each is asked for one by one")),
@@ -250,41 +250,6 @@ fn watched(check: Check, watch: &WatchStatus, max_staleness: Duration) -> Fact {
         Some(age) => (Severity::Ok, format!("{} {what} are known, as of {} ago", watch.objects, text(age))),
     };
     Fact::new(check, severity, message).with_detail(watch.trouble.as_ref().map(ToString::to_string).unwrap_or_default())
-}
-
-/// The other clusters: the watch of the Secrets that name them, and a line for each that could not be joined.
-pub(super) fn remotes(known: Option<(WatchStatus, Vec<RemoteStatus>)>) -> Vec<Fact> {
-    let Some((watch, remotes)) = known else { return vec![Fact::ok(Check::RemoteClusters, "other clusters are not looked for")] };
-    let secrets = match (watch.age, &watch.trouble) {
-        (None, trouble) => Fact::failed(Check::RemoteClusters, "the Secrets that name other clusters were never listed")
-            .with_detail(trouble.as_ref().map(ToString::to_string).unwrap_or_default()),
-        (Some(age), Some(trouble)) => {
-            Fact::warning(Check::RemoteClusters, format!("nothing was heard of the Secrets that name other clusters for {}", text(age)))
-                .with_detail(trouble.to_string())
-        }
-        (Some(_), None) => {
-            let joined = remotes.iter().filter(|remote| remote.joined).count();
-            Fact::ok(Check::RemoteClusters, format!("{joined} of {} other clusters are joined", remotes.len()))
-        }
-    };
-    let known = remotes.iter().filter_map(|remote| Some((remote, remote.known.as_ref()?)));
-    let unheard = known.flat_map(|(remote, known)| {
-        let facts = known.watches.iter().map(|watch| watched(Check::RemoteClusters, watch, known.max_staleness));
-        let facts = facts.filter(|fact| fact.severity != Severity::Ok);
-        facts.map(|fact| {
-            let detail = [remote.cluster.as_str(), &fact.detail].join(": ");
-            fact.with_detail(detail.trim_end_matches(": "))
-        })
-    });
-    let troubled = remotes.iter().filter_map(|remote| Some((remote, remote.trouble.as_ref()?)));
-    let troubled = troubled.map(|(remote, trouble)| {
-        let (severity, what) = match remote.joined {
-            true => (Severity::Warning, "another cluster's Secret has changed and can't be used: the old one goes on"),
-            false => (Severity::Failed, "another cluster could not be joined: nothing is written there, and its callers are told to try again"),
-        };
-        Fact::new(Check::RemoteClusters, severity, what).with_detail(format!("{}: {trouble}", remote.cluster))
-    });
-    [secrets].into_iter().chain(troubled).chain(unheard).collect()
 }
 
 /// How much of a bound is taken: little room from four fifths on.
@@ -324,7 +289,7 @@ pub(super) fn open_files(limit: Option<u64>, max_connections: usize) -> Fact {
 }
 
 /// A span of time for people; nothing where it is negative.
-fn ago(span: time::Duration) -> String {
+pub(super) fn ago(span: time::Duration) -> String {
     text(Duration::try_from(span).unwrap_or(Duration::ZERO))
 }
 

@@ -3,6 +3,7 @@
 
 mod controllers;
 mod facts;
+mod remotes;
 mod table;
 mod window;
 
@@ -145,8 +146,8 @@ impl Checkup {
         let keys = self.parts.key_sets.status();
         facts.extend(keys.iter().enumerate().map(|(index, status)| facts::token_keys(index, keys.len(), status)));
         facts.extend(facts::cluster(self.parts.kubernetes.as_ref().map(|kubernetes| kubernetes.status()).as_ref()));
-        let remotes = self.parts.remotes.as_ref();
-        facts.extend(facts::remotes(remotes.map(|remotes| (remotes.watch(), remotes.status()))));
+        let others = self.parts.remotes.as_ref().map(|remotes| (remotes.watch(), remotes.status()));
+        facts.extend(remotes::remotes(others, self.parts.clock.now()));
         let distribution = self.parts.distribution.as_ref().map(|distribution| distribution.status());
         facts.extend(controllers::root_maps(distribution.as_deref(), self.parts.clock.monotonic()));
         let istiod = self.parts.istiod_tls.as_ref().map(|istiod| istiod.status());

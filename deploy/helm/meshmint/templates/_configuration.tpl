@@ -26,7 +26,7 @@
 {{- end }}
 {{- $cluster := dict "inCluster" true }}
 {{- if $app.multiCluster.enabled }}
-{{- $_ := set $cluster "remoteSecretsNamespace" .Release.Namespace }}
+{{- $_ := set $cluster "remoteSecretsNamespace" (include "meshmint.remoteNamespace" .) }}
 {{- end }}
 {{- $authority := dict }}
 {{- if include "meshmint.import" . }}

@@ -46,6 +46,15 @@ true
 {{- end }}
 {{- end }}
 
+{{/* Where the Secrets are that name other clusters. */}}
+{{- define "meshmint.remoteNamespace" -}}
+{{- $namespace := default .Release.Namespace .Values.app.multiCluster.namespace }}
+{{- if and .Values.roles.apart (eq $namespace .Release.Namespace) }}
+{{- fail "roles.apart needs an app.multiCluster.namespace of its own: an issuer lists all Secrets there, and here is the root key" }}
+{{- end }}
+{{- $namespace }}
+{{- end }}
+
 {{/* "true" where the admin API has a port. An issuer can't change anything, so where there are others it has none. */}}
 {{- define "meshmint.admin" -}}
 {{- if and .Values.app.admin.enabled (ne (default "all" .role) "issuer") -}}
