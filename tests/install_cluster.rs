@@ -70,7 +70,9 @@ async fn a_restricted_namespace_takes_every_object_and_the_pod() {
     let server = ApiServer::start().await;
     let admin = server.admin().await;
     restricted(&admin, NAMESPACE).await;
-    admin.namespace("istio-control").await;
+    for other in ["istio-system", "istio-control", "clusters"] {
+        admin.namespace(other).await;
+    }
     operator_kinds(&admin).await;
     let helm = Helm::new();
     let create = async |kind: &str, object: &Value| {

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use common::Shared;
 use common::api_server::ApiServer;
 use common::process::{Serve, get, meshmint, wait_for};
-use replicas::{Load, NAMESPACE, Replica, World};
+use replicas::{Load, NAMESPACE, World};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::task::block_in_place;
@@ -154,9 +154,8 @@ async fn each_rule_is_needed() {
     may(&world, "meshmint-issuer", "get", "secrets", "meshmint-issuing", true).await;
     // Other clusters, in their namespace.
     let with_others = || {
-        let folder = tempfile::tempdir().unwrap();
-        let yaml = world.yaml(folder.path(), &issuer_config, &world.database, NAMESPACE, "role: issuer\n");
-        Replica::start(folder, yaml.replace("cluster: { ", &format!("cluster: {{ remoteSecretsNamespace: {OTHERS}, "))).check("remote-clusters")
+        let others = |yaml: String| yaml.replace("cluster: { ", &format!("cluster: {{ remoteSecretsNamespace: {OTHERS}, "));
+        world.replica_of(&issuer_config, SERVER, &format!("role: issuer\n{SECONDS}"), others).check("remote-clusters")
     };
     let found = with_others();
     assert_eq!(found["severity"], "ok", "{found}");

@@ -92,10 +92,15 @@ impl World {
     }
 
     pub fn replica_as(&self, kubeconfig: &Path, server: &str, more: &str) -> Replica {
+        self.replica_of(kubeconfig, server, more, |yaml| yaml)
+    }
+
+    /// The same, with its configuration changed.
+    pub fn replica_of(&self, kubeconfig: &Path, server: &str, more: &str, change: impl FnOnce(String) -> String) -> Replica {
         let folder = tempfile::tempdir().unwrap();
         let yaml = self.yaml(folder.path(), kubeconfig, &self.database, NAMESPACE, more);
         let yaml = yaml.replace("servingIPAddresses: [127.0.0.1]", &format!("servingIPAddresses: [127.0.0.1]{server}"));
-        Replica::start(folder, yaml)
+        Replica::start(folder, change(yaml))
     }
 
     /// One that logs as an operator has it, for measurements.
@@ -149,8 +154,7 @@ impl World {
 }
 
 impl Replica {
-    /// Starts one in this folder and waits until it is ready.
-    pub fn start(folder: TempDir, yaml: String) -> Self {
+    fn start(folder: TempDir, yaml: String) -> Self {
         Self { serve: block_in_place(|| Serve::start(folder.path(), &yaml)), folder, yaml }
     }
 
