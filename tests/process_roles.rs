@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use common::Shared;
 use common::api_server::ApiServer;
 use common::process::{Serve, get, meshmint, wait_for};
-use replicas::{Load, NAMESPACE, World};
+use replicas::{Load, NAMESPACE, Replica, World};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::task::block_in_place;
