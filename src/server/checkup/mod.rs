@@ -145,7 +145,10 @@ impl Checkup {
         });
         let keys = self.parts.key_sets.status();
         facts.extend(keys.iter().enumerate().map(|(index, status)| facts::token_keys(index, keys.len(), status)));
-        facts.extend(facts::cluster(self.parts.kubernetes.as_ref().map(|kubernetes| kubernetes.status()).as_ref()));
+        match self.parts.faces_mesh {
+            true => facts.extend(facts::cluster(self.parts.kubernetes.as_ref().map(|kubernetes| kubernetes.status()).as_ref())),
+            false => facts.push(Fact::ok(Check::ClusterKnown, "nobody is served here: role authority")),
+        }
         let others = self.parts.remotes.as_ref().map(|remotes| (remotes.watch(), remotes.status()));
         facts.extend(remotes::remotes(others, self.parts.clock.now()));
         let distribution = self.parts.distribution.as_ref().map(|distribution| distribution.status());
