@@ -161,9 +161,12 @@ fn check_places(name: &str, rendered: &[Value]) {
         let cluster_wide = ["ClusterRole", "ClusterRoleBinding"].contains(&object["kind"].as_str().unwrap());
         // But for what istiod's Secrets and those of other clusters need.
         let of_istiod = ["istiod", "cacerts"].into_iter().find(|which| object["metadata"]["name"] == format!("meshmint-{which}"));
-        let of_others = object["metadata"]["name"].as_str().unwrap().ends_with("-remote-clusters").then_some("/cluster/remoteSecretsNamespace");
+        let own_name = object["metadata"]["name"].as_str().unwrap();
+        let of_others = own_name.ends_with("-remote-clusters").then_some("/cluster/remoteSecretsNamespace");
         let key = of_istiod.map(|which| format!("/controllers/{which}/namespace")).or(of_others.map(str::to_owned));
-        let namespace = key.and_then(|key| configurations.iter().find_map(|configuration| configuration.pointer(&key)?.as_str()));
+        let of_issuers = own_name.ends_with("-issuer-remote-clusters");
+        let theirs = configurations.iter().filter(|configuration| of_others.is_none() || of_issuers == (configuration["role"] == "issuer"));
+        let namespace = key.and_then(|key| theirs.into_iter().find_map(|configuration| configuration.pointer(&key)?.as_str()));
         let namespace = namespace.unwrap_or(helm::NAMESPACE);
         assert_eq!(object["metadata"]["namespace"].as_str(), (!cluster_wide).then_some(namespace), "{name}: {object}");
         assert_eq!(object["metadata"]["labels"]["app.kubernetes.io/managed-by"], "Helm", "{name}: {object}");
@@ -258,6 +261,12 @@ fn values_become_what_they_say() {
         assert!(of_issuer[section][key].is_null() && !of_authority[section][key].is_null(), "{section}.{key}");
     }
     assert_eq!(of_issuer["state"], of_authority["state"]);
+    let others = |written: &Value| written["cluster"]["remoteSecretsNamespace"].clone();
+    assert_eq!((others(&of_issuer), others(&of_authority)), (json!("clusters"), json!("meshmint-system")));
+    // Each has the name of the Service before it, and all have the one that `--kube` asks for.
+    let names = |written: &Value| written["server"]["servingDNSNames"].clone();
+    assert_eq!(names(&of_issuer), json!(["meshmint.meshmint-system.svc"]));
+    assert_eq!(names(&of_authority), json!(["meshmint.meshmint-system.svc", "meshmint-authority.meshmint-system.svc"]));
     assert!(!issuer["spec"]["template"]["spec"]["volumes"].to_string().contains("cacerts"));
     let budgets: Vec<_> = apart.iter().filter(|object| object["kind"] == "PodDisruptionBudget").collect();
     assert_eq!(budgets.len(), 2);
@@ -373,28 +382,36 @@ fn rules_of_access_and_alerts_are_those_of_the_files() {
     let apart = given(json!({"roles": {"apart": true}, "state": {"store": "secrets"}, "postgres": {"url": "postgresql://a@b/c"}}));
     // Without other clusters nothing about them; and who lives here is for issuers to know alone.
     let expected = access(&files(&["rbac.yaml", "state.yaml", "roles.yaml"]));
-    let unwanted = |rule: &&String| {
-        !(rule.contains("remote-clusters") || rule.contains("ClusterRoleBinding") && rule.contains(r#""name":"meshmint","namespace":null"#))
-    };
-    assert_eq!(apart, expected.iter().filter(unwanted).cloned().collect());
-    assert_eq!(expected.len() - apart.len(), 2);
-    // Nothing beside the root key is listed: what is for other clusters, and that alone, is in their namespace.
+    let wanted = |rule: &&String| !(rule.contains("ClusterRoleBinding") && rule.contains(r#""name":"meshmint","namespace":null"#));
+    assert_eq!(apart, expected.iter().filter(wanted).cloned().collect());
+    assert_eq!(expected.len() - apart.len(), 1);
+    // Issuers list nothing beside the root key, and nothing that lets them write in another cluster.
     let of_others = given(json!({
         "roles": {"apart": true}, "state": {"store": "secrets"}, "postgres": {"url": "postgresql://a@b/c"},
         "app": {"multiCluster": {"enabled": true, "namespace": "clusters"}},
     }));
-    assert_eq!(of_others.len(), apart.len() + 3);
-    assert!(
-        of_others.difference(&apart).all(|rule| rule.contains("remote-clusters") && rule.contains(r#""namespace":"clusters""#)),
-        "{of_others:#?}"
-    );
+    let more: BTreeSet<_> = access(&files(&["remote-clusters.yaml", "issuer-remote-clusters.yaml"]))
+        .into_iter()
+        .map(|rule| rule.replace(r#""namespace":"meshmint-clusters""#, r#""namespace":"clusters""#))
+        .collect();
+    assert_eq!(of_others.difference(&apart).cloned().collect::<BTreeSet<_>>(), more);
     // Each file has its place: a new one must be given one.
     let mut all: Vec<_> =
         fs::read_dir(repository("deploy/kubernetes")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     all.sort();
     assert_eq!(
         all,
-        ["admin.yaml", "cacerts.yaml", "controllers.yaml", "istiod.yaml", "rbac.yaml", "remote-clusters.yaml", "roles.yaml", "state.yaml"]
+        [
+            "admin.yaml",
+            "cacerts.yaml",
+            "controllers.yaml",
+            "issuer-remote-clusters.yaml",
+            "istiod.yaml",
+            "rbac.yaml",
+            "remote-clusters.yaml",
+            "roles.yaml",
+            "state.yaml"
+        ]
     );
     // The state's names are those of the configuration.
     let west = helm.render_as("west", helm::NAMESPACE, &with_image(&sets["replicas"]));
@@ -419,8 +436,11 @@ fn rules_of_access_and_alerts_are_those_of_the_files() {
     let found: Vec<_> = monitoring.iter().filter(|object| object["kind"] == "Service").filter(selects).collect();
     assert_eq!(found.len(), 1);
     assert_eq!(found[0]["spec"]["ports"][0]["name"], monitor["endpoints"][0]["port"]);
-    // With the roles apart, both.
-    assert_eq!(rendered("roles apart").iter().filter(|object| object["kind"] == "Service").filter(selects).count(), 2);
+    // With the roles apart, both, as one job: the alert on leaders looks at all replicas of one.
+    let apart = rendered("roles apart");
+    let services: Vec<_> = apart.iter().filter(|object| object["kind"] == "Service").filter(selects).collect();
+    let jobs: BTreeSet<_> = services.iter().map(|service| service["metadata"]["labels"][monitor["jobLabel"].as_str().unwrap()].to_string()).collect();
+    assert_eq!((services.len(), jobs), (2, [r#""meshmint""#.to_owned()].into()));
 }
 
 #[test]

@@ -32,8 +32,10 @@ const SERVER: &str = ", servingLifetime: 6s, requestTimeout: 1s";
 /// What the roles share, with the rules of both, and the kubeconfigs of the authority and of issuers.
 async fn apart() -> (World, PathBuf, PathBuf) {
     let world = World::start().await;
-    world.admin.apply_rules_in(OTHERS, "deploy/kubernetes/remote-clusters.yaml").await;
     world.admin.apply_rules(ROLES).await;
+    world.admin.namespace(OTHERS).await;
+    world.admin.apply_rules("deploy/kubernetes/issuer-remote-clusters.yaml").await;
+    world.admin.apply_rules("deploy/kubernetes/remote-clusters.yaml").await;
     // Whoever leads needn't know who lives in the cluster.
     world.admin.delete("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/meshmint", 0).await;
     world.admin.until_may("meshmint", "", "list", ("", "pods", ""), false).await;
@@ -228,15 +230,21 @@ async fn an_authority_keeps_the_certificate_of_an_istiod_in_another_cluster() {
     there.namespace("istio-system").await;
     there.apply_rules("deploy/kubernetes/istiod.yaml").await;
     let kubeconfig = west.server.admin_kubeconfig();
-    let made =
-        block_in_place(|| meshmint(&["cluster", "secret", "--cluster", "west", "--namespace", OTHERS, "--kubeconfig", kubeconfig.to_str().unwrap()]));
+    let made = block_in_place(|| meshmint(&["cluster", "secret", "--cluster", "west", "--kubeconfig", kubeconfig.to_str().unwrap()]));
+    let made: Value = serde_saphyr::from_str(&String::from_utf8(made.stdout).unwrap()).unwrap();
+    world.admin.create(&format!("/api/v1/namespaces/{NAMESPACE}/secrets"), &made).await;
+    // Issuers have their own, of an account that writes nothing.
+    there.account(NAMESPACE, "meshmint-issuer").await;
+    let account = ["--account", "meshmint-system/meshmint-issuer", "--namespace", OTHERS];
+    let made = [&["cluster", "secret", "--cluster", "west", "--kubeconfig", kubeconfig.to_str().unwrap()][..], &account].concat();
+    let made = block_in_place(|| meshmint(&made));
     let made: Value = serde_saphyr::from_str(&String::from_utf8(made.stdout).unwrap()).unwrap();
     world.admin.create(&format!("/api/v1/namespaces/{OTHERS}/secrets"), &made).await;
 
     let istiod = "controllers: { istiod: { namespace: istio-system, clusters: [west] } }\n";
-    let others = format!(", remoteSecretsNamespace: {OTHERS} }}\ntokens:");
     let start = |role: &str| {
-        let kubeconfig = if role == "issuer" { &issuer_config } else { &authority_config };
+        let (kubeconfig, others) = if role == "issuer" { (&issuer_config, OTHERS) } else { (&authority_config, NAMESPACE) };
+        let others = format!(", remoteSecretsNamespace: {others} }}\ntokens:");
         let folder = tempfile::tempdir().unwrap();
         let yaml = world.yaml(folder.path(), kubeconfig, &world.database, NAMESPACE, &format!("role: {role}\n{istiod}"));
         (block_in_place(|| Serve::start(folder.path(), &yaml.replace(" }\ntokens:", &others))), folder)

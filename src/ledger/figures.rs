@@ -23,7 +23,7 @@ pub struct Figures {
     pub pruned: u64,
     /// Certificates that were on record, and are no longer: a standby took over that didn't have them. Counted since the ledger was opened.
     pub lost: u64,
-    /// When some replica last said that it found records lost, by the engine's clock. It stays known when that replica is gone.
+    /// When another replica last said that it found records lost, by the engine's clock. It stays known when that replica is gone.
     pub lost_at: Option<OffsetDateTime>,
     /// What commits wait for beside the disk.
     pub standby: Standby,

@@ -23,10 +23,13 @@ use super::{
     Stats, StoredCertificate,
 };
 use crate::authority::{AuthorityId, GenerationNumber};
-use crate::clock::{Clock, Entropy};
+use crate::clock::{Clock, Entropy, within};
 
 /// The pause between two looks at whether there is something to drain.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// How long the file may take to show that it can be written: less than a probe of the whole ledger has.
+const SPOOL_PROBE: Duration = Duration::from_secs(2);
 
 /// How many certificates are drained together.
 const SHARE: u32 = 500;
@@ -193,9 +196,7 @@ impl Inner {
         }
         let known = self.open.lock().unwrap_or_else(PoisonError::into_inner).iter().find(|(open, _)| *open == record.generation).cloned();
         let Some((generation, authority)) = known.filter(|_| self.may_spool()) else { return Err(LedgerError::Unavailable(reason)) };
-        if self.spool.read().await.is_none() {
-            self.open_again(&mut *self.spool.write().await).await?;
-        }
+        self.be_open().await?;
         let spool = self.spool.read().await;
         let spool = spool.as_ref().ok_or_else(closed)?;
         let issued_at = record.issued_at;
@@ -211,6 +212,19 @@ impl Inner {
         Ok(())
     }
 
+    async fn check_spool(&self) -> Result<(), LedgerError> {
+        self.be_open().await?;
+        self.spool.read().await.as_ref().ok_or_else(closed)?.check_writable().await
+    }
+
+    /// Where the file could not be opened once it was exchanged, it is opened now.
+    async fn be_open(&self) -> Result<(), LedgerError> {
+        if self.spool.read().await.is_none() {
+            self.open_again(&mut *self.spool.write().await).await?;
+        }
+        Ok(())
+    }
+
     async fn open_again(&self, spool: &mut Option<SqliteLedger>) -> Result<(), LedgerError> {
         if spool.is_none() {
             *spool = Some(open_spool(&self.settings.path, &self.entropy).await.map_err(|error| LedgerError::Unavailable(error.to_string()))?);
@@ -223,6 +237,7 @@ impl Inner {
         if self.undrained.load(Ordering::Relaxed) == 0 {
             return Ok(false);
         }
+        self.be_open().await?;
         let page = {
             let spool = self.spool.read().await;
             let spool = spool.as_ref().ok_or_else(closed)?;
@@ -403,10 +418,9 @@ impl Ledger for Spooling {
         let stands_in = matches!(answer, Err(LedgerError::Unavailable(_))) && self.0.may_spool();
         let answer = if stands_in {
             self.0.away.store(true, Ordering::Relaxed);
-            match self.0.spool.read().await.as_ref() {
-                Some(spool) => spool.check_writable().await,
-                None => Err(closed()),
-            }
+            // A volume that hangs is as good as a full one.
+            let silent = || Err(LedgerError::Unavailable("the spool's disk doesn't answer".to_owned()));
+            within(self.0.clock.as_ref(), SPOOL_PROBE, self.0.check_spool()).await.unwrap_or_else(silent)
         } else {
             answer
         };

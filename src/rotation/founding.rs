@@ -198,18 +198,27 @@ pub(super) async fn note_loss(parts: &KeeperParts, held: &mut (AuthorityState, V
         tracing::error!("the ledger lost certificates that this replica recorded; a replica that may lead notes it in the state");
         return Ok(());
     }
+    let noted = match write_loss(parts, now).await {
+        // Another replica noted its own a moment ago.
+        Err(KeeperError::Store(StoreError::Conflict)) => write_loss(parts, now).await?,
+        other => other?,
+    };
+    *held = noted;
+    tidy(parts, &held.0).await
+}
+
+async fn write_loss(parts: &KeeperParts, now: OffsetDateTime) -> Result<(AuthorityState, Version), KeeperError> {
     let (current, version) = parts.store.load().await?.ok_or(StoreError::Conflict)?;
     parts.names_ours(&current)?;
-    let current_until = current.latest_reserved();
+    let reserved = current.latest_reserved();
     let mut state = current.remember(now, "the ledger lost its latest records; earlier records are missing".to_owned());
     if let Some(mark) = &mut state.ledger {
         mark.incomplete_before = Some(now);
-        mark.incomplete_until = current_until;
+        mark.incomplete_until = reserved;
         mark.high_water = parts.ledger.high_water().await?;
     }
     let version = parts.store.swap(Some(&version), &state).await?;
-    *held = (state, version);
-    tidy(parts, &held.0).await
+    Ok((state, version))
 }
 
 /// Brings ledger and store to where the state says they are: an older copy of the ledger may have generations open that were closed

@@ -23,6 +23,7 @@ use super::sweep::Sweep;
 use crate::authority::rotation::chain_end;
 use crate::authority::{AuthorityState, Generation, GenerationNumber, Outlook};
 use crate::clock::readable;
+use crate::ledger::Figures;
 use crate::stores::{StoreError, Version};
 
 /// The longest pause between two looks at what is due: the wall clock may jump.
@@ -31,6 +32,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const WARN_PAUSE: Duration = Duration::from_secs(3600);
 /// The pause between two looks at whether the ledger lost records.
 const LOOK_PAUSE: Duration = Duration::from_secs(2);
+/// Replicas find the same loss one after the other, each at its next write or probe.
+const SAME_LOSS: Duration = Duration::from_secs(10);
 /// The shortest pause where requests want a look.
 const LEAST_PAUSE: Duration = Duration::from_millis(100);
 /// The pause after a failure.
@@ -135,7 +138,7 @@ impl Keeper {
     pub async fn run(&self, shutdown: impl Future<Output = ()>) {
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
-            let lost = self.parts.ledger.figures().lost;
+            let before = self.parts.ledger.figures();
             let outcome = self.tick().await;
             let failed = outcome.is_err();
             let pause = match outcome {
@@ -154,7 +157,7 @@ impl Keeper {
             let mut leading = self.parts.leading.clone();
             leading.mark_unchanged();
             tokio::select! {
-                () = self.rest(pause, lost) => {}
+                () = self.rest(pause, &before) => {}
                 // Where nothing is shared it is always the same, and nobody says so.
                 Ok(()) = leading.changed() => {}
                 () = self.wanted(least) => {}
@@ -170,13 +173,14 @@ impl Keeper {
         self.wanted.notified().await;
     }
 
-    /// Ends after `pause`, or when the ledger has lost more records than `lost`, or somebody says that it has.
-    async fn rest(&self, pause: Duration, lost: u64) {
+    /// Ends after `pause`, or when more of the ledger's records were lost than `before`, or were said to be. What was known before isn't news: a look
+    /// that failed has its pause.
+    async fn rest(&self, pause: Duration, before: &Figures) {
         let clock = &self.parts.clock;
         let end = clock.monotonic() + pause;
         loop {
-            let now = clock.monotonic();
-            if now >= end || self.parts.ledger.figures().lost > lost || self.told_of_loss(&self.state.load()).is_some() {
+            let (now, figures) = (clock.monotonic(), self.parts.ledger.figures());
+            if now >= end || figures.lost > before.lost || figures.lost_at > before.lost_at {
                 return;
             }
             clock.sleep_until(end.min(now + LOOK_PAUSE)).await;
@@ -224,7 +228,7 @@ impl Keeper {
     fn told_of_loss(&self, state: &AuthorityState) -> Option<OffsetDateTime> {
         let noted = state.ledger.as_ref().and_then(|mark| mark.incomplete_before);
         let told_at = self.parts.ledger.figures().lost_at.filter(|_| self.parts.duty == Duty::Keep);
-        told_at.filter(|at| noted.is_none_or(|noted| noted < *at))
+        told_at.filter(|at| noted.is_none_or(|noted| noted + SAME_LOSS < *at))
     }
 
     /// Takes what the other replicas wrote. While the store is away, what is known goes on.

@@ -12,6 +12,7 @@ const ROLES: &str = include_str!("../../../deploy/kubernetes/roles.yaml");
 const CONTROLLERS: &str = include_str!("../../../deploy/kubernetes/controllers.yaml");
 const ISTIOD: &str = include_str!("../../../deploy/kubernetes/istiod.yaml");
 const CACERTS: &str = include_str!("../../../deploy/kubernetes/cacerts.yaml");
+const ISSUER_REMOTE_CLUSTERS: &str = include_str!("../../../deploy/kubernetes/issuer-remote-clusters.yaml");
 const REMOTE_CLUSTERS: &str = include_str!("../../../deploy/kubernetes/remote-clusters.yaml");
 const ADMIN: &str = include_str!("../../../deploy/kubernetes/admin.yaml");
 
@@ -72,7 +73,8 @@ fn files(config: Option<&Config>) -> Vec<(&'static str, &'static str)> {
     let mut files = Vec::new();
     if let Some(cluster) = &config.cluster {
         files.extend((config.role != Role::Authority).then_some((RBAC, OURS)));
-        files.extend(cluster.remote_secrets_namespace.is_some().then_some((REMOTE_CLUSTERS, OURS)));
+        let remote = if config.role == Role::Issuer { (ISSUER_REMOTE_CLUSTERS, ISSUER) } else { (REMOTE_CLUSTERS, OURS) };
+        files.extend(cluster.remote_secrets_namespace.is_some().then_some(remote));
     }
     if config.role == Role::Issuer {
         files.push((ROLES, ISSUER));
@@ -103,7 +105,7 @@ fn placed(file: &str, of: &str, config: Option<&Config>, ours: &str) -> String {
     let of_config = match file {
         ISTIOD => config.and_then(|config| config.controllers.istiod.as_ref()).map(|istiod| istiod.namespace.clone()),
         CACERTS => config.and_then(|config| config.controllers.cacerts.as_ref()).map(|cacerts| cacerts.namespace.clone()),
-        REMOTE_CLUSTERS => config.and_then(|config| config.cluster.as_ref()?.remote_secrets_namespace.clone()),
+        REMOTE_CLUSTERS | ISSUER_REMOTE_CLUSTERS => config.and_then(|config| config.cluster.as_ref()?.remote_secrets_namespace.clone()),
         STATE | ROLES => config.and_then(|config| config.state_secrets.as_ref()).map(|secrets| secrets.namespace.clone()),
         _ => None,
     };

@@ -65,7 +65,7 @@ pub(super) struct Greeting {
     pub(super) written: i64,
     pub(super) certificates: u64,
     pub(super) standby: Standby,
-    /// When a replica last found that records were lost.
+    /// When another replica last found that records were lost.
     pub(super) lost_at: Option<OffsetDateTime>,
 }
 

@@ -13,6 +13,11 @@
 {{- fail "postgres.onOutage: spool is for a database: give postgres.url" }}
 {{- end }}
 {{- $host := printf "%s.%s.svc" (include "meshmint.fullname" .) .Release.Namespace }}
+{{- $names := default (list $host) $app.tls.certificateDNSNames }}
+{{- if include "meshmint.suffix" . }}
+{{- /* The admin port is behind a Service of its own then; --kube asks for the name that all have. */}}
+{{- $names = append $names (printf "%s%s.%s.svc" (include "meshmint.fullname" .) (include "meshmint.suffix" .) .Release.Namespace) }}
+{{- end }}
 {{- $longest := $app.server.maxCertificateDuration }}
 {{- $issuers := list }}
 {{- range $app.tokens.issuers }}
@@ -63,7 +68,7 @@
   "clusterID" $app.server.clusterID
   "server" (dict
     "listen" (printf "0.0.0.0:%d" (int $app.server.serving.port))
-    "servingDNSNames" (default (list $host) $app.tls.certificateDNSNames)
+    "servingDNSNames" $names
     "servingLifetime" $app.tls.certificateDuration
     "drainTimeout" (printf "%ds" (int $app.server.drainSeconds)))
   "tokens" (dict "audiences" $app.tokens.audiences "issuers" $issuers "trustedNodeAccounts" $accounts)

@@ -21,10 +21,13 @@
 {{- define "meshmint.roles" -}}
 {{- if not .Values.roles.apart }}
 {{- list "all" | toJson }}
-{{- else if eq .Values.state.store "secrets" }}
-{{- list "issuer" "authority" | toJson }}
-{{- else }}
+{{- else if ne .Values.state.store "secrets" }}
 {{- fail "roles.apart needs state.store: secrets: keys on a volume are for one" }}
+{{- else if gt (len (include "meshmint.fullname" .)) 42 }}
+{{- /* Kubernetes puts a hash behind the name of a StatefulSet and wants a label of it. */}}
+{{- fail "roles.apart puts more behind the release's name: it may have 42 characters at most (fullnameOverride)" }}
+{{- else }}
+{{- list "issuer" "authority" | toJson }}
 {{- end }}
 {{- end }}
 
@@ -46,13 +49,19 @@ true
 {{- end }}
 {{- end }}
 
-{{/* Where the Secrets are that name other clusters. */}}
+{{/* Where the Secrets are that name other clusters. An issuer lists all Secrets there, so for it that is no place with a key; those that lead have
+Secrets of their own, which let them write in those clusters, beside the root key. */}}
 {{- define "meshmint.remoteNamespace" -}}
 {{- $namespace := default .Release.Namespace .Values.app.multiCluster.namespace }}
-{{- if and .Values.roles.apart (eq $namespace .Release.Namespace) }}
-{{- fail "roles.apart needs an app.multiCluster.namespace of its own: an issuer lists all Secrets there, and here is the root key" }}
-{{- end }}
+{{- if not .Values.roles.apart }}
 {{- $namespace }}
+{{- else if ne (default "all" .role) "issuer" }}
+{{- .Release.Namespace }}
+{{- else if eq $namespace .Release.Namespace }}
+{{- fail "roles.apart needs an app.multiCluster.namespace of its own: an issuer lists all Secrets there, and here is the root key" }}
+{{- else }}
+{{- $namespace }}
+{{- end }}
 {{- end }}
 
 {{/* "true" where the admin API has a port. An issuer can't change anything, so where there are others it has none. */}}

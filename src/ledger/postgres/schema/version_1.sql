@@ -365,7 +365,8 @@ BEGIN
     ON CONFLICT (id) DO UPDATE SET undrained = excluded.undrained, seen_at = greatest(r.seen_at, excluded.seen_at),
         lost = excluded.lost, lost_at = CASE WHEN excluded.lost > r.lost THEN excluded.lost_at ELSE r.lost_at END
     RETURNING r.written INTO r_written;
-    SELECT max(lost_at) INTO r_lost_at FROM meshmint.replicas;
+    -- What it knows itself it needn't be told.
+    SELECT max(lost_at) INTO r_lost_at FROM meshmint.replicas WHERE id <> p_writer;
     SELECT coalesce(sum(total), 0) + (SELECT count(*) FROM meshmint.others) INTO r_certificates FROM meshmint.leaf_counts;
     r_waited_for := current_setting('synchronous_standby_names');
     SELECT count(*) INTO r_standbys FROM pg_stat_replication;
