@@ -10,6 +10,7 @@ mod postgres;
 mod replicas;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use common::Shared;
 use common::api_server::ApiServer;
@@ -42,6 +43,16 @@ async fn apart() -> (World, PathBuf, PathBuf) {
     let (authority, issuer) = (world.kubeconfig(), world.kubeconfig_of("meshmint-issuer").await);
     may(&world, "meshmint-issuer", "get", "secrets", "meshmint-issuing", true).await;
     (world, authority, issuer)
+}
+
+/// The authority's rules without this verb for this kind of object.
+fn without(verb: &str, resource: &str) -> Value {
+    let mut rules = common::cluster::objects(STATE)[0]["rules"].clone();
+    for rule in rules.as_array_mut().unwrap().iter_mut().filter(|rule| rule["resources"] == json!([resource])) {
+        rule["verbs"].as_array_mut().unwrap().retain(|each| each != verb);
+    }
+    rules.as_array_mut().unwrap().retain(|rule| !rule["verbs"].as_array().unwrap().is_empty());
+    rules
 }
 
 /// Waits until the API server goes by this.
@@ -125,9 +136,19 @@ async fn an_issuer_issues_and_can_not_read_the_root_key() {
 
     // What an issuer finds lost, the authority, which lost nothing, notes in the state.
     assert_eq!(world.state(NAMESPACE).await["ledger"]["incompleteBefore"], Value::Null);
+    world.admin.set_role(NAMESPACE, STATE, "meshmint-state", &without("patch", "secrets")).await;
+    may(&world, "meshmint", "patch", "secrets", "meshmint-state", false).await;
     // Issuers have written more than that, and the authority less.
     let sql = "UPDATE meshmint.replicas SET written = written - 2 WHERE written > 20";
     block_in_place(|| world.postgres.sql(&world.database.name, sql));
+    // While it can't be noted, each look has its pause.
+    let failures = || authority.serve.metric("meshmint_authority_failures");
+    let before = failures();
+    block_in_place(|| wait_for("the loss not to be noted", || (failures() > before).then_some(())));
+    let before = failures();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(failures() - before < 10.0, "{} looks in four seconds", failures() - before);
+    world.admin.set_role(NAMESPACE, STATE, "meshmint-state", &common::cluster::objects(STATE)[0]["rules"]).await;
     let is_noted = || authority.check("ledger-complete")["severity"] == "warning";
     block_in_place(|| wait_for("the loss to be noted", || is_noted().then_some(())));
     let mark = world.state(NAMESPACE).await["ledger"].clone();
@@ -178,14 +199,6 @@ async fn each_rule_is_needed() {
 
     // And of the authority, by verb.
     let all = common::cluster::objects(STATE)[0]["rules"].clone();
-    let without = |verb: &str, resource: &str| {
-        let mut rules = all.clone();
-        for rule in rules.as_array_mut().unwrap().iter_mut().filter(|rule| rule["resources"] == json!([resource])) {
-            rule["verbs"].as_array_mut().unwrap().retain(|each| each != verb);
-        }
-        rules.as_array_mut().unwrap().retain(|rule| !rule["verbs"].as_array().unwrap().is_empty());
-        rules
-    };
     let leads = |leads: bool| block_in_place(|| wait_for("the Lease", || (authority.leads() == leads).then_some(())));
     leads(true);
     let lease = format!("/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/meshmint-leader");
