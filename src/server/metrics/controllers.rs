@@ -1,11 +1,12 @@
 //! What is kept up in the clusters: the root ConfigMap in each namespace, the certificates of istiods, the intermediates of
 //! istiods that sign. All clusters together; no label names a namespace or a cluster.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
-use super::{catch_up, register, whole};
+use super::{register, whole};
 use crate::controllers::{IstiodTlsStatus, RootMapStatus, SecretStatus};
 
 /// What a scrape sees.
@@ -23,7 +24,7 @@ pub(in crate::server) struct ControllersSeen {
 pub(super) struct ControllerMetrics {
     namespaces: IntGaugeVec,
     behind: IntGauge,
-    writes: IntCounterVec,
+    writes: Writes,
     istiod_tls: SecretMetrics,
     istiod_webhooks: IntGaugeVec,
     cacerts: SecretMetrics,
@@ -34,7 +35,29 @@ pub(super) struct ControllerMetrics {
 struct SecretMetrics {
     secrets: IntGaugeVec,
     expiry: IntGauge,
-    writes: IntCounterVec,
+    writes: Writes,
+}
+
+/// Writes by what became of them. What they are counted by begins anew with each term of a leader, and a cluster that is left takes its counts along; so
+/// only what came since the last scrape is added.
+#[derive(Debug)]
+struct Writes {
+    counters: IntCounterVec,
+    seen: [AtomicU64; 3],
+}
+
+impl Writes {
+    fn new(registry: &Registry, [name, help]: [&str; 2]) -> Result<Self, prometheus::Error> {
+        let counters = register(registry, IntCounterVec::new(Opts::new(name, help), &["result"])?)?;
+        Ok(Self { counters, seen: Default::default() })
+    }
+
+    /// Written, conflicts, failed. Only under the lock of a scrape.
+    fn refresh(&self, counts: [u64; 3]) {
+        for ((result, seen), count) in ["written", "conflict", "failed"].into_iter().zip(&self.seen).zip(counts) {
+            self.counters.with_label_values(&[result]).inc_by(count.saturating_sub(seen.swap(count, Ordering::Relaxed)));
+        }
+    }
 }
 
 impl SecretMetrics {
@@ -44,7 +67,7 @@ impl SecretMetrics {
         Ok(Self {
             secrets: register(registry, IntGaugeVec::new(opts(secrets), &["state"])?)?,
             expiry: register(registry, IntGauge::with_opts(opts(expiry))?)?,
-            writes: register(registry, IntCounterVec::new(opts(writes), &["result"])?)?,
+            writes: Writes::new(registry, writes)?,
         })
     }
 
@@ -60,15 +83,8 @@ impl SecretMetrics {
         }
         let first = all.iter().filter(|status| !status.foreign).filter_map(|status| status.not_after).min();
         self.expiry.set(first.map_or(0, time::OffsetDateTime::unix_timestamp));
-        // A cluster that is left takes its counts along; a counter only grows.
         let counted = |part: fn(&SecretStatus) -> u64| all.iter().map(|status| part(status)).sum::<u64>();
-        for (result, count) in [
-            ("written", counted(|status| status.written)),
-            ("conflict", counted(|status| status.conflicts)),
-            ("failed", counted(|status| status.failures)),
-        ] {
-            catch_up(&self.writes.with_label_values(&[result]), count);
-        }
+        self.writes.refresh([counted(|status| status.written), counted(|status| status.conflicts), counted(|status| status.failures)]);
     }
 }
 
@@ -89,13 +105,7 @@ impl ControllerMetrics {
                     "Since when not every namespace has had the trust bundle, 0 where all have it, -1 where this replica doesn't see to it.",
                 )?,
             )?,
-            writes: register(
-                registry,
-                IntCounterVec::new(
-                    Opts::new("meshmint_root_configmap_writes_total", "Writes of root ConfigMaps, by what became of them."),
-                    &["result"],
-                )?,
-            )?,
+            writes: Writes::new(registry, ["meshmint_root_configmap_writes_total", "Writes of root ConfigMaps, by what became of them."])?,
             istiod_tls: SecretMetrics::new(
                 registry,
                 ["meshmint_istiod_tls", "istiods whose certificate is ours, by whether their Secret istiod-tls is as it shall be."],
@@ -137,18 +147,29 @@ impl ControllerMetrics {
         }
         let behind = seen.root_maps.iter().map(|maps| maps.behind_since.map_or(0, |since| seen.now.saturating_sub(since).as_secs()));
         self.behind.set(behind.max().map_or(-1, whole));
-        // A cluster that is left takes its counts along; a counter only grows.
         let counted = |part: fn(&RootMapStatus) -> u64| seen.root_maps.iter().map(part).sum::<u64>();
-        for (result, count) in
-            [("written", counted(|maps| maps.written)), ("conflict", counted(|maps| maps.conflicts)), ("failed", counted(|maps| maps.failures))]
-        {
-            catch_up(&self.writes.with_label_values(&[result]), count);
-        }
+        self.writes.refresh([counted(|maps| maps.written), counted(|maps| maps.conflicts), counted(|maps| maps.failures)]);
         self.istiod_tls.refresh(&seen.istiod.iter().map(|status| &status.secret).collect::<Vec<_>>());
         let of = |part: fn(&IstiodTlsStatus) -> usize| seen.istiod.iter().map(part).sum::<usize>();
         let (webhooks, webhooks_behind) = (of(|status| status.webhooks), of(|status| status.webhooks_behind));
         self.istiod_webhooks.with_label_values(&["current"]).set(whole(webhooks.saturating_sub(webhooks_behind)));
         self.istiod_webhooks.with_label_values(&["behind"]).set(whole(webhooks_behind));
         self.cacerts.refresh(&seen.cacerts.iter().collect::<Vec<_>>());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_that_begin_anew_are_added_to_what_was() {
+        let writes = Writes::new(&Registry::new(), ["writes_total", "Writes."]).unwrap();
+        // Two terms, and nobody leads in between.
+        for counts in [[3, 0, 0], [5, 1, 0], [0, 0, 0], [2, 0, 1], [2, 0, 4]] {
+            writes.refresh(counts);
+        }
+        let counted = |result: &str| writes.counters.with_label_values(&[result]).get();
+        assert_eq!(["written", "conflict", "failed"].map(counted), [7, 1, 4]);
     }
 }
