@@ -387,8 +387,8 @@ fn rules_of_access_and_alerts_are_those_of_the_files() {
     assert_eq!(expected.len() - apart.len(), 1);
     // Issuers list nothing beside the root key, and nothing that lets them write in another cluster.
     let of_others = given(json!({
-        "roles": {"apart": true}, "state": {"store": "secrets"}, "postgres": {"url": "postgresql://a@b/c"},
-        "app": {"multiCluster": {"enabled": true, "namespace": "clusters"}},
+        "roles": {"apart": true, "issuerClustersNamespace": "clusters"}, "state": {"store": "secrets"}, "postgres": {"url": "postgresql://a@b/c"},
+        "app": {"multiCluster": {"enabled": true}},
     }));
     let more: BTreeSet<_> = access(&files(&["remote-clusters.yaml", "issuer-remote-clusters.yaml"]))
         .into_iter()

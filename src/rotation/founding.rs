@@ -199,8 +199,8 @@ pub(super) async fn note_loss(parts: &KeeperParts, held: &mut (AuthorityState, V
         return Ok(());
     }
     let noted = match write_loss(parts, now).await {
-        // Another replica noted its own a moment ago.
-        Err(KeeperError::Store(StoreError::Conflict)) => write_loss(parts, now).await?,
+        // Another replica noted its own a moment ago. What we were told it may have noted, too, which the next look sees.
+        Err(KeeperError::Store(StoreError::Conflict)) if told_at.is_none() => write_loss(parts, now).await?,
         other => other?,
     };
     *held = noted;

@@ -59,8 +59,8 @@ pub fn value_sets() -> BTreeMap<&'static str, Value> {
         (
             "roles apart",
             json!({
-                "roles": {"apart": true}, "replicaCount": 3, "state": {"store": "secrets"}, "postgres": postgres, "serviceAccount": {"name": "ca"},
-                "app": {"admin": {"enabled": true}, "multiCluster": {"enabled": true, "namespace": "clusters"}, "controller": {"rootConfigMap": true},
+                "roles": {"apart": true, "issuerClustersNamespace": "clusters"}, "replicaCount": 3, "state": {"store": "secrets"}, "postgres": postgres, "serviceAccount": {"name": "ca"},
+                "app": {"admin": {"enabled": true}, "multiCluster": {"enabled": true}, "controller": {"rootConfigMap": true},
                     "tls": {"istiodCertificateEnable": true, "istiodCertificateClusters": ["east"]}, "istio": {"namespace": "istio-control"},
                     "authority": {"import": {"secret": "cacerts"}}, "cacerts": {"enabled": true, "clusters": ["east"]}},
             }),

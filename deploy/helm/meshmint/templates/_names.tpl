@@ -49,18 +49,16 @@ true
 {{- end }}
 {{- end }}
 
-{{/* Where the Secrets are that name other clusters. An issuer lists all Secrets there, so for it that is no place with a key; those that lead have
-Secrets of their own, which let them write in those clusters, beside the root key. */}}
+{{/* Where the Secrets are that name other clusters: for those that lead as without the roles apart, because they let them write in those clusters; for
+issuers, who list all Secrets there, in a place that has nothing else. */}}
 {{- define "meshmint.remoteNamespace" -}}
 {{- $namespace := default .Release.Namespace .Values.app.multiCluster.namespace }}
-{{- if not .Values.roles.apart }}
+{{- if ne (default "all" .role) "issuer" }}
 {{- $namespace }}
-{{- else if ne (default "all" .role) "issuer" }}
-{{- .Release.Namespace }}
-{{- else if eq $namespace .Release.Namespace }}
-{{- fail "roles.apart needs an app.multiCluster.namespace of its own: an issuer lists all Secrets there, and here is the root key" }}
+{{- else if has .Values.roles.issuerClustersNamespace (list "" .Release.Namespace $namespace) }}
+{{- fail "roles.apart with other clusters needs a roles.issuerClustersNamespace of its own: issuers list all Secrets there, and may neither have the root key nor what lets the authority write in other clusters" }}
 {{- else }}
-{{- $namespace }}
+{{- .Values.roles.issuerClustersNamespace }}
 {{- end }}
 {{- end }}
 
