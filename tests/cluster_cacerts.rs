@@ -4,8 +4,9 @@
 
 #[path = "common/in_cluster.rs"]
 mod common;
+#[path = "common/istiods.rs"]
+mod istiods;
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -16,13 +17,11 @@ use base64::engine::general_purpose::STANDARD;
 use common::api_server::ApiServer;
 use common::clock::ManualClock;
 use common::cluster::{Client, objects};
-use common::issuer::{Choices, SeededEntropy};
 use common::process::{PATIENCE, Serve, meshmint};
 use common::tools::{go_verify, openssl, pem_blocks, succeed, tool};
 use common::{Shared, foreign_root, serve_yaml, wait_until};
 use meshmint::clock::Clock as _;
-use meshmint::cluster::{Access, ApiServer as Api};
-use meshmint::controllers::{Cacerts, CacertsWork, IstiodsParts};
+use meshmint::controllers::{Cacerts, CacertsWork};
 use meshmint::ledger::{CertificateFilter, HolderId, Kind};
 use meshmint::pki::{KeyAlgorithm, certificate_to_pem};
 use meshmint::rotation::TrustOrder;
@@ -256,21 +255,9 @@ struct Inside {
 
 impl Inside {
     async fn of(shared: &Shared, lifetime: Duration) -> Self {
-        let clock = ManualClock::at(OffsetDateTime::now_utc());
-        common::goes_on(&clock);
-        let world = common::issuer::World::found(Choices::default(), Arc::new(clock.clone()), SeededEntropy::new(7)).await;
-        let api = Api::connect(&Access::Kubeconfig(shared.kubeconfig(shared.server.port())), Arc::new(clock.clone())).await.unwrap();
-        let cacerts = Cacerts::new(IstiodsParts {
-            cluster: "east".to_owned(),
-            api,
-            others: None,
-            namespace: "istio-system".to_owned(),
-            clusters: BTreeSet::from(["east".to_owned()]),
-            writer: "one".to_owned(),
-            clock: Arc::new(clock.clone()),
-            entropy: SeededEntropy::new(8),
-            work: CacertsWork { lifetime, keeper: world.keeper.clone(), key_algorithm: KeyAlgorithm::P384 },
-        });
+        let work = |world: &common::issuer::World| CacertsWork { lifetime, keeper: world.keeper.clone(), key_algorithm: KeyAlgorithm::P384 };
+        let (world, clock, parts) = istiods::beside(shared, work).await;
+        let cacerts = Cacerts::new(parts);
         Self { world, cacerts, clock }
     }
 

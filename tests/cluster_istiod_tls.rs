@@ -4,8 +4,9 @@
 
 #[path = "common/in_cluster.rs"]
 mod common;
+#[path = "common/istiods.rs"]
+mod istiods;
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +21,7 @@ use common::process::{PATIENCE, Serve, meshmint};
 use common::tools::openssl;
 use common::{Shared, foreign_root, serve_yaml, wait_until};
 use meshmint::clock::Clock as _;
-use meshmint::cluster::{Access, ApiServer as Api};
-use meshmint::controllers::{IstiodTls, IstiodTlsStatus, IstiodTlsWork, IstiodsParts};
+use meshmint::controllers::{IstiodTls, IstiodTlsStatus, IstiodTlsWork};
 use meshmint::ledger::{CertificateFilter, Kind};
 use meshmint::rotation::TrustOrder;
 use serde_json::{Value, json};
@@ -238,26 +238,14 @@ struct Inside {
 
 impl Inside {
     async fn of(shared: &Shared) -> Self {
-        let clock = ManualClock::at(OffsetDateTime::now_utc());
-        common::goes_on(&clock);
-        let world = common::issuer::World::found(Choices::default(), Arc::new(clock.clone()), SeededEntropy::new(7)).await;
-        let api = Api::connect(&Access::Kubeconfig(shared.kubeconfig(shared.server.port())), Arc::new(clock.clone())).await.unwrap();
-        let istiod = IstiodTls::new(IstiodsParts {
-            cluster: "east".to_owned(),
-            api,
-            others: None,
-            namespace: "istio-system".to_owned(),
-            clusters: BTreeSet::from(["east".to_owned()]),
-            writer: "one".to_owned(),
-            clock: Arc::new(clock.clone()),
-            entropy: SeededEntropy::new(8),
-            work: IstiodTlsWork {
-                issuer: world.issuer.clone(),
-                generation: world.keeper.published(),
-                revisions: vec!["default".to_owned(), "canary".to_owned()],
-                lifetime: Duration::from_secs(24 * 3600),
-            },
-        });
+        let (world, clock, parts) = istiods::beside(shared, |world| IstiodTlsWork {
+            issuer: world.issuer.clone(),
+            generation: world.keeper.published(),
+            revisions: vec!["default".to_owned(), "canary".to_owned()],
+            lifetime: Duration::from_secs(24 * 3600),
+        })
+        .await;
+        let istiod = IstiodTls::new(parts);
         Self { world, istiod, clock }
     }
 

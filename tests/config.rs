@@ -2,6 +2,9 @@
 //! the words it is refused with). `MESHMINT_TEST_WRITE=1 cargo test --test config` writes the generated files anew; review them then.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "common/tools.rs"]
+mod tools;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,6 +16,7 @@ use meshmint::cli::outcome::Outcome;
 use meshmint::cluster::{Access, KeySource};
 use meshmint::config::{Cluster, Config, ConfigError, LogFormat, Problem, Source};
 use proptest::prelude::*;
+use tools::{repository, same_as_file};
 
 const GOOD: &str = "tokens:\n  issuers:\n    - issuer: https://kubernetes.default.svc\n      keys: { file: jwks.json }\n";
 
@@ -29,18 +33,6 @@ fn problems(result: Result<Config, ConfigError>) -> Vec<Problem> {
         Err(ConfigError::Values(problems)) => problems,
         other => panic!("no problems: {other:?}"),
     }
-}
-
-fn at_root(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-/// Compares with a file in the repository, or writes it where that is asked for.
-fn same_as_file(path: &Path, text: &str) {
-    if std::env::var_os("MESHMINT_TEST_WRITE").is_some() {
-        fs::write(path, text).unwrap();
-    }
-    assert_eq!(fs::read_to_string(path).unwrap_or_default(), text, "{}", path.display());
 }
 
 #[test]
@@ -127,7 +119,7 @@ fn a_cluster_is_there_or_not() {
 
 #[test]
 fn every_bad_file_of_the_corpus_is_refused_in_these_words() {
-    let folder = at_root("tests/corpus/config");
+    let folder = repository("tests/corpus/config");
     let mut seen = BTreeSet::new();
     for entry in fs::read_dir(&folder).unwrap() {
         let path = entry.unwrap().path();
@@ -211,7 +203,7 @@ fn what_is_in_force_reads_back_as_itself() {
 
 #[test]
 fn the_reference_is_what_the_table_says() {
-    same_as_file(&at_root("docs/configuration.md"), &Config::default_markdown());
+    same_as_file(&repository("docs/configuration.md"), &Config::default_markdown());
 }
 
 #[test]

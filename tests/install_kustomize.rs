@@ -20,18 +20,9 @@ use helm::{Helm, configuration, find, kustomize, names, objects, pod};
 use serde_json::{Value, json};
 
 use crate::process::meshmint;
-use crate::tools::repository;
+use crate::tools::{repository, same_as_file};
 
 const HEAD: &str = "# Generated from deploy/helm/meshmint by tests/install_kustomize.rs.\n";
-
-/// Compares with a file in the repository, or writes it where that is asked for.
-fn same_as_file(path: &str, text: &str) {
-    let path = repository(path);
-    if std::env::var_os("MESHMINT_TEST_WRITE").is_some() {
-        fs::write(&path, text).unwrap();
-    }
-    assert_eq!(fs::read_to_string(&path).unwrap_or_default(), text, "{}", path.display());
-}
 
 /// What the chart renders, in documents, without what is Helm's.
 fn documents(values: &Value) -> Vec<String> {
@@ -55,17 +46,17 @@ fn generated(documents: &[String]) -> String {
 fn base_and_components_are_what_the_chart_renders() {
     let base = documents(&json!({}));
     let (map, rest): (Vec<_>, Vec<_>) = base.iter().cloned().partition(|document| document.contains("\nkind: ConfigMap\n"));
-    same_as_file("deploy/kustomize/base/objects.yaml", &generated(&rest));
+    same_as_file(&repository("deploy/kustomize/base/objects.yaml"), &generated(&rest));
     let map: Value = serde_saphyr::from_str(&map[0]).unwrap();
-    same_as_file("deploy/kustomize/base/meshmint.yaml", &format!("{HEAD}{}\n", map["data"]["meshmint.yaml"].as_str().unwrap().trim()));
+    same_as_file(&repository("deploy/kustomize/base/meshmint.yaml"), &format!("{HEAD}{}\n", map["data"]["meshmint.yaml"].as_str().unwrap().trim()));
 
     let beside = |values: &Value| -> Vec<String> { documents(values).into_iter().filter(|document| !base.contains(document)).collect() };
     let all = json!({"app": {"metrics": {"service": {"servicemonitor": {"enabled": true}}, "rules": {"enabled": true}}}});
-    same_as_file("deploy/kustomize/components/monitoring/monitoring.yaml", &generated(&beside(&all)));
+    same_as_file(&repository("deploy/kustomize/components/monitoring/monitoring.yaml"), &generated(&beside(&all)));
     for (component, values) in components() {
         let of_access = |document: &String| ["Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding", "ServiceAccount"].contains(&kind(document));
         let access: Vec<_> = beside(&values).into_iter().filter(of_access).collect();
-        same_as_file(&format!("deploy/kustomize/components/{component}/access.yaml"), &generated(&access));
+        same_as_file(&repository(&format!("deploy/kustomize/components/{component}/access.yaml")), &generated(&access));
     }
 }
 

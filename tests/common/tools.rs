@@ -32,6 +32,14 @@ pub fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
+/// Compares with a file in the repository, or writes it where that is asked for.
+pub fn same_as_file(path: &Path, text: &str) {
+    if std::env::var_os("MESHMINT_TEST_WRITE").is_some() {
+        std::fs::write(path, text).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(path).unwrap_or_default(), text, "{}", path.display());
+}
+
 /// openssl, with these arguments and nothing on its standard input.
 pub fn openssl<S: AsRef<OsStr>>(args: &[S]) -> Output {
     let ran = Command::new("openssl").args(args).stdin(Stdio::null()).output();
