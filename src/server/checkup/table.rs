@@ -182,7 +182,7 @@ impl Check {
             Self::RemoteClusters => row(
                 "remote-clusters",
                 "callers",
-                "make its Secret anew with `meshmint cluster secret`; see that its API server can be reached from here",
+                "see what the detail says: apply deploy/kubernetes/rbac.yaml there, make its Secret anew with `meshmint cluster secret`, or see why its API server can't be reached",
             ),
             Self::RootConfigMaps => row(
                 "root-configmaps",
