@@ -131,7 +131,7 @@ impl Metrics {
                     "Connections that ended, by reason: closed before a handshake, in it, or after it.",
                     "reason",
                 )?,
-                &[["closed_by_peer"], ["queue_full"], ["too_many_connections"], ["too_many_strangers"], ["too_many_handshakes"]],
+                &[["closed_by_peer"], ["queue_full"], ["too_many_connections"], ["made_room"], ["too_many_bytes"], ["too_many_handshakes"]],
             ),
             handshakes: Counters::new(
                 counters("meshmint_handshakes_total", "TLS handshakes, by result.", "result")?,

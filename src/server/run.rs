@@ -13,19 +13,19 @@ use tokio::task::JoinSet;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use super::admin::{self, AdminApi};
+use super::admin::{self, AdminApi, LocalDoor, NetworkDoor};
 use super::checkup::{Checkup, CheckupParts};
 use super::csr_api::CsrApi;
+use super::csr_door::CsrDoor;
+use super::door;
 use super::guard::Guard;
 use super::health::Health;
-use super::http;
-use super::listener::{self, Listener};
+use super::http::{self, PlainDoor};
 use super::metrics::{Metrics, Place};
 use super::scrape::Scrape;
 use super::services::{CsrService, Services};
 use super::serving::{Serving, ServingError};
 use super::settings::{self, ImportFilesError, State, Watching};
-use super::tls::CurrentTls;
 use super::traces::Traces;
 use crate::authority::rotation::parent;
 use crate::authority::{Generation, MadeBy};
@@ -238,7 +238,7 @@ impl Server {
         let admin_network = match (&config.admin_network, &home, &served) {
             (None, ..) => None,
             (Some(network), Some(api), Some((tls, _))) => {
-                Some((bind("admin.listen", network.listen)?, settings::admin_door(network, api, tls.clone(), &clock)))
+                Some((bind("admin.listen", network.listen)?, settings::operators(network, api, &clock), tls.clone()))
             }
             // The configuration demands a cluster for it.
             (Some(_), ..) => return Err(StartError::Internal("admin.listen without a cluster".to_owned())),
@@ -254,25 +254,19 @@ impl Server {
             health: local("health.listen", &health_socket)?,
             metrics: local("metrics.listen", &metrics_socket)?,
             admin: admin_path,
-            admin_network: admin_network.as_ref().map(|(socket, _)| local("admin.listen", socket)).transpose()?,
+            admin_network: admin_network.as_ref().map(|(socket, ..)| local("admin.listen", socket)).transpose()?,
         };
 
         let api = CsrApi::new(issuer, metrics.clone(), clock.clone());
-        let (services, grpc_health) =
-            Services::new(api, config.server.max_request_bytes).await.map_err(|error| StartError::Internal(error.to_string()))?;
-        let listener = |tls: &CurrentTls| Listener {
-            tls: tls.clone(),
-            services,
-            guard: Guard::new(config.server.request_timeout, clock.clone(), metrics.clone(), traces.clone(), replica.get(..8).unwrap_or_default()),
-            bounds: settings::bounds(config),
-            admission: admission.clone(),
-            metrics: metrics.clone(),
-            clock: clock.clone(),
-            entropy: entropy.clone(),
-        };
+        let (services, grpc_health) = Services::new(api, config.server.max_request_bytes, config.server.reflection)
+            .await
+            .map_err(|error| StartError::Internal(error.to_string()))?;
+        let guard = Guard::new(config.server.request_timeout, clock.clone(), metrics.clone(), traces.clone(), replica.get(..8).unwrap_or_default());
         if let Some((tls, renewal)) = served {
             if let Some(socket) = csr_socket {
-                tasks.spawn(listener(&tls).serve(socket, stopped.clone()));
+                let (tls, bounds) = (tls.clone(), settings::bounds(config));
+                let door = CsrDoor::new(tls, services, guard, bounds, admission.clone(), metrics.clone(), clock.clone(), entropy.clone());
+                tasks.spawn(door.run(socket, stopped.clone()));
             }
             tasks.spawn(serving.run(tls, renewal, keeper.changes(), until(stopped.clone())));
         }
@@ -328,12 +322,12 @@ impl Server {
             (health_socket, http::health_router(health.clone(), checkup.clone(), clock.clone())),
             (metrics_socket, http::metrics_router(Arc::new(scrape))),
         ] {
-            last_tasks.spawn(http::serve(socket, router, clock.clone(), until(last.clone())));
+            last_tasks.spawn(PlainDoor::new(router, clock.clone()).run(socket, last.clone()));
         }
-        if let Some((socket, door)) = admin_network {
-            tasks.spawn(door.serve(socket, admin_api.clone(), until(stopped.clone())));
+        if let Some((socket, operators, tls)) = admin_network {
+            tasks.spawn(NetworkDoor::new(tls, operators, admin_api.clone(), clock.clone(), entropy.clone()).run(socket, stopped.clone()));
         }
-        tasks.spawn(admin::serve(admin_socket, admin_api, until(stopped.clone())));
+        tasks.spawn(LocalDoor::new(admin_api, clock.clone(), entropy.clone()).run(admin_socket, stopped.clone()));
         tasks.spawn({
             let stopped = stopped.clone();
             async move { checkup.run(until(stopped)).await }
@@ -408,7 +402,7 @@ async fn open_ledger(
 }
 
 fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    listener::listen(address).map_err(|error| StartError::Listen { key, address: address.to_string(), error })
+    door::listen(address).map_err(|error| StartError::Listen { key, address: address.to_string(), error })
 }
 
 fn local(key: &'static str, socket: &TcpListener) -> Result<SocketAddr, StartError> {
