@@ -23,6 +23,8 @@ pub mod cluster;
 pub mod ledger;
 #[cfg(feature = "service")]
 pub mod stores;
+#[cfg(feature = "service")]
+pub mod tasks;
 
 // Third floor: the work.
 #[cfg(feature = "service")]
