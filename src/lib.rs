@@ -14,7 +14,9 @@ pub mod spiffe;
 pub mod authority;
 pub mod callers;
 
-// Second floor: things that keep or fetch.
+// Second floor: things that keep or fetch, and bounds on what may be asked of them.
+#[cfg(feature = "service")]
+pub mod bounds;
 #[cfg(feature = "service")]
 pub mod cluster;
 #[cfg(feature = "service")]

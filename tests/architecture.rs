@@ -9,7 +9,7 @@ use std::path::Path;
 const FLOORS: [&[&str]; 5] = [
     &["clock", "spiffe", "pki"],
     &["authority", "callers"],
-    &["stores", "ledger", "cluster"],
+    &["stores", "ledger", "cluster", "bounds"],
     &["controllers", "issuance", "rotation"],
     &["server", "web", "cli", "config"],
 ];

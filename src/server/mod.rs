@@ -1,6 +1,7 @@
 //! Doors of the service: the CSR API over TLS, the admin API on a Unix socket, health and metrics over HTTP.
 
 mod admin;
+mod bearer;
 pub mod checkup;
 pub mod codec;
 mod connection;
