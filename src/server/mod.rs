@@ -13,6 +13,7 @@ mod http;
 mod listener;
 mod log_budget;
 mod metrics;
+pub mod operations;
 mod paced;
 pub mod proto;
 mod refusals;

@@ -21,6 +21,7 @@ use super::health::Health;
 use super::http;
 use super::listener::{self, Listener};
 use super::metrics::{Metrics, Place};
+use super::operations::Operations;
 use super::scrape::Scrape;
 use super::services::{CsrService, Services};
 use super::serving::{Serving, ServingError};
@@ -238,7 +239,7 @@ impl Server {
         let admin_network = match (&config.admin_network, &home, &served) {
             (None, ..) => None,
             (Some(network), Some(api), Some((tls, _))) => {
-                Some((bind("admin.listen", network.listen)?, settings::admin_door(network, api, tls.clone(), &clock)))
+                Some((bind("admin.listen", network.listen)?, settings::admin_door(network, api, tls.clone(), &metrics, &clock)))
             }
             // The configuration demands a cluster for it.
             (Some(_), ..) => return Err(StartError::Internal("admin.listen without a cluster".to_owned())),
@@ -297,7 +298,7 @@ impl Server {
             clock: clock.clone(),
             entropy: entropy.clone(),
         }));
-        let admin_api = Arc::new(AdminApi {
+        let operations = Arc::new(Operations {
             trust_domain: config.trust_domain.clone(),
             ledger: ledger.clone(),
             generation: keeper.published(),
@@ -309,6 +310,7 @@ impl Server {
             stopped: stopped.clone(),
             clock: clock.clone(),
         });
+        let admin_api = Arc::new(AdminApi(operations));
         let scrape = Scrape {
             keeper: keeper.clone(),
             election: state.election().cloned(),

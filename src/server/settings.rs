@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::admin::NetworkDoor;
 use super::checkup::Lifetimes;
 use super::listener::Bounds;
+use super::metrics::Metrics;
 use super::tls::CurrentTls;
 use crate::authority::{AuthorityPolicy, AuthorityState, Generation, ImportError, Imported, import};
 use crate::callers::{RulesError, TokenRules};
@@ -320,9 +321,15 @@ const REVIEWS_OF_OPERATORS: LookupLimits =
     LookupLimits { at_once: 4, per_second: 10, burst: 50, kept: Duration::from_secs(10), time: Duration::from_secs(5) };
 
 /// The admin API over the network, where it is configured beside a cluster that says who may.
-pub(super) fn admin_door(network: &AdminNetwork, api: &Arc<ApiServer>, tls: CurrentTls, clock: &Arc<dyn Clock>) -> NetworkDoor {
+pub(super) fn admin_door(
+    network: &AdminNetwork,
+    api: &Arc<ApiServer>,
+    tls: CurrentTls,
+    metrics: &Arc<Metrics>,
+    clock: &Arc<dyn Clock>,
+) -> NetworkDoor {
     let operators = Operators::new(api.clone(), network.audience.clone(), REVIEWS_OF_OPERATORS, clock.clone());
-    NetworkDoor::new(tls, operators, clock.clone())
+    NetworkDoor::new(tls, Arc::new(operators), metrics.clone(), clock.clone())
 }
 
 /// Unknown key ids cause at most one fetch in this time, however many tokens name them.

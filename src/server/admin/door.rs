@@ -18,9 +18,9 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::server::Connected;
 
+use super::super::operations::Operator;
 use super::super::proto::admin::admin_server::AdminServer;
 use super::AdminApi;
-use super::caller::Caller;
 
 /// Connections at once; more are closed. A script that forgets to close its own must not take the CSR port's files.
 const MAX_CONNECTIONS: usize = 64;
@@ -65,7 +65,7 @@ pub(in crate::server) async fn serve(socket: UnixListener, api: Arc<AdminApi>, s
         // Dropping the stream closes it.
         let place = places.clone().try_acquire_owned().ok()?;
         let uid = stream.peer_cred().ok().map(|peer| peer.uid());
-        Some(Ok::<_, io::Error>(Placed { stream, caller: Caller::Local { uid }, _place: place }))
+        Some(Ok::<_, io::Error>(Placed { stream, operator: Operator::local(uid), _place: place }))
     });
     let served = tonic::transport::Server::builder()
         .timeout(ANSWER_TIME)
@@ -83,16 +83,16 @@ pub(in crate::server) async fn serve(socket: UnixListener, api: Arc<AdminApi>, s
 #[derive(Debug)]
 struct Placed {
     stream: UnixStream,
-    caller: Caller,
+    operator: Operator,
     _place: OwnedSemaphorePermit,
 }
 
 /// tonic puts this into the extensions of every request: whoever opened the connection is who asks.
 impl Connected for Placed {
-    type ConnectInfo = Caller;
+    type ConnectInfo = Operator;
 
-    fn connect_info(&self) -> Caller {
-        self.caller.clone()
+    fn connect_info(&self) -> Operator {
+        self.operator.clone()
     }
 }
 

@@ -4,9 +4,8 @@
 //! for long, so that an operator always finds a place.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,14 +17,16 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
+use super::super::metrics::Metrics;
+use super::super::operations::Directory;
 use super::super::proto::admin::admin_server::AdminServer;
 use super::super::tls::{ALPN_H2, CurrentTls};
 use super::AdminApi;
 use super::door::{ANSWER_TIME, MAX_QUESTION_BYTES, MAX_QUESTIONS, MAX_STREAMS};
 use super::gate::{Gate, Guarding};
+use super::peer::Peer;
 use crate::clock::{Clock, Sleep, within};
-use crate::cluster::Operators;
-use crate::issuance::fair_queue::{FairQueue, Limits, Slot};
+use crate::issuance::fair_queue::{FairQueue, Limits};
 
 /// Connections at once; more are closed.
 const MAX_CONNECTIONS: usize = 128;
@@ -53,8 +54,8 @@ pub(in crate::server) struct NetworkDoor {
 }
 
 impl NetworkDoor {
-    pub(in crate::server) fn new(tls: CurrentTls, operators: Operators, clock: Arc<dyn Clock>) -> Self {
-        Self { tls, gate: Arc::new(Gate::new(operators, clock.clone())), clock }
+    pub(in crate::server) fn new(tls: CurrentTls, directory: Arc<dyn Directory>, metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> Self {
+        Self { tls, gate: Gate::new(directory, metrics, clock.clone()), clock }
     }
 
     /// Answers until `shutdown` ends.
@@ -103,38 +104,12 @@ async fn accept(socket: TcpListener, tls: CurrentTls, clock: Arc<dyn Clock>, sen
             if stream.get_ref().1.alpn_protocol() != Some(ALPN_H2) {
                 return;
             }
-            let end = clock.sleep_until(clock.monotonic() + STRANGER_TIME);
-            let visitor = Visitor { stream, peer: Peer::stranger(peer, stranger), end: Some(end), over: false, _place: place };
+            let peer = Peer::stranger(peer, stranger);
+            let end = peer.has_to_go(clock.sleep_until(clock.monotonic() + STRANGER_TIME));
+            let visitor = Visitor { stream, peer, end: Some(end), over: false, _place: place };
             // Where nobody takes it, the server is going down.
             let _ = send.send(Ok(visitor)).await;
         });
-    }
-}
-
-/// Where a request comes from; in its extensions.
-#[derive(Debug, Clone)]
-pub(super) struct Peer {
-    address: IpAddr,
-    /// His place among the strangers; `None` once a token of his was good.
-    stranger: Arc<Mutex<Option<Slot<IpAddr>>>>,
-}
-
-impl Peer {
-    fn stranger(address: SocketAddr, place: Slot<IpAddr>) -> Self {
-        Self { address: address.ip(), stranger: Arc::new(Mutex::new(Some(place))) }
-    }
-
-    pub(super) fn address(&self) -> IpAddr {
-        self.address
-    }
-
-    /// A token of his was good: he is no stranger any more.
-    pub(super) fn becomes_known(&self) {
-        self.stranger.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
-
-    fn is_stranger(&self) -> bool {
-        self.stranger.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 }
 
@@ -156,7 +131,7 @@ impl Visitor {
             && end.as_mut().poll(context).is_ready()
         {
             self.end = None;
-            self.over = self.peer.is_stranger();
+            self.over = !self.peer.is_known();
         }
         self.over
     }
