@@ -4,6 +4,9 @@
 //! else does (a test reads the source for it). So every rule can be tested at any instant, and no test has to sleep. Keys and
 //! signatures are the exception: they use ring's own source of randomness.
 
+#[cfg(feature = "service")]
+mod tls;
+
 use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
@@ -13,6 +16,9 @@ use std::time::{Duration, Instant};
 use ring::rand::{SecureRandom, SystemRandom};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+
+#[cfg(feature = "service")]
+pub use self::tls::TlsTime;
 
 /// What a [`Clock`] hands out to wait on.
 pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;

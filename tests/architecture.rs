@@ -38,6 +38,8 @@ const MAY: [(&str, &[&str]); 3] =
 /// Who may know the built-in token issuer: its module's declaration, `dev`, `token` and `bench`. Never `serve` or anything below it.
 const MAY_KNOW_DEV_ISSUER: [&str; 5] = ["cli/mod.rs", "cli/dev_issuer.rs", "cli/dev.rs", "cli/token.rs", "cli/bench/tokens.rs"];
 const MAY_KNOW_DEV: [&str; 2] = ["cli/mod.rs", "cli/dev.rs"];
+/// What the operations of operators never know: a page, a command and a job call the same.
+const PROTOCOLS: [&str; 7] = ["tonic", "prost", "prost_types", "proto", "axum", "http", "hyper"];
 
 /// A file below `src/`; `code` is `text` without comments, strings and tests.
 struct Source {
@@ -306,6 +308,10 @@ fn serve_never_reaches_the_dev_issuer(sources: &[Source]) -> Vec<String> {
     faults
 }
 
+fn operations_know_no_protocol(sources: &[Source]) -> Vec<String> {
+    words_outside(sources, &PROTOCOLS, |path, _| !path.starts_with("server/operations/"))
+}
+
 fn nothing_is_unsafe(sources: &[Source]) -> Vec<String> {
     words_outside(sources, &["unsafe"], |_, _| false)
 }
@@ -342,6 +348,7 @@ fn the_code_keeps_every_rule() {
     faults.extend(floors_are_kept(&all));
     faults.extend(only_the_clock_knows_time_and_chance(&all));
     faults.extend(serve_never_reaches_the_dev_issuer(&all));
+    faults.extend(operations_know_no_protocol(&all));
     faults.extend(main_is_short(&all));
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
     // The reading works: these imports exist.
@@ -404,6 +411,10 @@ fn every_other_rule_can_fail() {
     faulty(serve_never_reaches_the_dev_issuer, "cli/serve.rs", "super::dev::run();", "super::dev::");
     faulty(serve_never_reaches_the_dev_issuer, "cli/serve.rs", "super::token::mint();", "super::token::");
     good(serve_never_reaches_the_dev_issuer, "cli/token.rs", "use super::dev_issuer::DevIssuer;");
+
+    faulty(operations_know_no_protocol, "server/operations/mod.rs", "use tonic::Status;", "tonic");
+    faulty(operations_know_no_protocol, "server/operations/mod.rs", "use super::proto::admin::Authority;", "proto");
+    good(operations_know_no_protocol, "server/admin.rs", "use tonic::Status;");
 
     faulty(nothing_is_unsafe, "pki/keys.rs", "unsafe { f() }", "unsafe");
     good(nothing_is_unsafe, "pki/keys.rs", "// unsafe\nfn unsafe_looking() {}");

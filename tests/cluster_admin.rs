@@ -8,11 +8,13 @@ mod common;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Output;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::api_server::{ApiServer, CLUSTER_ISSUER};
 use common::cluster::{BoundTo, Client};
-use common::grpc::{Wire, frame, tls};
+use common::grpc::{Wire, connect, frame, soon, tls};
 use common::process::{PATIENCE, Serve, meshmint};
 use common::{Shared, serve_yaml};
 use serde_json::{Value, json};
@@ -212,13 +214,120 @@ async fn whoever_is_not_known_gets_nothing() {
     assert_eq!(code("/istio.v1.auth.IstioCertificateService/CreateCertificate", &[header]).await, Code::Unimplemented);
     assert_eq!(code("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", &[header]).await, Code::Unimplemented);
 
-    // One address with many bad tokens has to wait, so that it can't use up the cluster's reviews: even its good one is not looked at.
-    let mut codes = Vec::new();
-    for number in 0..12 {
-        let bad = format!("Bearer {}.{}x{number}", "a.b", "c");
-        codes.push(code(bundle, &[("authorization", bad.as_bytes())]).await);
+    // A stranger's connection ends after a few.
+    let stranger = Wire::open(world.port, tls(&roots, None, &[b"h2"])).await;
+    for number in 0..3 {
+        let bad = format!("Bearer a.b.x{number}");
+        let answer = stranger.send(bundle, &[("authorization", bad.as_bytes())], frame(&[])).await.unwrap();
+        assert_eq!(answer.status.code(), Code::Unauthenticated, "{number}: {}", answer.status.message());
     }
-    assert_eq!(codes.last(), Some(&Code::ResourceExhausted), "{codes:?}");
+    // Whether he reads why, depends on who is faster.
+    let last = stranger.send(bundle, &[("authorization", b"Bearer a.b.x9")], frame(&[])).await;
+    assert!(last.as_ref().map_or(true, |answer| answer.status.code() == Code::ResourceExhausted), "{last:?}");
+    assert!(soon("the end of the connection", stranger.ended).await.is_ok());
+}
+
+/// Somebody who asks again and again on a connection of his own, and on another one when that ends; each time with what `token` gives.
+fn nuisance(world: &World, token: impl Fn(usize) -> String + Send + 'static) -> (AbortOnDrop, Arc<AtomicUsize>) {
+    let (port, asked) = (world.port, Arc::new(AtomicUsize::new(0)));
+    let config = tls(&std::fs::read_to_string(world.path("roots.pem")).unwrap(), None, &[b"h2"]);
+    let counted = asked.clone();
+    let work = async move {
+        loop {
+            let Ok(stream) = connect(port, config.clone()).await else { continue };
+            let Ok(wire) = Wire::over(stream).await else { continue };
+            loop {
+                let bearer = format!("Bearer {}", token(counted.fetch_add(1, Ordering::Relaxed)));
+                if wire.send("/meshmint.admin.v1.Admin/GetBundle", &[("authorization", bearer.as_bytes())], frame(&[])).await.is_err() {
+                    break;
+                }
+            }
+        }
+    };
+    (AbortOnDrop(tokio::spawn(work)), asked)
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// For longer than a verdict is kept (ten seconds), and more than once.
+const LONGER_THAN_VERDICTS: Duration = Duration::from_secs(25);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_tokens_of_an_address_shut_nobody_on_it_out() {
+    let world = World::start().await;
+    let (viewer, roots) = (world.token("viewer", AUDIENCE).await, std::fs::read_to_string(world.path("roots.pem")).unwrap());
+    let known = Wire::open(world.port, tls(&roots, None, &[b"h2"])).await;
+    let bundle = async |wire: &Wire, token: &str| {
+        let bearer = format!("Bearer {token}");
+        wire.send("/meshmint.admin.v1.Admin/GetBundle", &[("authorization", bearer.as_bytes())], frame(&[])).await.unwrap().status.code()
+    };
+    assert_eq!(bundle(&known, &viewer).await, Code::Ok);
+    let others: Vec<_> = (0..6).map(|who| nuisance(&world, move |number| format!("a.b.who{who}-{number}"))).collect();
+    world.until("bad tokens", || others.iter().all(|(_, asked)| asked.load(Ordering::Relaxed) > 1)).await;
+    // Who is connected, is answered at once, whether his verdict is kept or asked for anew.
+    let (began, mut asked) = (Instant::now(), 0);
+    while began.elapsed() < LONGER_THAN_VERDICTS {
+        let question = Instant::now();
+        assert_eq!(bundle(&known, &viewer).await, Code::Ok, "question {asked}, after {:?}", began.elapsed());
+        assert!(question.elapsed() < Duration::from_secs(2), "question {asked} took {:?}", question.elapsed());
+        asked += 1;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // Who comes anew with a good token, has his turn.
+    for _ in 0..3 {
+        let (fresh, began) = (world.token("viewer", AUDIENCE).await, Instant::now());
+        let newcomer = Wire::open(world.port, tls(&roots, None, &[b"h2"])).await;
+        assert_eq!(bundle(&newcomer, &fresh).await, Code::Ok);
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        world.allowed(&world.token("viewer", AUDIENCE).await, &["bundle"]);
+    }
+    let bad: usize = others.iter().map(|(_, asked)| asked.load(Ordering::Relaxed)).sum();
+    assert!(bad > 20, "only {bad} bad tokens were shown");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn denials_are_paced_and_leave_the_log_readable() {
+    let world = World::start().await;
+    let (nobody, viewer) = (world.token("nobody", AUDIENCE).await, world.token("viewer", AUDIENCE).await);
+    let began = Instant::now();
+    let others: Vec<_> = (0..6)
+        .map(|_| {
+            nuisance(&world, {
+                let nobody = nobody.clone();
+                move |_| nobody.clone()
+            })
+        })
+        .collect();
+    // A known one may do so as often as he likes; his lines are bounded.
+    let roots = std::fs::read_to_string(world.path("roots.pem")).unwrap();
+    let known = Wire::open(world.port, tls(&roots, None, &[b"h2"])).await;
+    let bearer = format!("Bearer {viewer}");
+    let code = async |rpc: &str| {
+        let path = format!("/meshmint.admin.v1.Admin/{rpc}");
+        known.send(&path, &[("authorization", bearer.as_bytes())], frame(&[])).await.unwrap().status.code()
+    };
+    assert_eq!(code("GetBundle").await, Code::Ok);
+    for number in 0..500 {
+        assert_eq!(code("AddTrust").await, Code::PermissionDenied, "{number}");
+    }
+    world.until("denials", || others.iter().map(|(_, asked)| asked.load(Ordering::Relaxed)).sum::<usize>() > 20).await;
+    let took = began.elapsed().as_secs_f64();
+    let denied: usize = others.iter().map(|(_, asked)| asked.load(Ordering::Relaxed)).sum();
+    drop(others);
+    #[allow(clippy::cast_precision_loss, reason = "a few hundred")]
+    let pace = denied as f64 / took;
+    assert!(pace < 10.0, "{denied} denials in {took} s from one address");
+    let (_, log) = world.serve.terminate();
+    let lines = log.iter().map(Value::to_string).filter(|line| line.contains("may not do this")).count();
+    #[allow(clippy::cast_precision_loss, reason = "a few hundred")]
+    let most = 10.0 * (took + 2.0);
+    assert!(lines > 0 && (lines as f64) < most, "{lines} lines in {took} s");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -38,6 +38,8 @@ pub enum Departure {
     MadeRoom,
     /// Bytes are needed, and this one's share holds most.
     TooManyBytes,
+    /// Its door doesn't want it any longer ([`Member::dismiss`]).
+    Dismissed,
     /// Bytes were kept for it for too long: its peer doesn't read, or doesn't finish what it began to send.
     TooSlow,
 }
@@ -321,6 +323,12 @@ impl Member {
         let mut held = Held { member: self.clone(), number, bytes: 0 };
         held.grow(bytes);
         held
+    }
+
+    /// The door sends it away.
+    pub fn dismiss(&self) {
+        let mut state = self.crowd.lock();
+        self.crowd.send_away(&mut state, self.seat.id, Departure::Dismissed);
     }
 
     /// Ends when this connection has to go, and says why.

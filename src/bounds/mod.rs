@@ -2,11 +2,12 @@
 //! tells an operator what each bound protects.
 //!
 //! Nothing here knows a protocol. A [`Share`] says on whose account something goes; [`Crowd`] has the places and the bytes of one door's
-//! connections; [`FairQueue`] gives turns to work.
+//! connections; [`FairQueue`] gives turns to work; a [`rate::Rate`] says how often.
 
 pub mod crowd;
 pub mod fair_queue;
 mod holders;
+pub mod rate;
 pub mod share;
 
 pub use crowd::{Crowd, CrowdLimits, Departure, Held, Member, NoRoom, Working};

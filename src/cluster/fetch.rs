@@ -16,13 +16,13 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use rustls::client::WantsClientCert;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::io::AsyncReadExt as _;
 
 use super::api_server::{ApiError, ApiServer};
 use crate::callers::{Json, KeySet, KeySetError, strict_object};
-use crate::clock::{Clock, within};
+use crate::clock::{Clock, TlsTime, within};
 
 /// Where an issuer's keys are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -175,7 +175,7 @@ async fn get(url: &str, ca_file: Option<&Path>, clock: &Arc<dyn Clock>) -> Resul
 
 async fn tls(ca_file: Option<&Path>, clock: &Arc<dyn Clock>) -> Result<ClientConfig, FetchError> {
     let roots = |reason: &dyn Display| FetchError::Roots(reason.to_string());
-    let time = Arc::new(WallTime(Arc::clone(clock)));
+    let time = Arc::new(TlsTime(Arc::clone(clock)));
     let builder = ClientConfig::builder_with_details(Arc::new(rustls::crypto::ring::default_provider()), time)
         .with_safe_default_protocol_versions()
         .map_err(|error| roots(&error))?;
@@ -201,14 +201,4 @@ async fn tls(ca_file: Option<&Path>, clock: &Arc<dyn Clock>) -> Result<ClientCon
 pub(super) fn chain_of(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
-/// Certificates of key servers are judged by our clock.
-#[derive(Debug)]
-struct WallTime(Arc<dyn Clock>);
-
-impl rustls::time_provider::TimeProvider for WallTime {
-    fn current_time(&self) -> Option<UnixTime> {
-        u64::try_from(self.0.now().unix_timestamp()).ok().map(|seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
-    }
 }

@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 
 use super::api_server::ApiServer;
 use super::fetch::{FetchError, KeySource, fetch};
+use crate::bounds::rate::Rate;
 use crate::callers::{KeySet, TokenError, VerificationKey};
 use crate::clock::Clock;
 
@@ -111,12 +112,11 @@ struct Loaded {
     wall: OffsetDateTime,
 }
 
-#[derive(Default)]
 struct Progress {
     /// The fetch under way, shared by everybody who waits for one.
     flight: Option<Shared<BoxFuture<'static, ()>>>,
-    /// When a fetch for an unknown `kid` was begun last.
-    asked_at: Option<Duration>,
+    /// Fetches for the sake of an unknown `kid`.
+    refetches: Rate,
     failures: u64,
     last_error: Option<FetchError>,
 }
@@ -127,7 +127,9 @@ impl KeySets {
     pub fn new(clock: Arc<dyn Clock>, api: Option<Arc<ApiServer>>, issuers: impl IntoIterator<Item = TrackedIssuer>) -> Arc<Self> {
         let tracked = |issuer: TrackedIssuer| {
             let name = issuer.issuer.clone();
-            (name, Arc::new(Tracked { issuer, api: api.clone(), current: ArcSwapOption::empty(), progress: Mutex::default() }))
+            let refetches = Rate::every(issuer.timing.refetch_interval, 1);
+            let progress = Mutex::new(Progress { flight: None, refetches, failures: 0, last_error: None });
+            (name, Arc::new(Tracked { issuer, api: api.clone(), current: ArcSwapOption::empty(), progress }))
         };
         Arc::new(Self { clock, waiting: Semaphore::new(MAX_WAITING), issuers: issuers.into_iter().map(tracked).collect() })
     }
@@ -198,11 +200,7 @@ impl KeySets {
     fn refetch(&self, tracked: &Arc<Tracked>) -> Option<Shared<BoxFuture<'static, ()>>> {
         let mut progress = tracked.progress();
         if progress.flight.is_none() {
-            let now = self.clock.monotonic();
-            if progress.asked_at.is_some_and(|asked_at| now.saturating_sub(asked_at) < tracked.issuer.timing.refetch_interval) {
-                return None;
-            }
-            progress.asked_at = Some(now);
+            progress.refetches.take(self.clock.monotonic()).ok()?;
         }
         Some(self.join_or_begin(tracked, &mut progress))
     }

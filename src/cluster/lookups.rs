@@ -13,6 +13,7 @@ use futures_util::future::{BoxFuture, FutureExt as _, Shared};
 use tokio::sync::Semaphore;
 
 use super::api_server::ApiError;
+use crate::bounds::rate::Rate;
 use crate::clock::{Clock, within};
 
 /// How many looks there may be.
@@ -46,10 +47,8 @@ struct Progress<K, V> {
     flights: HashMap<K, Shared<BoxFuture<'static, Option<V>>>>,
     /// With the time until which they are good, on the monotonic clock.
     answers: HashMap<K, (Duration, V)>,
-    /// Looks that may begin now.
-    allowance: f64,
-    /// When the allowance was counted.
-    counted_at: Duration,
+    /// Looks that may begin.
+    allowance: Rate,
 }
 
 #[derive(Debug, Default)]
@@ -76,8 +75,8 @@ where
     V: Clone + Send + Sync + 'static,
 {
     pub(super) fn new(clock: Arc<dyn Clock>, limits: LookupLimits) -> Self {
-        let allowance = f64::from(limits.burst);
-        let progress = Progress { flights: HashMap::new(), answers: HashMap::new(), allowance, counted_at: clock.monotonic() };
+        let allowance = Rate::per_second(limits.per_second, limits.burst);
+        let progress = Progress { flights: HashMap::new(), answers: HashMap::new(), allowance };
         Self { clock, limits, places: Arc::new(Semaphore::new(limits.at_once)), progress: Arc::new(Mutex::new(progress)), counts: Arc::default() }
     }
 
@@ -102,7 +101,7 @@ where
             match progress.flights.get(&key) {
                 Some(flight) => flight.clone(),
                 None => {
-                    if !progress.may_begin(now, &self.limits) {
+                    if progress.allowance.take(now).is_err() {
                         self.counts.limited.fetch_add(1, Ordering::Relaxed);
                         return None;
                     }
@@ -153,19 +152,6 @@ where
 impl<K, V> Debug for Lookups<K, V> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "Lookups({:?}, {:?})", self.limits, self.counts)
-    }
-}
-
-impl<K, V> Progress<K, V> {
-    fn may_begin(&mut self, now: Duration, limits: &LookupLimits) -> bool {
-        let earned = now.saturating_sub(self.counted_at).as_secs_f64() * f64::from(limits.per_second);
-        self.allowance = (self.allowance + earned).min(f64::from(limits.burst));
-        self.counted_at = now;
-        let may = self.allowance >= 1.0;
-        if may {
-            self.allowance -= 1.0;
-        }
-        may
     }
 }
 

@@ -37,7 +37,7 @@ pub use lease::{Election, ElectionParts, LeaseStatus, LeaseTiming};
 pub use liveness::{Bound, Life, Liveness, NoCluster, WhyGone};
 pub use lookups::{LookupCounts, LookupLimits};
 pub(crate) use objects::{Metadata, Named as NamedObject};
-pub use operators::{GROUP, NobodyKnows, Operator, Operators, Permission};
+pub use operators::{ClusterUser, GROUP, NobodyKnows, Operators, Permission};
 pub use own_objects::{Object, OwnObjects};
 pub use remote::{RemoteParts, RemoteStatus, Remotes};
 pub use remote_secret::{MadeSecret, RemoteSecret};

@@ -33,15 +33,23 @@ const MAX_ANSWER_BYTES: usize = 256 << 10;
 const READY: &str = "/readyz";
 const ACCESS_REVIEWS: &str = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
 
-/// Whom a token stands for.
+/// A user whom a token stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Operator {
+pub struct ClusterUser {
     /// The user's name in Kubernetes, for example `system:serviceaccount:NAMESPACE:NAME`.
     pub name: String,
     uid: String,
     groups: Vec<String>,
     extra: BTreeMap<String, Vec<String>>,
     token: [u8; 32],
+}
+
+#[cfg(test)]
+impl ClusterUser {
+    /// One of this name, for tests: nobody's token.
+    pub(crate) fn named(name: &str) -> Self {
+        Self { name: name.to_owned(), uid: String::new(), groups: Vec::new(), extra: BTreeMap::new(), token: [0; 32] }
+    }
 }
 
 /// What somebody wants to do, in RBAC's words.
@@ -62,7 +70,7 @@ pub struct NobodyKnows;
 pub struct Operators {
     api: Arc<ApiServer>,
     audience: String,
-    users: Lookups<[u8; 32], Option<Operator>>,
+    users: Lookups<[u8; 32], Option<ClusterUser>>,
     permissions: Lookups<([u8; 32], Permission), bool>,
     waiting: Semaphore,
 }
@@ -78,9 +86,8 @@ impl Operators {
     ///
     /// # Errors
     /// [`NobodyKnows`].
-    pub async fn who(&self, token: &str) -> Result<Option<Operator>, NobodyKnows> {
-        let mut key = [0; 32];
-        key.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
+    pub async fn user(&self, token: &str) -> Result<Option<ClusterUser>, NobodyKnows> {
+        let key = key(token);
         if let Some(known) = self.users.known(&key) {
             return Ok(known);
         }
@@ -88,7 +95,7 @@ impl Operators {
         let (api, audiences, token) = (self.api.clone(), BTreeSet::from([self.audience.clone()]), token.to_owned());
         let look = |limit: Duration| async move {
             let user = user_of(&api, &token, &audiences, READY, limit).await?;
-            Ok(user.map(|User { username: name, uid, groups, extra }| Operator { name, uid, groups, extra, token: key }))
+            Ok(user.map(|User { username: name, uid, groups, extra }| ClusterUser { name, uid, groups, extra, token: key }))
         };
         self.users.find(key, look).await.ok_or(NobodyKnows)
     }
@@ -97,13 +104,13 @@ impl Operators {
     ///
     /// # Errors
     /// [`NobodyKnows`].
-    pub async fn may(&self, operator: &Operator, permission: Permission) -> Result<bool, NobodyKnows> {
-        let key = (operator.token, permission);
+    pub async fn allows(&self, user: &ClusterUser, permission: Permission) -> Result<bool, NobodyKnows> {
+        let key = (user.token, permission);
         if let Some(known) = self.permissions.known(&key) {
             return Ok(known);
         }
         let _waiting = self.waiting.try_acquire().map_err(|_| NobodyKnows)?;
-        let Operator { name, uid, groups, extra, .. } = operator;
+        let ClusterUser { name, uid, groups, extra, .. } = user;
         let body = json!({
             "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
             "spec": {
@@ -120,6 +127,19 @@ impl Operators {
         };
         self.permissions.find(key, look).await.ok_or(NobodyKnows)
     }
+
+    /// Whom this token stands for, where both that and his permission were found out a moment ago. Nobody is asked.
+    pub fn remembers(&self, token: &str, permission: Permission) -> Option<ClusterUser> {
+        let user = self.users.known(&key(token))??;
+        self.permissions.known(&(user.token, permission))?.then_some(user)
+    }
+}
+
+/// What a token is kept under.
+fn key(token: &str) -> [u8; 32] {
+    let mut key = [0; 32];
+    key.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
+    key
 }
 
 impl Debug for Operators {

@@ -40,7 +40,7 @@ impl Checking<'_> {
     fn config(&mut self) -> Option<Config> {
         let trust_domain = self.scalar("trustDomain", |text, _| text.parse::<TrustDomain>().ok());
         let cluster_id = self.text("clusterID");
-        let role = self.text("role");
+        let role = self.scalar("role", |word, _| role(word));
         let server = self.server();
         let tokens = self.tokens();
         let cluster = self.cluster();
@@ -60,11 +60,7 @@ impl Checking<'_> {
         Some(Config {
             trust_domain: trust_domain?,
             cluster_id: cluster_id?,
-            role: match role?.as_str() {
-                "issuer" => Role::Issuer,
-                "authority" => Role::Authority,
-                _ => Role::All,
-            },
+            role: role?,
             server: server?,
             tokens: tokens?,
             cluster: cluster?,
@@ -355,6 +351,16 @@ impl Checking<'_> {
     }
 }
 
+/// The role of this name; whatever isn't one is never taken for another.
+fn role(word: &str) -> Option<Role> {
+    match word {
+        "all" => Some(Role::All),
+        "issuer" => Some(Role::Issuer),
+        "authority" => Some(Role::Authority),
+        _ => None,
+    }
+}
+
 /// RFC 1123 §2.1, lower case, of one part.
 fn is_label(name: &str) -> bool {
     is_dns_name(name) && !name.contains('.')
@@ -374,4 +380,27 @@ fn account(text: &str) -> Option<ServiceAccountName> {
     let domain = "x".parse().ok()?;
     SpiffeId::workload(&domain, namespace, name).ok()?;
     Some(ServiceAccountName { namespace: namespace.to_owned(), name: name.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::keys;
+    use super::*;
+
+    #[test]
+    fn every_role_of_the_table_is_one_of_its_own_and_no_other_word_is_any() {
+        let Some(Kind::Choice(words)) = keys::find("role").map(|key| key.kind) else { panic!("it is a choice") };
+        for word in words {
+            // Exhaustive: whoever makes a fourth role comes by here.
+            let name = match role(word).unwrap_or_else(|| panic!("{word} is in the table, and is no role")) {
+                Role::All => "all",
+                Role::Issuer => "issuer",
+                Role::Authority => "authority",
+            };
+            assert_eq!(name, *word);
+        }
+        for word in ["", "All", "replica", "issuer "] {
+            assert_eq!(role(word), None, "{word:?}");
+        }
+    }
 }

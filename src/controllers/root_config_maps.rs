@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::attempts::{Attempts, Outcome};
 use super::namespaces::Namespaces;
-use super::pace::Pace;
+use super::pace::pace;
 use super::root_map::{KEY, KnownRootMaps, Need, Wanted};
 use super::writes;
 use crate::authority::Generation;
@@ -138,7 +138,7 @@ impl RootConfigMaps {
     async fn keep_up(&self) {
         let clock = self.parts.clock.as_ref();
         let (mut namespaces, mut maps) = (self.namespaces.changes(), self.maps.changes());
-        let (mut attempts, mut pace, mut under_way) = (Attempts::default(), Pace::default(), FuturesUnordered::new());
+        let (mut attempts, mut pace, mut under_way) = (Attempts::default(), pace(), FuturesUnordered::new());
         let (mut retries, mut away) = (0_usize, 0_u32);
         let mut quiet_until = Duration::ZERO;
         loop {

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use http::header::AUTHORIZATION;
 use http::{Extensions, HeaderMap};
 use prost_types::value::Kind as ValueKind;
 use tonic::body::Body;
 use tonic::{Request, Response, Status};
 
+use super::bearer::{Unusable, bearer};
 use super::connection::{Peer, RequestId};
 use super::log_budget::LogBudget;
 use super::metrics::Metrics;
@@ -119,24 +119,6 @@ fn credential(headers: &HeaderMap, peer: Option<&Peer>) -> Credential {
     match bearer(headers) {
         Ok(token) => Credential::Workload { cluster, token: token.map(str::to_owned), certificate: peer.and_then(|peer| peer.certificate.clone()) },
         Err(Unusable { reason }) => Credential::Unusable { reason },
-    }
-}
-
-/// There is something in the place of a token that can't be one.
-struct Unusable {
-    reason: &'static str,
-}
-
-/// RFC 6750 §2.1: `authorization: Bearer TOKEN`, once. Something else in its place is never "no token": that would fall back to weaker proof.
-fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Unusable> {
-    let mut values = headers.get_all(AUTHORIZATION).iter();
-    match (values.next(), values.next()) {
-        (None, _) => Ok(None),
-        (Some(_), Some(_)) => Err(Unusable { reason: "several_authorization_headers" }),
-        (Some(value), None) => match value.to_str().ok().and_then(|text| text.split_once(' ')) {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Some(token)),
-            _ => Err(Unusable { reason: "not_a_bearer_token" }),
-        },
     }
 }
 

@@ -1,27 +1,31 @@
-//! A bound on log lines that strangers cause: what they may cost is bounded on the disk too. Metrics count every refusal all the same.
+//! A bound on log lines that strangers cause: what they may cost is bounded on the disk too. Each door has a budget of its own, so that a flood at one
+//! doesn't silence another. Metrics count every refusal all the same, and lines that were left out.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// Lines in one second; more are left out.
-const LINES_PER_SECOND: u64 = 100;
+use crate::bounds::rate::Rate;
 
-/// The budget.
-#[derive(Debug, Default)]
-pub(super) struct LogBudget {
-    /// The second that is being counted (upper half), and its lines (lower half).
-    window: AtomicU64,
-}
+/// The budget of one door.
+#[derive(Debug)]
+pub(super) struct LogBudget(Mutex<Rate>);
 
 impl LogBudget {
+    /// So many lines a second, and as many at once after a pause; more are left out.
+    pub(super) fn of(lines_per_second: u32) -> Self {
+        Self(Mutex::new(Rate::per_second(lines_per_second, lines_per_second)))
+    }
+
     /// Whether a line may be written at this monotonic time.
     pub(super) fn take(&self, now: Duration) -> bool {
-        let second = now.as_secs() & u64::from(u32::MAX);
-        let counted = self.window.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |window| {
-            let lines = if window >> 32 == second { window & u64::from(u32::MAX) } else { 0 };
-            (lines < LINES_PER_SECOND).then_some(second << 32 | (lines + 1))
-        });
-        counted.is_ok()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take(now).is_ok()
+    }
+}
+
+impl Default for LogBudget {
+    /// That of the CSR API.
+    fn default() -> Self {
+        Self::of(100)
     }
 }
 
@@ -34,8 +38,7 @@ mod tests {
         let budget = LogBudget::default();
         for second in 0..3 {
             let now = Duration::from_millis(second * 1000 + 500);
-            let written = (0..LINES_PER_SECOND * 2).filter(|_| budget.take(now)).count();
-            assert_eq!(written as u64, LINES_PER_SECOND);
+            assert_eq!((0..200).filter(|_| budget.take(now)).count(), 100);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Doors of the service: the CSR API over TLS, the admin API on a Unix socket, health and metrics over HTTP.
 
 mod admin;
+mod bearer;
 pub mod checkup;
 pub mod codec;
 mod connection;
@@ -12,6 +13,7 @@ mod health;
 mod http;
 mod log_budget;
 mod metrics;
+pub mod operations;
 pub mod proto;
 mod refusals;
 mod run;

@@ -22,6 +22,7 @@ use super::guard::Guard;
 use super::health::Health;
 use super::http::{self, PlainDoor};
 use super::metrics::{Metrics, Place};
+use super::operations::Operations;
 use super::scrape::Scrape;
 use super::services::{CsrService, Services};
 use super::serving::{Serving, ServingError};
@@ -296,7 +297,7 @@ impl Server {
             clock: clock.clone(),
             entropy: entropy.clone(),
         }));
-        let admin_api = Arc::new(AdminApi {
+        let operations = Arc::new(Operations {
             trust_domain: config.trust_domain.clone(),
             ledger: ledger.clone(),
             generation: keeper.published(),
@@ -308,6 +309,7 @@ impl Server {
             stopped: stopped.clone(),
             clock: clock.clone(),
         });
+        let admin_api = Arc::new(AdminApi(operations));
         let scrape = Scrape {
             keeper: keeper.clone(),
             election: state.election().cloned(),
@@ -332,7 +334,8 @@ impl Server {
         if let Some((socket, operators, tls)) = admin_network {
             tasks.spawn(
                 "admin port",
-                NetworkDoor::new(tls, operators, admin_api.clone(), clock.clone(), entropy.clone()).run(socket, stopped.clone()),
+                NetworkDoor::new(tls, Arc::new(operators), admin_api.clone(), metrics.clone(), clock.clone(), entropy.clone())
+                    .run(socket, stopped.clone()),
             );
         }
         tasks.spawn("admin socket", LocalDoor::new(admin_api, clock.clone(), entropy.clone()).run(admin_socket, stopped.clone()));

@@ -8,10 +8,9 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, ServerConfig};
-use rustls::time_provider::TimeProvider;
 use rustls::{CertificateError, CipherSuite, DigitallySignedStruct, DistinguishedName, SignatureScheme};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, TlsTime};
 
 /// The protocol that gRPC speaks (RFC 9113 §3.2).
 pub(super) const ALPN_H2: &[u8] = b"h2";
@@ -35,7 +34,7 @@ pub(super) fn server_config(
 ) -> Result<ServerConfig, rustls::Error> {
     let provider = Arc::new(provider());
     let verifier = Arc::new(PresentedNotJudged { provider: provider.clone() });
-    let mut config = ServerConfig::builder_with_details(provider, Arc::new(ClockTime(clock)))
+    let mut config = ServerConfig::builder_with_details(provider, Arc::new(TlsTime(clock)))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key)?;
@@ -55,17 +54,6 @@ fn provider() -> CryptoProvider {
         !first.contains(&suite.suite())
     });
     provider
-}
-
-/// Our clock for rustls.
-#[derive(Debug)]
-struct ClockTime(Arc<dyn Clock>);
-
-impl TimeProvider for ClockTime {
-    fn current_time(&self) -> Option<UnixTime> {
-        let seconds = u64::try_from(self.0.now().unix_timestamp()).ok()?;
-        Some(UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds)))
-    }
 }
 
 /// Takes any client certificate whose key the peer proves to hold, and none at all. An expired or unknown one must not fail the

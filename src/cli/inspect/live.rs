@@ -11,14 +11,13 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
-use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::clock::{Clock, within};
+use crate::clock::{Clock, TlsTime, within};
 
 /// For connection and handshake together.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -89,7 +88,7 @@ async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<Seen, LiveError> {
     let provider = Arc::new(ring::default_provider());
     let onlooker = Arc::new(Onlooker { provider: provider.clone(), chain: Mutex::default(), asked: AtomicBool::new(false) });
-    let mut config = ClientConfig::builder_with_details(provider, Arc::new(WallTime(clock.clone())))
+    let mut config = ClientConfig::builder_with_details(provider, Arc::new(TlsTime(clock.clone())))
         .with_safe_default_protocol_versions()
         .map_err(LiveError::Setup)?
         .dangerous()
@@ -176,14 +175,5 @@ impl ResolvesClientCert for Onlooker {
 
     fn has_certs(&self) -> bool {
         true
-    }
-}
-
-#[derive(Debug)]
-struct WallTime(Arc<dyn Clock>);
-
-impl TimeProvider for WallTime {
-    fn current_time(&self) -> Option<UnixTime> {
-        u64::try_from(self.0.now().unix_timestamp()).ok().map(|seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
     }
 }

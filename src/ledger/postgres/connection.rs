@@ -9,8 +9,8 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use hyper_rustls::ConfigBuilderExt as _;
 use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_postgres::error::{Severity, SqlState};
@@ -18,7 +18,7 @@ use tokio_postgres::{AsyncMessage, CancelToken, Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::settings::{PostgresSettings, Target, UrlError, chain_of, target};
-use crate::clock::{Clock, within};
+use crate::clock::{Clock, TlsTime, within};
 
 /// How long it may take to connect, over all hosts.
 const CONNECT_TIME: Duration = Duration::from_secs(3);
@@ -142,7 +142,7 @@ impl Connector {
 
     async fn tls(&self) -> Result<ClientConfig, ConnectError> {
         let refused = |reason: String| ConnectError::Refused(format!("no root certificates to verify the database with: {reason}"));
-        let time = Arc::new(WallTime(Arc::clone(&self.clock)));
+        let time = Arc::new(TlsTime(Arc::clone(&self.clock)));
         let builder = ClientConfig::builder_with_details(Arc::new(rustls::crypto::ring::default_provider()), time)
             .with_safe_default_protocol_versions()
             .map_err(|error| refused(error.to_string()))?;
@@ -264,15 +264,5 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.task.abort();
-    }
-}
-
-/// The server's certificate is judged by our clock.
-#[derive(Debug)]
-struct WallTime(Arc<dyn Clock>);
-
-impl rustls::time_provider::TimeProvider for WallTime {
-    fn current_time(&self) -> Option<UnixTime> {
-        u64::try_from(self.0.now().unix_timestamp()).ok().map(|seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
     }
 }

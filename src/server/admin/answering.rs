@@ -11,10 +11,10 @@ use tonic::body::Body;
 use tower::Service;
 
 use super::super::door::{Connection, Http2, TooManyFields, Unread, read_whole};
+use super::super::operations::Operator;
 use super::super::proto::admin::admin_server::AdminServer;
 use super::super::refusals::guarded;
 use super::AdminApi;
-use super::caller::Caller;
 use crate::bounds::{FairQueue, Held, Limits, Share};
 use crate::clock::{Clock, within};
 
@@ -53,24 +53,23 @@ impl Answering {
         Self { api, turns: FairQueue::new(QUESTIONS, clock.clone()), clock }
     }
 
-    /// Answers one question. `who` says who asks, by the question's path and headers; `share` is on whose account the connection goes.
+    /// Answers one question. `who` says who asks and on whose account, by the question's path and headers.
     pub(super) async fn answer(
         mut self,
         request: Request<Incoming>,
         held: Result<Held, TooManyFields>,
         connection: Connection,
-        share: Share,
-        who: impl AsyncFnOnce(&str, &HeaderMap) -> Result<Caller, Status>,
+        who: impl AsyncFnOnce(&str, &HeaderMap) -> Result<(Operator, Share), Status>,
     ) -> Response<Body> {
         let clock = self.clock.clone();
         let answered = within(clock.as_ref(), ANSWER_TIME, async {
             let mut held = held.map_err(|TooManyFields| guarded::too_many_fields())?;
-            let caller = who(request.uri().path(), request.headers()).await?;
+            let (operator, share) = who(request.uri().path(), request.headers()).await?;
             let mut request = read_whole(request, &mut held, MAX_QUESTION_BYTES).await.map_err(|unread| match unread {
                 Unread::TooLarge => guarded::too_large(),
                 Unread::Broken => guarded::malformed(),
             })?;
-            request.extensions_mut().insert(caller);
+            request.extensions_mut().insert(operator);
             let _under_way = connection.turn(held).await;
             let Ok(_turn) = self.turns.enter(share).await else {
                 return Err(Status::resource_exhausted("too many questions are being answered; try again"));

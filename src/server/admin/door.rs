@@ -8,15 +8,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use http::Request;
+use http::{HeaderMap, Request};
 use hyper::body::Incoming;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
 use super::super::door::{Connection, Door, Visitor, accept, serve};
+use super::super::operations::Operator;
 use super::AdminApi;
 use super::answering::{Answering, CROWD_BYTES, HTTP2, LAST_ANSWERS, LONGEST_HOLD};
-use super::caller::Caller;
 use crate::bounds::{Crowd, CrowdLimits};
 use crate::clock::{Clock, Entropy};
 
@@ -72,12 +72,12 @@ impl Door for LocalDoor {
 
     async fn serve(self: Arc<Self>, visitor: Visitor<UnixStream>) {
         let Visitor { stream, share, member, shutdown, .. } = visitor;
-        let caller = Caller::Local { uid: stream.peer_cred().ok().map(|peer| peer.uid()) };
+        let operator = Operator::local(stream.peer_cred().ok().map(|peer| peer.uid()));
         let connection = Connection::new(member);
         connection.becomes_known(share);
         let answer = |request: Request<Incoming>, held| {
-            let (answering, connection, caller) = (self.answering.clone(), connection.clone(), caller.clone());
-            async move { answering.answer(request, held, connection, share, async |_, _| Ok(caller)).await }
+            let (answering, connection, operator) = (self.answering.clone(), connection.clone(), operator.clone());
+            async move { answering.answer(request, held, connection, async move |_: &str, _: &HeaderMap| Ok((operator, share))).await }
         };
         serve(stream, &connection, &HTTP2, (&self.clock, self.entropy.as_ref()), shutdown, answer).await;
     }

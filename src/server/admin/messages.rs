@@ -4,12 +4,13 @@ use prost_types::Timestamp;
 use time::OffsetDateTime;
 
 use super::super::checkup::Fact;
+use super::super::operations::Health;
 use super::super::proto::admin::{
-    Certificate, Credential, Fact as FactMessage, KeyCount, Kind as KindMessage, LifetimeCount, ObjectReference, Severity as SeverityMessage,
-    State as StateMessage, Stats, StatsRow,
+    AuditEntry as AuditMessage, Certificate, CheckResponse, Credential, Fact as FactMessage, KeyCount, Kind as KindMessage, LifetimeCount,
+    ListAuditResponse, ObjectReference, Severity as SeverityMessage, State as StateMessage, Stats, StatsRow,
 };
 use crate::callers::ObjectRef;
-use crate::ledger::{self, CredentialKind, Kind, StoredCertificate};
+use crate::ledger::{self, AuditEntry, AuditPage, CredentialKind, Kind, StoredCertificate};
 use crate::pki::certificate_to_pem;
 use crate::pki::inspect::Severity;
 
@@ -98,11 +99,39 @@ fn class(at_most: std::time::Duration) -> Option<prost_types::Duration> {
     if at_most == std::time::Duration::MAX { None } else { duration(at_most) }
 }
 
-pub(super) fn duration(duration: std::time::Duration) -> Option<prost_types::Duration> {
+fn duration(duration: std::time::Duration) -> Option<prost_types::Duration> {
     prost_types::Duration::try_from(duration).ok()
 }
 
-pub(super) fn fact_message(fact: &Fact) -> FactMessage {
+/// One page of the audit.
+pub(super) fn audit_message(page: AuditPage) -> ListAuditResponse {
+    let entry = |(_, AuditEntry { at, actor, action, detail, reason }): (u64, AuditEntry)| AuditMessage {
+        at: Some(timestamp(at)),
+        actor,
+        action,
+        detail,
+        reason,
+    };
+    ListAuditResponse {
+        entries: page.entries.into_iter().map(entry).collect(),
+        next_page_token: page.next.map(|number| number.to_string()).unwrap_or_default(),
+    }
+}
+
+/// What this server found out about itself.
+pub(super) fn check_message(health: &Health) -> CheckResponse {
+    CheckResponse {
+        now: Some(timestamp(health.now)),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        uptime: duration(health.uptime),
+        facts: health.facts.iter().map(fact_message).collect(),
+        csr_address: health.csr_address.map(|address| address.to_string()).unwrap_or_default(),
+        serving_dns_names: health.serving.dns_names.clone(),
+        serving_ip_addresses: health.serving.ip_addresses.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn fact_message(fact: &Fact) -> FactMessage {
     let severity = match fact.severity {
         Severity::Ok => SeverityMessage::Ok,
         Severity::Warning => SeverityMessage::Warning,

@@ -7,19 +7,21 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
+use http::{HeaderMap, Request};
 use hyper::body::Incoming;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::super::door::{Connection, Door, Handshake, Handshakes, Visitor, accept, serve};
+use super::super::metrics::Metrics;
+use super::super::operations::Directory;
 use super::super::tls::CurrentTls;
 use super::AdminApi;
 use super::answering::{Answering, CROWD_BYTES, HTTP2, LAST_ANSWERS, LONGEST_HOLD};
-use super::gate::{Gate, Peer};
-use crate::bounds::{Crowd, CrowdLimits, Limits};
+use super::gate::Gate;
+use super::peer::Peer;
+use crate::bounds::{Crowd, CrowdLimits, Limits, Shares};
 use crate::clock::{Clock, Entropy};
-use crate::cluster::Operators;
 
 /// Connections at once.
 const CROWD: CrowdLimits = CrowdLimits { places: 128, strangers: 64, bytes: CROWD_BYTES };
@@ -32,6 +34,7 @@ const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 pub(in crate::server) struct NetworkDoor {
     tls: CurrentTls,
     gate: Arc<Gate>,
+    shares: Shares,
     answering: Answering,
     handshakes: Handshakes,
     clock: Arc<dyn Clock>,
@@ -41,14 +44,16 @@ pub(in crate::server) struct NetworkDoor {
 impl NetworkDoor {
     pub(in crate::server) fn new(
         tls: CurrentTls,
-        operators: Operators,
+        directory: Arc<dyn Directory>,
         api: Arc<AdminApi>,
+        metrics: Arc<Metrics>,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Self {
         Self {
             tls,
-            gate: Arc::new(Gate::new(operators, clock.clone())),
+            gate: Gate::new(directory, metrics, clock.clone()),
+            shares: Shares::default(),
             answering: Answering::new(api, clock.clone()),
             handshakes: Handshakes::new(HANDSHAKES, HANDSHAKE_TIME, clock.clone()),
             clock,
@@ -74,10 +79,15 @@ impl Door for NetworkDoor {
         };
         let connection = Connection::new(member);
         let address = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
-        let peer = Peer::new(address, connection.clone());
+        let peer = Peer::stranger(address, share, connection.clone(), self.shares.clone());
         let answer = |request: Request<Incoming>, held| {
             let (answering, connection, gate, peer) = (self.answering.clone(), connection.clone(), self.gate.clone(), peer.clone());
-            async move { answering.answer(request, held, connection, share, async |path, headers| gate.admit(path, headers, &peer).await).await }
+            let who = async move |path: &str, headers: &HeaderMap| {
+                let operator = gate.admit(path, headers, &peer).await?;
+                let share = peer.share_of(&operator);
+                Ok((operator, share))
+            };
+            async move { answering.answer(request, held, connection, who).await }
         };
         serve(*stream, &connection, &HTTP2, (&self.clock, self.entropy.as_ref()), shutdown, answer).await;
     }

@@ -4,9 +4,10 @@ use prost_types::Timestamp;
 use time::OffsetDateTime;
 use tonic::Status;
 
+use super::super::operations::Paging;
 use super::super::proto::admin::{Kind as KindMessage, ListCertificatesRequest, State as StateMessage, WatchCertificatesRequest};
 use crate::authority::AuthorityId;
-use crate::ledger::{CertificateFilter, HolderId, Kind, State};
+use crate::ledger::{CertificateFilter, Cursor, HolderId, Kind, NotACursor, State};
 
 pub(super) fn filter(request: &ListCertificatesRequest) -> Result<CertificateFilter, Status> {
     let state = match StateMessage::try_from(request.state).map_err(|_| unknown("state"))? {
@@ -61,15 +62,18 @@ fn unknown(field: &str) -> Status {
     Status::invalid_argument(format!("{field} has a number that this version doesn't know"))
 }
 
-/// A serial number as people copy it: hex digits, with or without colons, in either case, any number of leading zeros.
-pub(super) fn serial_number(text: &str) -> Result<Vec<u8>, Status> {
-    let digits: String = text.trim().trim_start_matches("0x").chars().filter(|each| *each != ':').collect();
-    let significant = digits.trim_start_matches('0');
-    let padded = if significant.len() % 2 == 1 { format!("0{significant}") } else { significant.to_owned() };
-    match hex::decode(&padded) {
-        Ok(serial) if !digits.is_empty() && serial.len() <= 20 => Ok(serial),
-        _ => Err(Status::invalid_argument("a serial number is written in hexadecimal, at most 20 octets, for example 1a:2b:3c or 1a2b3c")),
-    }
+/// Which page of certificates.
+pub(super) fn paging(token: &str, size: u32) -> Result<Paging<Cursor>, Status> {
+    let cursor = |token: &str| token.parse().map_err(|error: NotACursor| Status::invalid_argument(error.to_string()));
+    Ok(Paging { after: (!token.is_empty()).then(|| cursor(token)).transpose()?, size })
+}
+
+/// Which page of the audit: its tokens are numbers.
+pub(super) fn audit_paging(token: &str, size: u32) -> Result<Paging<u64>, Status> {
+    // One number has one text.
+    let number = |token: &str| token.parse::<u64>().ok().filter(|number| number.to_string() == token);
+    let number = |token: &str| number(token).ok_or_else(|| Status::invalid_argument(NotACursor.to_string()));
+    Ok(Paging { after: (!token.is_empty()).then(|| number(token)).transpose()?, size })
 }
 
 fn time_of(timestamp: Option<Timestamp>) -> Result<Option<OffsetDateTime>, Status> {
@@ -83,14 +87,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_serial_is_a_number_however_it_is_written() {
-        for text in ["1a2b3c", "1A:2B:3C", "0x1a2b3c", "00:00:1a:2b:3c", " 01a2b3c "] {
-            assert_eq!(serial_number(text).unwrap(), [0x1a, 0x2b, 0x3c], "{text}");
+    fn a_page_token_is_one_that_was_given_out() {
+        assert_eq!(audit_paging("", 7).unwrap(), Paging { after: None, size: 7 });
+        assert_eq!(audit_paging("12", 0).unwrap(), Paging { after: Some(12), size: 0 });
+        for token in ["012", "+12", "-1", "x", " 12"] {
+            assert_eq!(audit_paging(token, 0).unwrap_err().code(), tonic::Code::InvalidArgument, "{token}");
         }
-        assert_eq!(serial_number("abc").unwrap(), [0x0a, 0xbc]);
-        assert_eq!(serial_number("0").unwrap(), [0_u8; 0]);
-        for text in ["", "xyz", "1a 2b", &"f".repeat(41)] {
-            assert_eq!(serial_number(text).unwrap_err().code(), tonic::Code::InvalidArgument, "{text}");
-        }
+        assert_eq!(paging("", 7).unwrap(), Paging { after: None, size: 7 });
+        assert_eq!(paging("r0.1f", 0).unwrap().after, Some("r0.1f".parse().unwrap()));
+        assert_eq!(paging("12", 0).unwrap_err().message(), "the page token is not one that was given out");
     }
 }

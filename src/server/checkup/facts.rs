@@ -11,13 +11,15 @@ use crate::pki::inspect::{Severity, lifetime, span};
 
 /// One line of the report.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::server) struct Fact {
-    pub(in crate::server) check: Check,
-    pub(in crate::server) severity: Severity,
+pub struct Fact {
+    /// Which check.
+    pub check: Check,
+    /// Its verdict.
+    pub severity: Severity,
     /// For everybody who can reach the health port: no name, no path.
-    pub(in crate::server) message: String,
+    pub message: String,
     /// More, for the operator at the admin socket.
-    pub(in crate::server) detail: String,
+    pub detail: String,
 }
 
 impl Fact {

@@ -14,7 +14,8 @@ use std::time::Duration;
 use rustix::process::{Resource, getrlimit};
 use time::OffsetDateTime;
 
-pub(super) use self::facts::{Fact, Lifetimes, ServingTimes};
+pub use self::facts::Fact;
+pub(super) use self::facts::{Lifetimes, ServingTimes};
 pub use self::table::{Check, Row};
 use self::window::{Counts, Window};
 use super::health::Health;

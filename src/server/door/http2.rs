@@ -92,6 +92,16 @@ impl Connection {
         self.member.is_known()
     }
 
+    /// It has to go: too much on it was refused.
+    pub(in crate::server) fn dismiss(&self) {
+        self.member.dismiss();
+    }
+
+    #[cfg(test)]
+    pub(in crate::server) fn has_to_go(&self) -> bool {
+        futures_util::FutureExt::now_or_never(self.member.departure()).is_some()
+    }
+
     /// A request of it was turned away.
     pub(in crate::server) fn turn_away(&self) {
         self.turned_away.store(true, Ordering::Relaxed);
@@ -156,6 +166,7 @@ where
         () = stays => ("stranger", NOTICE),
         departure = member.departure() => match departure {
             Departure::MadeRoom => ("made_room", NOTICE),
+            Departure::Dismissed => ("dismissed", NOTICE),
             Departure::TooManyBytes => return "too_many_bytes",
             Departure::TooSlow => return "too_slow",
         },
