@@ -14,7 +14,12 @@ mod tokens;
 #[path = "common/tools.rs"]
 mod tools;
 
+use std::sync::{Mutex, PoisonError};
+
 use crate::agents::Mesh;
+
+/// A herd has the machine to itself.
+static TURN: Mutex<()> = Mutex::new(());
 
 /// As many as a debug build serves in a few seconds.
 const CLIENTS: usize = 2000;
@@ -22,6 +27,7 @@ const CLIENTS: usize = 2000;
 const FEW: u64 = 5;
 
 fn all_are_served(more: &[&str]) {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let mesh = Mesh::start(CLIENTS);
     let report = mesh.agents(&[], &[&["--herd", &CLIENTS.to_string(), "--duration", "5m"], more].concat());
     assert_eq!(report["served"], CLIENTS, "{report:#}");

@@ -87,7 +87,7 @@ pub(crate) struct Args {
     /// A new TCP, TLS and HTTP/2 connection for each certificate (--connections × --in-flight at once in a closed loop)
     #[arg(long, conflicts_with_all = ["herd", "idle"], help_heading = "How much")]
     pub(super) new_connections: bool,
-    /// With --herd and --new-connections: how long a client says nothing after its first handshake
+    /// With --herd and --new-connections: how long a connection says nothing after its handshake; of a herd, each client's first
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "new", help_heading = "How much")]
     pub(super) ask_later: Option<Duration>,
     /// So many clients at once, each on its own connection, each wanting one certificate, each trying again as pilot-agent does
