@@ -14,6 +14,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// More than this isn't held back; about thirty answers.
 const MOST: usize = 64 * 1024;
+/// Room for one answer, so that its frames don't make the buffer grow one by one.
+const ONE_ANSWER: usize = 4 * 1024;
 /// What a client says first: the 24 octets of its preface and the head of a SETTINGS frame.
 const OPENING: usize = 24 + 9;
 
@@ -53,6 +55,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gather<S> {
     }
 
     fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.held.is_empty() {
+            self.held.reserve(ONE_ANSWER);
+        }
         if self.held.len() < MOST { Poll::Ready(Ok(())) } else { self.poll_release(context) }
     }
 }
