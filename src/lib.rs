@@ -14,13 +14,17 @@ pub mod spiffe;
 pub mod authority;
 pub mod callers;
 
-// Second floor: things that keep or fetch.
+// Second floor: things that keep, fetch, or bound.
+#[cfg(feature = "service")]
+pub mod bounds;
 #[cfg(feature = "service")]
 pub mod cluster;
 #[cfg(feature = "service")]
 pub mod ledger;
 #[cfg(feature = "service")]
 pub mod stores;
+#[cfg(feature = "service")]
+pub mod tasks;
 
 // Third floor: the work.
 #[cfg(feature = "service")]

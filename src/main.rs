@@ -1,5 +1,6 @@
 //! Installs the crypto provider, parses arguments, runs a command.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -14,7 +15,8 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 fn main() -> ExitCode {
     // ring is the only provider in this build; a second call would be the only way to fail.
     if rustls::crypto::ring::default_provider().install_default().is_err() {
-        eprintln!("meshmint: another crypto provider is installed already");
+        // The exit code says it, too: `eprintln!` would panic where stderr can't be written.
+        let _ = writeln!(std::io::stderr(), "meshmint: another crypto provider is installed already");
         return ExitCode::FAILURE;
     }
     Cli::parse().run()

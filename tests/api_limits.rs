@@ -58,8 +58,10 @@ async fn a_closed_line_refuses_from_the_headers_and_counts_each_request_once() {
     let token = bearer(&world.token());
     let headers: &[(&str, &[u8])] = &[("authorization", &token)];
     let (received, refused) = ("citadel_server_csr_count", r#"meshmint_refusals_total{code="ResourceExhausted",reason="overloaded"}"#);
-    let before = world.metric(received);
     let request = request();
+    // Of a stranger only a few requests are worked on at once.
+    assert_eq!(one.ask(headers, &request).await.chain().len(), 3);
+    let before = world.metric(received);
     let locked = lock(&world);
     // As many as wait for the ledger and hold a turn; whoever comes after them stands in line, until the first has stood there too long.
     let threads = std::thread::available_parallelism().unwrap().get();

@@ -5,15 +5,13 @@
 #[path = "common/api.rs"]
 mod common;
 
-use std::net::SocketAddr;
-
 use common::csrs::request;
 use common::grpc::{CREATE, bearer, connect, frame, soon, tls};
 use common::process::wait_for;
 use common::refused::World;
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 
 const FAILED: &str = r#"meshmint_handshakes_total{result="failed"}"#;
 
@@ -179,48 +177,59 @@ async fn requests_that_are_reset_under_way_leave_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_beyond_the_bounds_are_closed_at_once() {
-    let world = World::start(", maxConnections: 4, maxHandshakes: 4, maxHandshakesPerAddress: 100%", "");
+async fn a_newcomer_takes_the_oldest_strangers_place() {
+    let world = World::start(", maxConnections: 4, maxHandshakes: 4", "");
     let token = bearer(&world.token());
     let known = [world.wire(None).await, world.wire(None).await];
-    assert!(to_the_end(TcpStream::connect(world.serve.csr).await.unwrap()).await.is_empty(), "strangers hold half of all connections at most");
-    wait_for_metric(&world, &closed("too_many_strangers"), 1.0);
     for wire in &known {
         assert_eq!(wire.ask(&[("authorization", &token)], &request()).await.chain().len(), 3);
     }
-    // Whoever got a certificate is no stranger any more, a moment later.
-    let admitted = || async {
-        loop {
-            if let Ok(stream) = connect(world.serve.csr, world.tls(None)).await {
-                return stream;
-            }
-        }
-    };
-    let strangers = [soon("a stranger's place", admitted()).await, soon("another", admitted()).await];
-    wait_for_metric(&world, "meshmint_connections", 4.0);
-    let before = world.metric(&closed("too_many_connections"));
-    assert!(to_the_end(TcpStream::connect(world.serve.csr).await.unwrap()).await.is_empty());
-    wait_for_metric(&world, &closed("too_many_connections"), before + 1.0);
-    for wire in &known {
-        assert_eq!(wire.ask(&[("authorization", &token)], &request()).await.chain().len(), 3, "who is in stays in");
+    let oldest = TcpStream::connect(world.serve.csr).await.unwrap();
+    wait_for_metric(&world, r#"meshmint_places_taken{of="strangers"}"#, 1.0);
+    let second = world.wire(None).await;
+    let newcomer = world.wire(None).await;
+    assert!(to_the_end(oldest).await.is_empty(), "who says nothing goes first");
+    wait_for_metric(&world, &closed("made_room"), 1.0);
+    let another = world.wire(None).await;
+    let ended = soon("the end of the next one", second.ended).await.unwrap();
+    assert!(ended.as_ref().err().is_none_or(h2::Error::is_io), "told to go: {ended:?}");
+    for wire in known.iter().chain([&newcomer, &another]) {
+        assert_eq!(wire.ask(&[("authorization", &token)], &request()).await.chain().len(), 3, "strangers keep nobody else out");
     }
-    drop(strangers);
-    soon("a free place", admitted()).await;
+    // Four are known now, all of one account, and nobody is a stranger.
+    let stranger = world.wire(None).await;
+    let [first, _] = known;
+    assert!(first.told_to_go().await.is_go_away());
+    assert_eq!(stranger.ask(&[("authorization", &token)], &request()).await.chain().len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_address_can_not_hold_all_handshakes() {
-    let world = World::start(", maxHandshakes: 4, maxHandshakesPerAddress: 50%, handshakeQueueTime: 100ms", "");
-    let _held = [TcpStream::connect(world.serve.csr).await.unwrap(), TcpStream::connect(world.serve.csr).await.unwrap()];
-    assert!(
-        to_the_end(TcpStream::connect(world.serve.csr).await.unwrap()).await.is_empty(),
-        "its share is taken, and it waited for as long as allowed"
-    );
-    wait_for_metric(&world, &closed("too_many_handshakes"), 1.0);
-    let elsewhere = TcpSocket::new_v4().unwrap();
-    elsewhere.bind(SocketAddr::from(([127, 0, 0, 2], 0))).unwrap();
-    let stream = elsewhere.connect(world.serve.csr).await.unwrap();
-    let connector = tokio_rustls::TlsConnector::from(world.tls(None));
-    soon("handshake", connector.connect("localhost".try_into().unwrap(), stream)).await.unwrap();
-    assert_eq!(world.metric(&closed("too_many_handshakes")), 1.0);
+async fn who_says_nothing_holds_no_handshake() {
+    let world = World::start(", maxHandshakes: 1, handshakeQueueTime: 1s", "");
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        silent.push(TcpStream::connect(world.serve.csr).await.unwrap());
+        let mut hesitant = TcpStream::connect(world.serve.csr).await.unwrap();
+        hesitant.write_all(b"\x16\x03\x01\x02\x00\x01\x00").await.unwrap();
+        silent.push(hesitant);
+    }
+    wait_for_metric(&world, r#"meshmint_places_taken{of="strangers"}"#, 40.0);
+    assert_eq!(world.metric(r#"meshmint_places_taken{of="handshakes"}"#), 0.0);
+    world.goes_on().await;
+    assert_eq!(world.metric(&closed("too_many_handshakes")), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frames_that_cost_a_peer_nothing_are_read_late() {
+    let world = World::start("", "");
+    let mut stream = connect(world.serve.csr, world.tls(None)).await.unwrap();
+    let ping = h2_frame(6, 0, 0, &[7; 8]);
+    let flood = [hello(), ping.repeat(20_000)].concat();
+    // The server stops reading, so the rest waits in the peer.
+    let written = tokio::time::timeout(std::time::Duration::from_secs(3), stream.write_all(&flood)).await;
+    let mut heard = Vec::new();
+    _ = tokio::time::timeout(std::time::Duration::from_millis(100), stream.read_to_end(&mut heard)).await;
+    let answered = heard.windows(5).filter(|head| *head == [0, 0, 8, 6, 1]).count();
+    assert!(answered < 5_000, "{answered} of 20,000 pings were answered; written: {written:?}");
+    world.goes_on().await;
 }

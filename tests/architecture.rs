@@ -9,7 +9,7 @@ use std::path::Path;
 const FLOORS: [&[&str]; 5] = [
     &["clock", "spiffe", "pki"],
     &["authority", "callers"],
-    &["stores", "ledger", "cluster"],
+    &["bounds", "stores", "ledger", "cluster", "tasks"],
     &["controllers", "issuance", "rotation"],
     &["server", "web", "cli", "config"],
 ];

@@ -19,7 +19,8 @@ use common::{FIRST, START, issuer, leaf, serial, walk};
 use meshmint::authority::GenerationNumber;
 use meshmint::clock::{SystemClock, SystemEntropy};
 use meshmint::ledger::postgres::{PostgresLedger, PostgresSettings};
-use meshmint::ledger::{CertificateFilter, CertificateRecord, Kind, Ledger, LedgerError, OpenError, Standby};
+use meshmint::ledger::{CertificateFilter, CertificateRecord, CommitObserver, CommitWatch, Kind, Ledger, LedgerError, OpenError, Standby};
+use meshmint::tasks::{Ended, Vigil};
 use server::{Database, Postgres};
 use time::OffsetDateTime;
 use tokio::task::JoinSet;
@@ -638,4 +639,25 @@ async fn what_left_late_is_recorded_whatever_the_fence_says() {
     assert!(matches!(ledger.record_late(other).await, Err(LedgerError::Duplicate(_))));
     ledger.record_late(CertificateRecord { issuer: common::other_issuer(), serial: serial(1), ..leaf(3) }).await.unwrap();
     assert_eq!(ledger.stats(START).await.unwrap().total, 3);
+}
+
+/// Has a bug.
+#[derive(Debug)]
+struct Buggy;
+
+impl CommitObserver for Buggy {
+    fn commit(&self, _: usize, _: Duration, _: bool) {
+        panic!("a bug in who is told of a commit");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_is_gone_is_noticed() {
+    let server = Postgres::start();
+    let database = server.database();
+    let (vigil, clock) = (Vigil::default(), SystemClock::shared());
+    let watch = CommitWatch { clock: clock.clone(), observer: Arc::new(Buggy), vigil: vigil.clone() };
+    let ledger = PostgresLedger::open(&settings(&database), "r", clock, SystemEntropy::shared().as_ref(), Some(watch)).await.unwrap();
+    assert!(matches!(ledger.open_generation(FIRST, &issuer(), START).await, Err(LedgerError::Unavailable(_))));
+    assert_eq!(vigil.first_ended().await, Ended { task: "ledger's writer", panicked: true });
 }

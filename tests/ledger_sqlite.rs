@@ -12,9 +12,11 @@ use std::process::Command;
 use std::sync::Arc;
 
 use common::{FIRST, START, issuer, leaf, serial, walk};
-use meshmint::clock::{Entropy, NoEntropy, SystemEntropy};
+use futures_util::FutureExt;
+use meshmint::clock::{Entropy, NoEntropy, SystemClock, SystemEntropy};
 use meshmint::ledger::sqlite::SqliteLedger;
-use meshmint::ledger::{AuditEntry, CertificateFilter, Ledger, LedgerError, OpenError, State};
+use meshmint::ledger::{AuditEntry, CertificateFilter, CommitObserver, CommitWatch, Ledger, LedgerError, OpenError, State};
+use meshmint::tasks::{Ended, Vigil};
 use rusqlite::Connection;
 use tempfile::TempDir;
 use time::Duration;
@@ -351,4 +353,41 @@ async fn questions_are_answered_while_somebody_else_holds_the_file() {
     other.execute_batch("ROLLBACK").unwrap();
     ledger.record(leaf(2)).await.unwrap();
     assert_eq!(serials(ledger.as_ref()).await, [serial(2), serial(1), serial(0)]);
+}
+
+/// Has a bug.
+#[derive(Debug)]
+struct Buggy;
+
+impl CommitObserver for Buggy {
+    fn commit(&self, _: usize, _: std::time::Duration, _: bool) {
+        panic!("a bug in who is told of a commit");
+    }
+}
+
+#[tokio::test]
+async fn a_writer_that_is_gone_is_noticed_and_one_that_is_closed_is_not() {
+    let (_folder, path) = place();
+    let open = |observer: Arc<dyn CommitObserver>| {
+        let vigil = Vigil::default();
+        let watch = CommitWatch { clock: SystemClock::shared(), observer, vigil: vigil.clone() };
+        (SqliteLedger::open_watched(&path, SystemEntropy::shared().as_ref(), watch).unwrap(), vigil)
+    };
+    let (ledger, vigil) = open(Arc::new(Quiet));
+    ledger.open_generation(FIRST, &issuer(), START).await.unwrap();
+    // Waits until both of its threads have ended.
+    drop(ledger);
+    assert!(vigil.first_ended().now_or_never().is_none());
+
+    let (ledger, vigil) = open(Arc::new(Buggy));
+    reason(ledger.check_writable().await);
+    assert_eq!(vigil.first_ended().await, Ended { task: "ledger's writer", panicked: true });
+}
+
+/// Has none.
+#[derive(Debug)]
+struct Quiet;
+
+impl CommitObserver for Quiet {
+    fn commit(&self, _: usize, _: std::time::Duration, _: bool) {}
 }

@@ -14,18 +14,23 @@ use tokio::net::TcpListener;
 use super::csr_client::{self, CsrRequest, KeyType};
 use super::dev_issuer::{DevIssuer, TokenRequest};
 use super::files::write_whole;
-use super::serve::StopSignals;
+use super::logging::Log;
+use super::serve::{StopSignals, until_stopped};
 use super::{Outcome, Output, answered, failed, limits, logging};
 use crate::authority::MadeBy;
-use crate::clock::{Clock, Entropy, SystemClock, SystemEntropy, random_id};
+use crate::clock::{Clock, Entropy, SystemClock, SystemEntropy, random_id, within};
 use crate::config::Config;
 use crate::pki::certificates_from_pem;
 use crate::pki::inspect::verify_as_peer;
 use crate::server::{Server, StartError};
 use crate::stores::StoreError;
+use crate::tasks::Tasks;
 
 /// The longest path of a Unix socket, in bytes (unix(7): 108 with the terminating zero).
 const LONGEST_SOCKET: usize = 107;
+
+/// How long the last word may take: nobody may be reading.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// `meshmint dev`
 #[derive(Debug, clap::Args)]
@@ -56,13 +61,16 @@ struct Endpoints {
 }
 
 pub(super) async fn run(args: Args) -> Outcome {
-    match dev(&args).await {
-        Ok(outcome) => outcome,
-        Err(message) => failed(message),
+    let mut log = None;
+    match (dev(&args, &mut log).await, log) {
+        (Ok(outcome), _) => outcome,
+        (Err(message), Some(log)) => log.failed(message),
+        (Err(message), None) => failed(message),
     }
 }
 
-async fn dev(args: &Args) -> Result<Outcome, String> {
+/// `log` is there once it was started, and outlives everything else.
+async fn dev(args: &Args, log: &mut Option<Log>) -> Result<Outcome, String> {
     let (clock, entropy) = (SystemClock::shared(), SystemEntropy::shared());
     let mut stop = StopSignals::new().map_err(|error| format!("signals can't be handled: {error}"))?;
     let dir = prepare(&args.dir)?;
@@ -71,7 +79,7 @@ async fn dev(args: &Args) -> Result<Outcome, String> {
     write_whole(&dir.join("jwks.json"), jwks.as_bytes(), 0o644).map_err(|error| format!("jwks.json: {error}"))?;
     let socket = admin_socket(&dir, entropy.as_ref())?;
     let config = Config::for_dev(&dir, args.csr_listen, &socket, DevIssuer::ISSUER).map_err(|error| error.to_string())?;
-    logging::start(&config);
+    let log = log.insert(logging::start(&config).map_err(|error| format!("the log can't be written: {error}"))?);
     limits::raise_open_files();
 
     let endpoints_file = dir.join("endpoints.json");
@@ -81,7 +89,9 @@ async fn dev(args: &Args) -> Result<Outcome, String> {
         remove(&endpoints_file)?;
     }
     let server = started.map_err(|error| hint(&error, args))?;
-    let jwks = serve_jwks(jwks).await?;
+    server.count_lost_lines(log.lost());
+    let mut tasks = Tasks::watched_by(server.vigil());
+    let jwks = serve_jwks(jwks, &mut tasks).await?;
     write_whole(&dir.join("root-cert.pem"), server.bundle().as_bytes(), 0o644).map_err(|error| format!("root-cert.pem: {error}"))?;
     let addresses = server.addresses();
     let csr = addresses.csr.ok_or("the CSR API doesn't listen")?;
@@ -96,10 +106,17 @@ async fn dev(args: &Args) -> Result<Outcome, String> {
     let json = serde_json::to_string_pretty(&endpoints).map_err(|error| error.to_string())?;
     write_whole(&endpoints_file, (json + "\n").as_bytes(), 0o644).map_err(|error| format!("endpoints.json: {error}"))?;
 
-    let shown = demonstrate(args, &issuer, &server, csr, clock.as_ref(), entropy.as_ref()).await;
-    if shown.is_ok() && !args.exit_after_demo {
-        stop.received().await;
-        answered("\nstopping\n");
+    let shown = tokio::select! {
+        shown = demonstrate(args, &issuer, &server, csr, clock.as_ref(), entropy.as_ref()) => Some(shown),
+        () = stop.received() => None,
+    };
+    let outcome = match shown {
+        None => Ok(Outcome::Ok),
+        Some(Ok(_)) if !args.exit_after_demo => Ok(until_stopped(&server, stop.received()).await),
+        Some(shown) => shown,
+    };
+    if !args.exit_after_demo {
+        within(clock.as_ref(), LAST_WORD, say("\nstopping\n")).await;
     }
     // What is read at a start must be gone before the next one: a reader takes the file for a running server.
     remove(&endpoints_file)?;
@@ -107,7 +124,14 @@ async fn dev(args: &Args) -> Result<Outcome, String> {
     if let Some(private) = socket.parent().filter(|parent| *parent != dir) {
         remove_folder(private);
     }
-    shown
+    outcome
+}
+
+/// Shows something, on a thread of its own: a terminal that stands still must not keep anybody from ending us.
+async fn say(text: impl Into<String>) {
+    let text = text.into();
+    // What can't be shown is no reason not to serve.
+    let _ = tokio::task::spawn_blocking(move || answered(&text)).await;
 }
 
 /// The main job, before the user's eyes: a token, a certificate over the public API, a peer's check, and what to type next.
@@ -122,9 +146,9 @@ async fn demonstrate(
     const BOLD: anstyle::Style = anstyle::Style::new().bold();
     let dir = args.dir.display();
     let bundle = server.bundle();
-    answered(&format!("{BOLD}meshmint dev{BOLD:#}: a SPIFFE CA for trust domain cluster.local, state and ledger in {dir}\n\n"));
+    say(format!("{BOLD}meshmint dev{BOLD:#}: a SPIFFE CA for trust domain cluster.local, state and ledger in {dir}\n\n")).await;
 
-    answered(&format!("{BOLD}1.{BOLD:#} A token for a demo workload: namespace demo, service account web, pod web-0\n"));
+    say(format!("{BOLD}1.{BOLD:#} A token for a demo workload: namespace demo, service account web, pod web-0\n")).await;
     let request = TokenRequest {
         namespace: "demo",
         service_account: "web",
@@ -136,7 +160,7 @@ async fn demonstrate(
     };
     let token = issuer.mint(&request, clock.now(), entropy).map_err(|error| error.to_string())?;
 
-    answered(&format!("{BOLD}2.{BOLD:#} A certificate for it, over Istio's CSR API on {address}\n"));
+    say(format!("{BOLD}2.{BOLD:#} A certificate for it, over Istio's CSR API on {address}\n")).await;
     let ask = CsrRequest {
         address: address.to_string(),
         roots: bundle.to_string(),
@@ -152,20 +176,22 @@ async fn demonstrate(
 
     let ders = |pem: &str| certificates_from_pem(pem).map_err(|error| error.to_string());
     let peer = verify_as_peer(&ders(&obtained.chain.concat())?, &ders(&obtained.bundle)?, clock.now()).map_err(|error| error.to_string())?;
-    answered(&format!("{BOLD}3.{BOLD:#} A mesh peer that trusts the bundle accepts it as {peer}\n\n"));
-    let outcome = super::request::show(&obtained, Output::Text);
+    say(format!("{BOLD}3.{BOLD:#} A mesh peer that trusts the bundle accepts it as {peer}\n\n")).await;
+    let shown = tokio::task::spawn_blocking(move || super::request::show(&obtained, Output::Text)).await;
+    let outcome = shown.map_err(|error| error.to_string())?;
 
     let flag = if args.dir == Path::new(".meshmint") { String::new() } else { format!(" --dir {dir}") };
-    answered(&format!(
+    say(format!(
         "\n{BOLD}Next{BOLD:#}, in another terminal:\n  \
          meshmint token{flag} --namespace shop --service-account cart > token\n  \
          meshmint request --address {address} --roots {dir}/root-cert.pem --token-file token --out-dir cart\n  \
          meshmint inspect cart/cert-chain.pem --roots {dir}/root-cert.pem\n  \
          meshmint certs list{flag}\n\
          (meshmint is target/release/meshmint after `cargo run --release`)\n"
-    ));
+    ))
+    .await;
     if !args.exit_after_demo {
-        answered("\nServing until Ctrl-C.\n");
+        say("\nServing until Ctrl-C.\n").await;
     }
     Ok(outcome)
 }
@@ -190,7 +216,7 @@ fn admin_socket(dir: &Path, entropy: &dyn Entropy) -> Result<PathBuf, String> {
     Ok(private.join("admin.sock"))
 }
 
-async fn serve_jwks(document: String) -> Result<SocketAddr, String> {
+async fn serve_jwks(document: String, tasks: &mut Tasks) -> Result<SocketAddr, String> {
     let socket = TcpListener::bind("127.0.0.1:0").await.map_err(|error| format!("no free port for the key set: {error}"))?;
     let address = socket.local_addr().map_err(|error| error.to_string())?;
     let document: Arc<str> = document.into();
@@ -199,8 +225,11 @@ async fn serve_jwks(document: String) -> Result<SocketAddr, String> {
         async move { ([(header::CONTENT_TYPE, "application/jwk-set+json")], document) }
     };
     let router = Router::new().route("/jwks.json", get(answer));
-    // Ends with the process: it holds nothing.
-    tokio::spawn(async move { axum::serve(socket, router).await });
+    tasks.spawn("key set", async move {
+        if let Err(error) = axum::serve(socket, router).await {
+            tracing::error!(%error, "the key set is not served any more");
+        }
+    });
     Ok(address)
 }
 

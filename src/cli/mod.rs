@@ -15,6 +15,7 @@ mod files;
 mod istio;
 mod json;
 mod limits;
+mod log_lines;
 mod logging;
 mod man;
 mod migrate;
@@ -97,8 +98,7 @@ impl Cli {
         let runtime = match runtime {
             Ok(runtime) => runtime,
             Err(error) => {
-                eprintln!("meshmint: the async runtime could not start: {error}");
-                return Outcome::Failed.exit_code();
+                return failed(format!("the async runtime could not start: {error}")).exit_code();
             }
         };
         let outcome = runtime.block_on(async {
@@ -139,6 +139,7 @@ fn answered(text: &str) -> Outcome {
 
 /// Says on stderr what went wrong and what to do next.
 fn failed(message: impl std::fmt::Display) -> Outcome {
-    anstream::eprintln!("error: {message}");
+    // Where nobody can read it, the exit code still says it.
+    let _ = writeln!(anstream::stderr(), "error: {message}");
     Outcome::Failed
 }

@@ -1,5 +1,6 @@
 //! `meshmint serve`: the service.
 
+use std::future::Future;
 use std::path::PathBuf;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,7 +16,7 @@ use crate::server::Server;
 #[command(
     after_help = "Examples:\n  meshmint config print > meshmint.yaml\n  meshmint config check meshmint.yaml\n  meshmint serve --config meshmint.yaml\n\n\
     Every key can be overridden by an environment variable, for example MESHMINT_SERVER_LISTEN=127.0.0.1:8443.\n\
-    SIGTERM and SIGINT drain and exit 0."
+    SIGTERM and SIGINT drain and exit 0. Exit code 1 while it serves says that a part of it is gone by a bug: start it anew."
 )]
 pub(super) struct Args {
     /// The configuration file (YAML)
@@ -42,12 +43,15 @@ pub(super) async fn run(args: Args) -> Outcome {
         Ok(config) => config,
         Err(error) => return failed(error),
     };
-    logging::start(&config);
+    let log = match logging::start(&config) {
+        Ok(log) => log,
+        Err(error) => return failed(format!("the log can't be written: {error}")),
+    };
     tracing::info!("effective configuration:\n{}", config.effective_yaml());
     limits::raise_open_files();
     let mut stop = match StopSignals::new() {
         Ok(stop) => stop,
-        Err(error) => return failed(format!("signals can't be handled: {error}")),
+        Err(error) => return log.failed(format!("signals can't be handled: {error}")),
     };
     let started = tokio::select! {
         started = Server::start(&config, MadeBy::Serve, SystemClock::shared(), SystemEntropy::shared()) => started,
@@ -55,17 +59,40 @@ pub(super) async fn run(args: Args) -> Outcome {
     };
     let server = match started {
         Ok(server) => server,
-        Err(error) => return failed(error),
+        Err(error) => return log.failed(error),
     };
+    server.count_lost_lines(log.lost());
     let addresses = server.addresses();
     let csr = addresses.csr.map_or_else(|| "none".to_owned(), |address| address.to_string());
     let admin_network = addresses.admin_network.map(tracing::field::display);
     tracing::info!(csr, health = %addresses.health, metrics = %addresses.metrics, admin = %addresses.admin.display(), admin_network, "ready");
-    stop.received().await;
+    serve(server, stop.received()).await
+}
+
+/// Serves until `stop` ends, or until a task that should live has not; then drains.
+async fn serve(server: Server, stop: impl Future<Output = ()>) -> Outcome {
+    let outcome = until_stopped(&server, stop).await;
     tracing::info!("draining");
     server.shut_down().await;
     tracing::info!("stopped");
-    Outcome::Ok
+    outcome
+}
+
+/// Waits for `stop`, which is as it should be, or for the first task that ended before its time, which isn't.
+pub(super) async fn until_stopped(server: &Server, stop: impl Future<Output = ()>) -> Outcome {
+    tokio::select! {
+        () = stop => Outcome::Ok,
+        ended = server.ended() => {
+            let how = if ended.panicked { "panicked" } else { "ended" };
+            tracing::error!(
+                task = ended.task,
+                how,
+                "a task that lives as long as the process is gone, so a part of the work would never be done again: the process goes down with exit \
+                 code 1, and whoever keeps it starts it anew. This is a bug in meshmint: please report it with the lines before this one"
+            );
+            Outcome::Failed
+        }
+    }
 }
 
 /// SIGTERM and SIGINT.
@@ -86,6 +113,71 @@ impl StopSignals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::future::{pending, ready};
+    use std::net::SocketAddr;
+
+    use tempfile::TempDir;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    async fn start(folder: &TempDir) -> Server {
+        // Others of this process may have done it.
+        _ = rustls::crypto::ring::default_provider().install_default();
+        let dir = folder.path();
+        std::fs::write(dir.join("jwks.json"), r#"{"keys":[]}"#).unwrap();
+        let config = Config::for_dev(dir, SocketAddr::from(([127, 0, 0, 1], 0)), &dir.join("admin.sock"), "https://issuer.invalid").unwrap();
+        Server::start(&config, MadeBy::Serve, SystemClock::shared(), SystemEntropy::shared()).await.unwrap()
+    }
+
+    /// The first line of the answer; none where nobody listens.
+    async fn readyz(health: SocketAddr) -> Option<String> {
+        let mut stream = tokio::net::TcpStream::connect(health).await.ok()?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        answer.lines().next().map(str::to_owned)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn each_task_that_ends_takes_the_process_down_with_exit_code_1() {
+        let folder = tempfile::tempdir().unwrap();
+        let server = start(&folder).await;
+        let tasks: BTreeSet<_> = server.vigil().tasks().into_iter().collect();
+        let health = server.addresses().health;
+        assert_eq!(readyz(health).await.as_deref(), Some("HTTP/1.1 200 OK"));
+        assert_eq!(serve(server, ready(())).await, Outcome::Ok, "what ends because it shall is no bug");
+        let expected = [
+            "CSR port",
+            "admin socket",
+            "checkup",
+            "health port",
+            "keeper",
+            "key sets",
+            "ledger probe",
+            "metrics port",
+            "pruning",
+            "serving certificate",
+        ];
+        assert!(tasks.iter().eq(&expected), "{tasks:?}");
+
+        for task in expected {
+            let server = start(&folder).await;
+            let health = server.addresses().health;
+            assert!(server.vigil().abort(task));
+            let ended = server.ended().await;
+            assert_eq!((ended.task, ended.panicked), (task, false));
+            let status = (task != "health port").then_some("HTTP/1.1 503 Service Unavailable");
+            assert_eq!(readyz(health).await.as_deref(), status, "{task}");
+            assert_eq!(serve(server, pending()).await, Outcome::Failed, "{task}");
+            assert_eq!(readyz(health).await, None, "{task}: nothing of it is left");
         }
     }
 }

@@ -7,8 +7,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Debug};
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -17,7 +18,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use ring::digest::{SHA256, digest};
 use serde::Deserialize;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use super::api_server::{Access, ApiError, ApiServer};
 use super::clusters::{Clusters, Member, Review};
@@ -115,22 +116,12 @@ struct Joined {
     /// What its callers are checked against, where callers are served.
     member: Option<Arc<Member>>,
     /// What keeps it up to date, for as long as it counts.
-    _work: Option<Work>,
+    work: JoinSet<()>,
     trouble: Option<ApiError>,
     /// Who signs its tokens, and who did before: for as long as those live, and nobody can tell how long that is, they count too.
     issuers: Vec<String>,
     /// Another one signs its tokens now, so it must be joined anew; what is there goes on until then.
     moved: bool,
-}
-
-/// Tasks that end with this value.
-#[derive(Debug)]
-struct Work(Vec<JoinHandle<()>>);
-
-impl Drop for Work {
-    fn drop(&mut self) {
-        self.0.iter().for_each(JoinHandle::abort);
-    }
 }
 
 impl Remotes {
@@ -177,14 +168,19 @@ impl Remotes {
         within(self.parts.clock.as_ref(), limit, all).await.unwrap_or(false)
     }
 
-    /// Follows the Secrets until `shutdown` ends. What was known then goes on, for requests that are still under way.
+    /// Follows the Secrets until `shutdown` ends, or until what keeps some cluster up to date has ended, which only a bug does. What was known then
+    /// goes on, for requests that are still under way.
     pub async fn run(self: Arc<Self>, shutdown: impl Future<Output = ()>) {
         let RemoteParts { api, entropy, .. } = &self.parts;
         let watching = self.secrets.clone().run(api.clone(), entropy.clone(), std::future::pending());
-        let work = futures_util::future::join(watching, self.follow());
-        futures_util::future::select(std::pin::pin!(work), std::pin::pin!(shutdown)).await;
+        tokio::select! {
+            () = watching => {}
+            () = self.follow() => {}
+            () = shutdown => {}
+        }
     }
 
+    /// Ends where what keeps some cluster up to date has ended.
     async fn follow(&self) {
         let mut changes = self.secrets.changes();
         let mut looked_at = self.parts.clock.monotonic();
@@ -202,9 +198,19 @@ impl Remotes {
             }
             let next_look = looked_at.saturating_add(ISSUER_LOOKS);
             let next = if waiting { next_look.min(clock.monotonic().saturating_add(RETRY)) } else { next_look };
-            // An error means that the watch is gone, which lives as long as this.
-            futures_util::future::select(std::pin::pin!(changes.changed()), clock.sleep_until(next)).await;
+            tokio::select! {
+                // An error means that the watch is gone, which lives as long as this.
+                _ = changes.changed() => {}
+                () = clock.sleep_until(next) => {}
+                () = poll_fn(|context| self.poll_ended(context)) => return,
+            }
         }
+    }
+
+    fn poll_ended(&self, context: &mut Context<'_>) -> Poll<()> {
+        let mut joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = joined.values_mut().any(|joined| matches!(joined.work.poll_join_next(context), Poll::Ready(Some(_))));
+        if ended { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Asks each joined cluster who signs its tokens: a new name would make every token of it a stranger's. One that doesn't answer stays as it is.
@@ -314,10 +320,12 @@ impl Remotes {
         let reviewer = Arc::new(Reviewer::new(api.clone(), audiences.clone(), *reviews, clock.clone()));
         let review = if self.parts.always_review { Review::Always(reviewer) } else { Review::UnknownKeys(reviewer) };
         let forever = std::future::pending::<()>;
-        let work = Work(vec![tokio::spawn(kubernetes.clone().run(forever())), tokio::spawn(key_sets.clone().run(forever()))]);
+        let mut work = JoinSet::new();
+        work.spawn(kubernetes.clone().run(forever()));
+        work.spawn(key_sets.clone().run(forever()));
         kubernetes.first_lists(FIRST_LISTS).await;
         let member = Member { key_sets, rules: rules.for_cluster(&issuers, cluster), review, kubernetes: Some(kubernetes) };
-        Ok(Joined { api: Some(api), member: Some(Arc::new(member)), _work: Some(work), issuers, ..Joined::default() })
+        Ok(Joined { api: Some(api), member: Some(Arc::new(member)), work, issuers, ..Joined::default() })
     }
 }
 

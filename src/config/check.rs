@@ -104,10 +104,10 @@ impl Checking<'_> {
             ["servingLifetime", "connectionMaxAge", "requestTimeout", "handshakeTimeout", "handshakeQueueTime", "queueTime"]
                 .map(|name| self.duration(&format!("server.{name}")));
         let [drain_timeout, keepalive_interval] = ["drainTimeout", "keepaliveInterval"].map(|name| self.duration(&format!("server.{name}")));
-        let [max_connections, max_handshakes, streams, max_request_bytes, max_in_flight] =
-            ["maxConnections", "maxHandshakes", "maxConcurrentStreams", "maxRequestBytes", "maxInFlight"]
+        let [max_connections, max_buffered_bytes, max_handshakes, streams, max_request_bytes, max_in_flight] =
+            ["maxConnections", "maxBufferedBytes", "maxHandshakes", "maxConcurrentStreams", "maxRequestBytes", "maxInFlight"]
                 .map(|name| self.number(&format!("server.{name}")));
-        let share = self.number("server.maxHandshakesPerAddress");
+        let reflection = self.text("server.reflection");
         Some(Server {
             listen: listen?,
             serving_dns_names: serving_dns_names?,
@@ -117,8 +117,8 @@ impl Checking<'_> {
             request_timeout: request_timeout?,
             handshake_timeout: handshake_timeout?,
             max_connections: max_connections?,
+            max_buffered_bytes: max_buffered_bytes?,
             max_handshakes: max_handshakes?,
-            max_handshakes_per_address: (max_handshakes? * share? / 100).max(1),
             max_concurrent_streams: u32::try_from(streams?).ok()?,
             max_request_bytes: max_request_bytes?,
             handshake_queue_time: handshake_queue_time?,
@@ -126,6 +126,7 @@ impl Checking<'_> {
             queue_time: queue_time?,
             drain_timeout: drain_timeout?,
             keepalive_interval: keepalive_interval?,
+            reflection: reflection? == "true",
         })
     }
 

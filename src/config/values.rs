@@ -23,9 +23,8 @@ pub struct Server {
     pub request_timeout: Duration,
     pub handshake_timeout: Duration,
     pub max_connections: usize,
+    pub max_buffered_bytes: usize,
     pub max_handshakes: usize,
-    /// The share, worked out: at least 1.
-    pub max_handshakes_per_address: usize,
     pub max_concurrent_streams: u32,
     pub max_request_bytes: usize,
     pub handshake_queue_time: Duration,
@@ -33,6 +32,7 @@ pub struct Server {
     pub queue_time: Duration,
     pub drain_timeout: Duration,
     pub keepalive_interval: Duration,
+    pub reflection: bool,
 }
 
 /// Which tokens are believed.

@@ -1,17 +1,15 @@
-//! Step 3: whose turn it is. Requests stand in a queue that is fair by account, so that one that never stops asking takes nothing from the
-//! others; what can't be served in about a second is turned away, because an agent that waits for a moment costs less than one that
+//! Step 3: whose turn it is. Requests stand in a queue that is fair by namespace, then by account, then by pod, so that one that never stops asking
+//! takes nothing from the others, and whoever may make accounts gets no more turns by it; what can't be served in about a second is turned away, because an agent that waits for a moment costs less than one that
 //! connects anew.
 
-use std::collections::BTreeSet;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::Refusal;
-use super::fair_queue::{FairQueue, Limits, Slot};
-use crate::callers::{AccountHint, Caller, ServiceAccountName};
+use crate::bounds::{FairQueue, Limits, Share, Shares, Slot};
+use crate::callers::{AccountHint, Caller};
 use crate::clock::Clock;
 
 /// The bounds of an [`Admission`].
@@ -33,33 +31,26 @@ pub struct AdmissionLimits {
 pub struct Admission {
     in_flight: Semaphore,
     limits: AdmissionLimits,
-    queue: Arc<FairQueue<Payer>>,
+    queue: Arc<FairQueue>,
     recording: Semaphore,
-    trusted_node_accounts: BTreeSet<ServiceAccountName>,
-    /// With keys of its own for each process, so that nobody can choose to share another's line.
-    hasher: RandomState,
+    shares: Shares,
 }
 
-/// On whose account a request goes, as a hash: two that collide share one line, and nothing else.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Payer(u64);
-
-/// The right to work on one request. It ends with [`Turn::recording`] or when it is dropped.
-pub(super) type Turn = Slot<Payer>;
+/// The right to work on one request. It ends with [`Admission::recording`] or when it is dropped.
+pub(super) type Turn = Slot;
 
 impl Admission {
-    /// An empty queue. Accounts in `trusted_node_accounts` are fair by pod: all node proxies share one account.
-    pub fn new(limits: AdmissionLimits, trusted_node_accounts: BTreeSet<ServiceAccountName>, clock: Arc<dyn Clock>) -> Self {
+    /// An empty queue.
+    pub fn new(limits: AdmissionLimits, clock: Arc<dyn Clock>) -> Self {
         // Less than what may be in flight: one that fills the queue is cut there, and others still get as far as that.
         let waiting = (limits.in_flight * 3 / 4).max(1);
-        let line = Limits { slots: limits.working, slots_per_key: usize::MAX, waiting, patience: limits.patience };
+        let line = Limits { slots: limits.working, waiting, patience: limits.patience };
         Self {
             in_flight: Semaphore::new(limits.in_flight),
             limits,
             queue: FairQueue::new(line, clock),
             recording: Semaphore::new(limits.recording),
-            trusted_node_accounts,
-            hasher: RandomState::new(),
+            shares: Shares::default(),
         }
     }
 
@@ -77,8 +68,8 @@ impl Admission {
     /// # Errors
     /// [`Refusal::Overloaded`].
     pub(super) fn foresee(&self, hint: &AccountHint<'_>) -> Result<(), Refusal> {
-        let payer = self.payer(hint.namespace, hint.service_account, hint.pod_uid);
-        if self.queue.would_refuse(payer) { Err(Refusal::Overloaded) } else { Ok(()) }
+        let share = self.shares.of_names(hint.namespace, hint.service_account, hint.pod_uid);
+        if self.queue.would_refuse(share) { Err(Refusal::Overloaded) } else { Ok(()) }
     }
 
     /// Whether anybody was turned away by [`Admission::foresee`] a moment ago.
@@ -91,8 +82,7 @@ impl Admission {
     /// # Errors
     /// [`Refusal::Overloaded`] where it wouldn't come in time.
     pub(super) async fn turn(&self, caller: &Caller) -> Result<Turn, Refusal> {
-        let payer = self.payer(&caller.namespace, &caller.service_account, caller.pod.as_ref().map(|pod| pod.uid.as_str()));
-        self.queue.enter(payer).await.map_err(|_| Refusal::Overloaded)
+        self.queue.enter(self.share(caller)).await.map_err(|_| Refusal::Overloaded)
     }
 
     /// The place of one that waits for the ledger. It is taken before the turn ends, so that a slow ledger is felt by the queue.
@@ -133,9 +123,9 @@ impl Admission {
         self.limits
     }
 
-    fn payer(&self, namespace: &str, service_account: &str, pod_uid: Option<&str>) -> Payer {
-        let by_pod = self.trusted_node_accounts.iter().any(|account| account.namespace == namespace && account.name == service_account);
-        Payer(self.hasher.hash_one((namespace, service_account, pod_uid.filter(|_| by_pod))))
+    /// On whose account a caller's requests go, and his connections.
+    pub(super) fn share(&self, caller: &Caller) -> Share {
+        self.shares.of_names(&caller.namespace, &caller.service_account, caller.pod.as_ref().map(|pod| pod.uid.as_str()))
     }
 }
 
@@ -146,29 +136,15 @@ mod tests {
     use super::*;
     use crate::clock::SystemClock;
 
-    fn admission() -> Admission {
-        let limits = AdmissionLimits { in_flight: 8, working: 1, recording: 1, patience: Duration::from_secs(60) };
-        Admission::new(limits, ["istio-system/ztunnel".parse::<ServiceAccountName>().unwrap()].into(), SystemClock::shared())
-    }
-
-    #[test]
-    fn one_account_is_one_line_and_a_node_proxy_has_its_own() {
-        let admission = admission();
-        let pods_of = |namespace, account| admission.payer(namespace, account, Some("one")) == admission.payer(namespace, account, Some("two"));
-        assert!(pods_of("shop", "cart"), "pods of one account share its line");
-        assert!(!pods_of("istio-system", "ztunnel"), "all node proxies share one account, but not one line");
-        assert!(admission.payer("shop", "cart", None) != admission.payer("shop", "till", None));
-        assert!(admission.payer("a", "bc", None) != admission.payer("ab", "c", None));
-    }
-
     #[tokio::test]
     async fn a_slow_ledger_keeps_the_turn() {
-        let admission = admission();
-        let payer = admission.payer("shop", "cart", None);
-        let first = admission.queue.enter(payer).await.unwrap();
+        let limits = AdmissionLimits { in_flight: 8, working: 1, recording: 1, patience: Duration::from_secs(60) };
+        let admission = Admission::new(limits, SystemClock::shared());
+        let share = admission.shares.of_names("shop", "cart", None);
+        let first = admission.queue.enter(share).await.unwrap();
         let place = admission.recording(Some(first)).await;
         assert_eq!(admission.queue.held(), 0, "the turn ended");
-        let second = admission.queue.enter(payer).await.unwrap();
+        let second = admission.queue.enter(share).await.unwrap();
         let waits = admission.recording(Some(second));
         tokio::pin!(waits);
         assert!(waits.as_mut().now_or_never().is_none());

@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 use tokio::sync::OnceCell;
 
 use crate::authority::GenerationNumber;
+use crate::bounds::Share;
 use crate::callers::CertificateStanding;
 use crate::spiffe::SpiffeId;
 
@@ -117,4 +118,6 @@ pub struct Issued {
     pub not_after: OffsetDateTime,
     /// The generation that signed.
     pub generation: GenerationNumber,
+    /// On whose account the connection goes over which it was asked for; `None` for a serving certificate.
+    pub share: Option<Share>,
 }

@@ -213,7 +213,7 @@ impl Issuer {
             let record = self.record_of(recipient, serial, validity, &certificate, &generation);
             match watch.over(Step::Record, self.parts.ledger.record(record).await) {
                 // 10. Answer.
-                Ok(()) => return Ok(answer(&certificate, serial, validity, recipient.identity, &generation)),
+                Ok(()) => return Ok(self.answer(&certificate, serial, validity, recipient, &generation)),
                 Err(LedgerError::Fenced(closed)) => {
                     drop(recording);
                     // Another replica has closed it: its successor is in the store, and is here in a moment.
@@ -228,6 +228,29 @@ impl Issuer {
                 }
                 Err(error) => return Err(Trouble::Ledger(error.to_string()).into()),
             }
+        }
+    }
+
+    fn answer(
+        &self,
+        certificate: &CertificateDer<'static>,
+        serial: Serial,
+        validity: Validity,
+        recipient: &Recipient<'_>,
+        generation: &Generation,
+    ) -> Issued {
+        Issued {
+            leaf: certificate_to_pem(certificate),
+            chain: generation.chain.clone(),
+            bundle: generation.bundle.clone(),
+            bundle_number: generation.bundle_number,
+            der: certificate.clone(),
+            identity: recipient.identity.cloned(),
+            serial: hex::encode(serial.as_bytes()),
+            not_before: validity.not_before,
+            not_after: validity.not_after,
+            generation: generation.number,
+            share: recipient.caller.map(|caller| self.parts.admission.share(caller)),
         }
     }
 
@@ -284,21 +307,6 @@ fn holder_of(caller: &Caller, identity: &SpiffeId, serial: Serial) -> HolderId {
         (_, callers::Credential::ClientCertificate { holder }) => HolderId::from_ledger(holder.clone()),
         (Some(pod), _) => HolderId::pod(&caller.cluster, &pod.uid),
         (None, _) => HolderId::lineage(serial.as_bytes()),
-    }
-}
-
-fn answer(certificate: &CertificateDer<'static>, serial: Serial, validity: Validity, identity: Option<&SpiffeId>, generation: &Generation) -> Issued {
-    Issued {
-        leaf: certificate_to_pem(certificate),
-        chain: generation.chain.clone(),
-        bundle: generation.bundle.clone(),
-        bundle_number: generation.bundle_number,
-        der: certificate.clone(),
-        identity: identity.cloned(),
-        serial: hex::encode(serial.as_bytes()),
-        not_before: validity.not_before,
-        not_after: validity.not_after,
-        generation: generation.number,
     }
 }
 

@@ -3,7 +3,6 @@
 mod admission;
 mod ask;
 mod authenticate;
-pub mod fair_queue;
 mod issuer;
 mod observer;
 mod refusal;

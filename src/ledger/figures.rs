@@ -7,6 +7,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use crate::clock::Clock;
+use crate::tasks::Vigil;
 
 /// The figures of a moment. They cost nothing to ask for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -55,11 +56,13 @@ pub trait CommitObserver: Send + Sync + Debug {
     fn commit(&self, writes: usize, took: Duration, kept: bool);
 }
 
-/// Who looks on, and by which clock.
+/// Who looks on, by which clock, and who notices that nobody writes any more.
 #[derive(Debug)]
 pub struct CommitWatch {
     /// Monotonic time.
     pub clock: Arc<dyn Clock>,
     /// Told of every commit.
     pub observer: Arc<dyn CommitObserver>,
+    /// Notices when whoever writes is gone before the ledger is.
+    pub vigil: Vigil,
 }

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::authority::{AuthorityId, GenerationNumber};
 use crate::clock::{Clock, Entropy, within};
+use crate::tasks::Vigil;
 
 /// The pause between two looks at whether there is something to drain.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -67,10 +68,11 @@ struct Inner {
     broken: AtomicBool,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
+    vigil: Vigil,
 }
 
 impl Spooling {
-    /// Puts a spool before `database`. What an earlier process left in it is drained.
+    /// Puts a spool before `database`. What an earlier process left in it is drained. `vigil` notices where nobody drains or writes it any more.
     ///
     /// # Errors
     /// [`OpenError`] where the file can't be used.
@@ -79,8 +81,9 @@ impl Spooling {
         settings: SpoolSettings,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
+        vigil: Vigil,
     ) -> Result<Self, OpenError> {
-        let spool = open_spool(&settings.path, &entropy).await?;
+        let spool = open_spool(&settings.path, &entropy, &vigil).await?;
         let undrained = spool.figures().certificates;
         if undrained > 0 {
             tracing::warn!(undrained, "an earlier process left certificates in the spool; they are drained now");
@@ -99,18 +102,19 @@ impl Spooling {
             broken: AtomicBool::new(false),
             clock,
             entropy,
+            vigil,
         };
         inner.heard();
         let inner = Arc::new(inner);
-        tokio::spawn(drain(Arc::downgrade(&inner)));
+        inner.vigil.spawn("spool's draining", drain(Arc::downgrade(&inner)));
         Ok(Self(inner))
     }
 }
 
-async fn open_spool(path: &Path, entropy: &Arc<dyn Entropy>) -> Result<SqliteLedger, OpenError> {
-    let (path, entropy) = (path.to_owned(), Arc::clone(entropy));
+async fn open_spool(path: &Path, entropy: &Arc<dyn Entropy>, vigil: &Vigil) -> Result<SqliteLedger, OpenError> {
+    let (path, entropy, vigil) = (path.to_owned(), Arc::clone(entropy), vigil.clone());
     let name = path.display().to_string();
-    let opened = tokio::task::spawn_blocking(move || SqliteLedger::open(&path, entropy.as_ref())).await;
+    let opened = tokio::task::spawn_blocking(move || SqliteLedger::open_spool(&path, entropy.as_ref(), &vigil)).await;
     opened.unwrap_or_else(|error| Err(OpenError::Engine { path: name, reason: error.to_string() }))
 }
 
@@ -227,7 +231,8 @@ impl Inner {
 
     async fn open_again(&self, spool: &mut Option<SqliteLedger>) -> Result<(), LedgerError> {
         if spool.is_none() {
-            *spool = Some(open_spool(&self.settings.path, &self.entropy).await.map_err(|error| LedgerError::Unavailable(error.to_string()))?);
+            *spool =
+                Some(open_spool(&self.settings.path, &self.entropy, &self.vigil).await.map_err(|error| LedgerError::Unavailable(error.to_string()))?);
         }
         Ok(())
     }

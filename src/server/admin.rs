@@ -1,6 +1,7 @@
 //! The admin API, `meshmint.admin.v1`: on a Unix socket (`door.rs`; who can open it may ask everything), and over the network where that is
 //! configured (`network.rs`; Kubernetes RBAC decides).
 
+mod answering;
 mod authorities;
 mod caller;
 mod changes;
@@ -23,7 +24,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use self::caller::Caller;
-pub(super) use self::door::{listen, serve};
+pub(super) use self::door::{LocalDoor, listen};
 pub use self::messages::certificate_message;
 use self::messages::{duration, fact_message, stats_message, timestamp};
 pub(super) use self::network::NetworkDoor;

@@ -1,7 +1,6 @@
 //! The door that Istio knocks at: `istio.v1.auth.IstioCertificateService`. It decodes into an `Ask`, encodes from an `Issued`, and counts.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use http::header::AUTHORIZATION;
 use http::{Extensions, HeaderMap};
@@ -9,7 +8,7 @@ use prost_types::value::Kind as ValueKind;
 use tonic::body::Body;
 use tonic::{Request, Response, Status};
 
-use super::connection::{Connection, RequestId};
+use super::connection::{Peer, RequestId};
 use super::log_budget::LogBudget;
 use super::metrics::Metrics;
 use super::proto::istio::istio_certificate_service_server::IstioCertificateService;
@@ -38,24 +37,24 @@ impl CsrApi {
         if !self.issuer.is_turning_away() {
             return None;
         }
-        let connection = request.extensions().get::<Connection>();
         let refusal = self.issuer.foresee(bearer(request.headers()).ok()??).err()?;
         self.metrics.csr_received();
-        let status = self.refuse(&refusal, connection, request_id(request.extensions()));
+        let status = self.refuse(&refusal, request.extensions().get::<Peer>(), request_id(request.extensions()));
         Some(status.into_http())
     }
 
-    fn refuse(&self, refusal: &Refusal, connection: Option<&Connection>, request_id: &str) -> Status {
-        if let Some(connection) = connection {
-            connection.milestones.answered.notify_one();
-            if matches!(refusal, Refusal::Overloaded) {
-                connection.milestones.turned_away.store(true, Ordering::Relaxed);
-            }
+    fn refuse(&self, refusal: &Refusal, peer: Option<&Peer>, request_id: &str) -> Status {
+        // Whoever can't say who he is, and never could on this connection, has time.
+        let nobody = matches!(refusal, Refusal::Unauthenticated(_) | Refusal::UnusableCredential(_) | Refusal::Gone(_));
+        if let Some(Peer { connection, .. }) = peer
+            && (matches!(refusal, Refusal::Overloaded) || nobody && !connection.is_known())
+        {
+            connection.turn_away();
         }
         let status = refusals::status(refusal);
         self.metrics.refused(refusal, status.code());
         if self.log_budget.take(self.clock.monotonic()) {
-            let peer = connection.and_then(|connection| connection.peer).map(|peer| peer.to_string()).unwrap_or_default();
+            let peer = peer.and_then(|peer| peer.address).map(|address| address.to_string()).unwrap_or_default();
             tracing::info!(request_id, peer, code = refusals::code_label(status.code()), reason = refusal.reason(), detail = %refusal, "refused");
         } else {
             self.metrics.log_line_left_out();
@@ -69,18 +68,17 @@ impl IstioCertificateService for CsrApi {
     async fn create_certificate(&self, request: Request<IstioCertificateRequest>) -> Result<Response<IstioCertificateResponse>, Status> {
         self.metrics.csr_received();
         let (metadata, extensions, message) = request.into_parts();
-        let connection = extensions.get::<Connection>();
+        let peer = extensions.get::<Peer>();
         let request_id = request_id(&extensions);
-        let outcome = match ask(&metadata.into_headers(), connection, message) {
+        let outcome = match ask(&metadata.into_headers(), peer, message) {
             Ok(ask) => self.issuer.issue(ask).await,
             Err(refusal) => Err(refusal),
         };
         match outcome {
             Ok(issued) => {
                 self.metrics.issued();
-                if let Some(connection) = connection {
-                    connection.milestones.answered.notify_one();
-                    connection.milestones.authenticated.notify_one();
+                if let (Some(Peer { connection, .. }), Some(share)) = (peer, issued.share) {
+                    connection.becomes_known(share);
                 }
                 tracing::debug!(
                     request_id,
@@ -92,7 +90,7 @@ impl IstioCertificateService for CsrApi {
                 );
                 Ok(Response::new(response(&issued)))
             }
-            Err(refusal) => Err(self.refuse(&refusal, connection, request_id)),
+            Err(refusal) => Err(self.refuse(&refusal, peer, request_id)),
         }
     }
 }
@@ -101,7 +99,7 @@ fn request_id(extensions: &Extensions) -> &str {
     extensions.get::<RequestId>().map_or("", |id| id.0.as_str())
 }
 
-fn ask(headers: &HeaderMap, connection: Option<&Connection>, message: IstioCertificateRequest) -> Result<Ask, Refusal> {
+fn ask(headers: &HeaderMap, peer: Option<&Peer>, message: IstioCertificateRequest) -> Result<Ask, Refusal> {
     let fields = message.metadata.unwrap_or_default().fields;
     let text = |name: &'static str| match fields.get(name).and_then(|value| value.kind.as_ref()) {
         None | Some(ValueKind::NullValue(_)) => Ok(None),
@@ -109,21 +107,17 @@ fn ask(headers: &HeaderMap, connection: Option<&Connection>, message: IstioCerti
         Some(_) => Err(RequestError::MetadataType(name)),
     };
     Ok(Ask {
-        credential: credential(headers, connection),
+        credential: credential(headers, peer),
         wants: Wants { lifetime_seconds: message.validity_duration, impersonate: text("ImpersonatedIdentity")?, cert_signer: text("CertSigner")? },
         key_proof: KeyProof::Csr(message.csr),
     })
 }
 
-fn credential(headers: &HeaderMap, connection: Option<&Connection>) -> Credential {
+fn credential(headers: &HeaderMap, peer: Option<&Peer>) -> Credential {
     // Only a hint for choosing whom to ask; what isn't text names no cluster that there is.
     let cluster = headers.get("clusterid").map(|value| value.to_str().unwrap_or("?").to_owned()).filter(|cluster| !cluster.is_empty());
     match bearer(headers) {
-        Ok(token) => Credential::Workload {
-            cluster,
-            token: token.map(str::to_owned),
-            certificate: connection.and_then(|connection| connection.certificate.clone()),
-        },
+        Ok(token) => Credential::Workload { cluster, token: token.map(str::to_owned), certificate: peer.and_then(|peer| peer.certificate.clone()) },
         Err(Unusable { reason }) => Credential::Unusable { reason },
     }
 }

@@ -2,7 +2,6 @@
 //! that tonic chooses by itself and that would tell an agent the wrong thing.
 
 use std::any::Any;
-use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +13,7 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 
 use super::connection::RequestId;
+use super::door::Unread;
 use super::metrics::{Metrics, Rpc};
 use super::refusals::guarded;
 use super::traces::Traces;
@@ -21,6 +21,15 @@ use crate::clock::{Clock, within};
 
 /// The name of gRPC's status header, which an error without a body carries in its headers.
 const GRPC_STATUS: &str = "grpc-status";
+
+/// Why a request reached no service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unanswered {
+    /// It has more header fields than any client sends.
+    TooManyFields,
+    /// It was not read to its end.
+    Unread(Unread),
+}
 
 /// Guards one service. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -42,7 +51,7 @@ impl Guard {
     /// Has `service` answer `request`. Always gives a response: a panic ends one request, never the process.
     pub(super) async fn answer<B, F>(&self, mut request: Request<B>, service: impl FnOnce(Request<B>) -> F) -> Response<Body>
     where
-        F: Future<Output = Result<Response<Body>, Infallible>>,
+        F: Future<Output = Result<Response<Body>, Unanswered>>,
     {
         let rpc = Rpc::of_path(request.uri().path());
         let began = self.clock.monotonic();
@@ -54,6 +63,9 @@ impl Guard {
         let work = AssertUnwindSafe(async { service(request).await }).catch_unwind();
         let mut response = match trace.around(within(self.clock.as_ref(), self.deadline, work)).await {
             Some(Ok(Ok(response))) => self.mended(response),
+            Some(Ok(Err(Unanswered::TooManyFields))) => self.refused(guarded::too_many_fields(), "too_many_headers"),
+            Some(Ok(Err(Unanswered::Unread(Unread::TooLarge)))) => self.refused(guarded::too_large(), "message_too_large"),
+            Some(Ok(Err(Unanswered::Unread(Unread::Broken)))) => self.refused(guarded::malformed(), "malformed_message"),
             Some(Err(panic)) => {
                 self.metrics.panicked();
                 tracing::error!(request_id = id, panic = panic_text(panic.as_ref()), "a request panicked: this is a bug, please report it");

@@ -1,7 +1,5 @@
 //! The plain HTTP doors: `/livez` and `/readyz` on one port, `/metrics` on another, each for its own audience.
 
-use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,14 +9,16 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use hyper::server::conn::http1;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use super::checkup::{self, Checkup};
+use super::door::{Door, Visitor, accept};
 use super::health::Health;
 use super::scrape::Scrape;
+use crate::bounds::{Crowd, CrowdLimits};
 use crate::clock::{Clock, within};
 
 /// `/livez`: the process answers. `/readyz`: it should get requests; where not, the body says why. `/readyz?verbose`: the same status, and
@@ -54,35 +54,58 @@ pub(super) fn metrics_router(scrape: Arc<Scrape>) -> Router {
     Router::new().route("/metrics", get(answer))
 }
 
-/// Connections that one of these doors holds at once; more are closed. Probes and scrapers come one at a time.
-const MAX_CONNECTIONS: usize = 64;
-/// How long a connection may take for its one request.
+/// Connections that one of these doors holds at once. Probes and scrapers come one at a time, so whoever holds more than others goes first: nobody can keep
+/// the kubelet's probe out, who has one connection and asks at once.
+const CROWD: CrowdLimits = CrowdLimits { places: 64, strangers: 64, bytes: 8 * 1024 * 1024 };
+/// How long a request may take to come, and how long the whole connection.
+const REQUEST_TIME: Duration = Duration::from_secs(2);
 const CONNECTION_TIME: Duration = Duration::from_secs(10);
-/// The pause where the system gives no more sockets.
-const NO_SOCKET_PAUSE: Duration = Duration::from_millis(50);
+/// Bytes of a request that are read.
+const MAX_REQUEST_BYTES: usize = 16 * 1024;
 
-/// Serves a router until `shutdown` ends: one request for each connection, few connections, little time. Strangers may reach these
-/// doors, and what they hold is taken from the same limit of open files as the CSR port.
-pub(super) async fn serve(socket: TcpListener, router: Router, clock: Arc<dyn Clock>, shutdown: impl Future<Output = ()>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut shutdown = pin!(shutdown);
-    loop {
-        let accepted = tokio::select! {
-            accepted = socket.accept() => accepted,
-            () = &mut shutdown => return,
-        };
-        let Ok((stream, _)) = accepted else {
-            clock.sleep_until(clock.monotonic() + NO_SOCKET_PAUSE).await;
-            continue;
-        };
-        let Ok(place) = places.clone().try_acquire_owned() else { continue };
-        let (service, clock) = (TowerToHyperService::new(router.clone()), clock.clone());
-        tokio::spawn(async move {
-            let served = http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service);
-            if let Some(Err(error)) = within(clock.as_ref(), CONNECTION_TIME, served).await {
-                tracing::debug!(%error, "an HTTP connection broke");
+/// A plain door: one request for each connection, few connections, little time. Strangers may reach it, and what they hold is taken from the same
+/// limit of open files as the CSR port.
+#[derive(Debug)]
+pub(super) struct PlainDoor {
+    router: Router,
+    clock: Arc<dyn Clock>,
+}
+
+impl PlainDoor {
+    pub(super) fn new(router: Router, clock: Arc<dyn Clock>) -> Self {
+        Self { router, clock }
+    }
+
+    /// Answers until `shutdown` turns true.
+    pub(super) async fn run(self, socket: TcpListener, shutdown: watch::Receiver<bool>) {
+        let clock = self.clock.clone();
+        accept(socket, Arc::new(self), Crowd::new(CROWD, clock.clone()), (CONNECTION_TIME, REQUEST_TIME), clock, shutdown).await;
+    }
+}
+
+impl Door for PlainDoor {
+    type Stream = TcpStream;
+
+    async fn serve(self: Arc<Self>, visitor: Visitor<TcpStream>) {
+        let Visitor { stream, member, .. } = visitor;
+        let service = TowerToHyperService::new(self.router.clone());
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(REQUEST_TIME)
+            .max_buf_size(MAX_REQUEST_BYTES)
+            .keep_alive(false)
+            .serve_connection(TokioIo::new(stream), service);
+        tokio::select! {
+            served = within(self.clock.as_ref(), CONNECTION_TIME, served) => {
+                if let Some(Err(error)) = served {
+                    tracing::debug!(%error, "an HTTP connection broke");
+                }
             }
-            drop(place);
-        });
+            _ = member.departure() => {}
+        }
+    }
+
+    fn turned_away(&self, reason: &'static str) {
+        tracing::debug!(reason, "an HTTP connection was closed");
     }
 }

@@ -12,7 +12,8 @@ mod remotes;
 mod replicas;
 mod rpcs;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use prometheus::proto::MetricFamily;
@@ -65,6 +66,9 @@ pub(super) struct Metrics {
     key_set_keys: IntGaugeVec,
     key_set_failures: IntGaugeVec,
     log_lines_left_out: IntCounter,
+    log_lines_lost: IntCounter,
+    /// How many those are.
+    lost_lines: OnceLock<Arc<AtomicU64>>,
     admission_patience: Gauge,
     places: Places,
     cluster: ClusterMetrics,
@@ -131,7 +135,7 @@ impl Metrics {
                     "Connections that ended, by reason: closed before a handshake, in it, or after it.",
                     "reason",
                 )?,
-                &[["closed_by_peer"], ["queue_full"], ["too_many_connections"], ["too_many_strangers"], ["too_many_handshakes"]],
+                &[["closed_by_peer"], ["queue_full"], ["too_many_connections"], ["made_room"], ["too_many_bytes"], ["too_many_handshakes"]],
             ),
             handshakes: Counters::new(
                 counters("meshmint_handshakes_total", "TLS handshakes, by result.", "result")?,
@@ -156,6 +160,8 @@ impl Metrics {
                 "meshmint_log_lines_left_out_total",
                 "Lines about refusals that the log was spared; each refusal counts all the same.",
             )?,
+            log_lines_lost: counter("meshmint_log_lines_lost_total", "Lines of the log that could not be written.")?,
+            lost_lines: OnceLock::new(),
             admission_patience: register(
                 &registry,
                 Gauge::new("meshmint_admission_wait_limit_seconds", "How long a request waits for its turn at most.")?,
@@ -250,6 +256,12 @@ impl Metrics {
         self.log_lines_left_out.inc();
     }
 
+    /// From now on each scrape asks this for the lines of the log that could not be written. Only the first one counts.
+    pub(super) fn count_lost_lines(&self, lost: Arc<AtomicU64>) {
+        // An error means that somebody was the first.
+        let _ = self.lost_lines.set(lost);
+    }
+
     pub(super) fn serving_certificate(&self, not_after: OffsetDateTime, renewal_due: OffsetDateTime) {
         self.expiries.serving(not_after, renewal_due);
     }
@@ -293,6 +305,7 @@ impl Metrics {
         self.controllers.refresh(&seen.controllers);
         self.replicas.refresh(&seen.replicas);
         self.places.refresh();
+        catch_up(&self.log_lines_lost, self.lost_lines.get().map_or(0, |lost| lost.load(Ordering::Relaxed)));
         self.process.refresh();
     }
 }

@@ -54,6 +54,11 @@ pub(super) mod guarded {
         Status::invalid_argument(crate::server::codec::MALFORMED_MESSAGE)
     }
 
+    /// There are more header fields than any client sends.
+    pub(in crate::server) fn too_many_fields() -> Status {
+        Status::invalid_argument("the request has too many header fields")
+    }
+
     /// The message is larger than accepted.
     pub(in crate::server) fn too_large() -> Status {
         Status::invalid_argument("the request is larger than the server accepts")

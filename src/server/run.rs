@@ -4,28 +4,28 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use super::admin::{self, AdminApi};
+use super::admin::{self, AdminApi, LocalDoor, NetworkDoor};
 use super::checkup::{Checkup, CheckupParts};
 use super::csr_api::CsrApi;
+use super::csr_door::CsrDoor;
+use super::door;
 use super::guard::Guard;
 use super::health::Health;
-use super::http;
-use super::listener::{self, Listener};
+use super::http::{self, PlainDoor};
 use super::metrics::{Metrics, Place};
 use super::scrape::Scrape;
 use super::services::{CsrService, Services};
 use super::serving::{Serving, ServingError};
 use super::settings::{self, ImportFilesError, State, Watching};
-use super::tls::CurrentTls;
 use super::traces::Traces;
 use crate::authority::rotation::parent;
 use crate::authority::{Generation, MadeBy};
@@ -40,6 +40,7 @@ use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{CommitWatch, Ledger, LedgerError, OpenError};
 use crate::rotation::{Duty, Founding, Keeper, KeeperError, KeeperParts};
 use crate::stores::StoreError;
+use crate::tasks::{Ended, Tasks, Vigil};
 
 /// A running service.
 #[derive(Debug)]
@@ -49,10 +50,13 @@ pub struct Server {
     stop: watch::Sender<bool>,
     drained: watch::Sender<bool>,
     health: Arc<Health>,
+    metrics: Arc<Metrics>,
     grpc_health: HealthReporter,
-    tasks: JoinSet<()>,
+    /// Notices which of them ends before its time.
+    vigil: Vigil,
+    tasks: Tasks,
     /// Health and metrics: they tell until the end that the rest is draining.
-    last_tasks: JoinSet<()>,
+    last_tasks: Tasks,
     traces: Traces,
 }
 
@@ -139,7 +143,8 @@ impl Server {
         let faces_mesh = config.role != Role::Authority;
         let health = Arc::new(Health::of(config.ledger_postgres.is_some(), faces_mesh));
         let (stop, stopped) = watch::channel(false);
-        let (mut tasks, mut last_tasks) = (JoinSet::new(), JoinSet::new());
+        let vigil = Vigil::default();
+        let (mut tasks, mut last_tasks) = (Tasks::watched_by(&vigil), Tasks::watched_by(&vigil));
 
         let watching = settings::cluster(config, &clock, &entropy).await?;
         // A folder is locked before anything else: a second process must not get further than this.
@@ -148,9 +153,9 @@ impl Server {
         let home = watching.as_ref().map(|watching| watching.api.clone());
         let watching = watching.filter(|_| faces_mesh);
         if let Some(election) = state.election() {
-            tasks.spawn(election.clone().run(until(stopped.clone())));
+            tasks.spawn("election", election.clone().run(until(stopped.clone())));
         }
-        let watch = CommitWatch { clock: clock.clone(), observer: metrics.commit_observer() };
+        let watch = CommitWatch { clock: clock.clone(), observer: metrics.commit_observer(), vigil: vigil.clone() };
         let ledger = open_ledger(config, &replica, &clock, &entropy, watch).await?;
         // Read only while there is no state: later the files may be gone.
         let import = if first.is_none() { settings::imported(config, clock.as_ref())? } else { None };
@@ -171,7 +176,7 @@ impl Server {
         let keeper = Arc::new(Keeper::start(parts, Founding { made_by, import }).await?);
         let key_sets = settings::key_sets(config, watching.as_ref().map(|watching| watching.api.clone()), clock.clone());
         if let Some(Watching { kubernetes, .. }) = &watching {
-            tasks.spawn(kubernetes.clone().run(until(stopped.clone())));
+            tasks.spawn("watches of the cluster", kubernetes.clone().run(until(stopped.clone())));
             // Without them each first request would be a live look; with the API server away there is nothing to wait for.
             if !kubernetes.first_lists(FIRST_LISTS).await {
                 tracing::warn!("the cluster is not known yet: its API server doesn't answer, or we may not list, or it takes long");
@@ -186,7 +191,7 @@ impl Server {
         };
         let (clusters, remotes) = settings::clusters(config, own, home.as_ref(), &clock, &entropy);
         if let Some(remotes) = &remotes {
-            tasks.spawn(remotes.clone().run(until(stopped.clone())));
+            tasks.spawn("other clusters", remotes.clone().run(until(stopped.clone())));
             if !remotes.first_attempts(FIRST_LISTS).await {
                 tracing::warn!(
                     "the Secrets that name other clusters were not listed yet, or joining takes long: callers of those are told to try again"
@@ -238,7 +243,7 @@ impl Server {
         let admin_network = match (&config.admin_network, &home, &served) {
             (None, ..) => None,
             (Some(network), Some(api), Some((tls, _))) => {
-                Some((bind("admin.listen", network.listen)?, settings::admin_door(network, api, tls.clone(), &clock)))
+                Some((bind("admin.listen", network.listen)?, settings::operators(network, api, &clock), tls.clone()))
             }
             // The configuration demands a cluster for it.
             (Some(_), ..) => return Err(StartError::Internal("admin.listen without a cluster".to_owned())),
@@ -254,27 +259,21 @@ impl Server {
             health: local("health.listen", &health_socket)?,
             metrics: local("metrics.listen", &metrics_socket)?,
             admin: admin_path,
-            admin_network: admin_network.as_ref().map(|(socket, _)| local("admin.listen", socket)).transpose()?,
+            admin_network: admin_network.as_ref().map(|(socket, ..)| local("admin.listen", socket)).transpose()?,
         };
 
         let api = CsrApi::new(issuer, metrics.clone(), clock.clone());
-        let (services, grpc_health) =
-            Services::new(api, config.server.max_request_bytes).await.map_err(|error| StartError::Internal(error.to_string()))?;
-        let listener = |tls: &CurrentTls| Listener {
-            tls: tls.clone(),
-            services,
-            guard: Guard::new(config.server.request_timeout, clock.clone(), metrics.clone(), traces.clone(), replica.get(..8).unwrap_or_default()),
-            bounds: settings::bounds(config),
-            admission: admission.clone(),
-            metrics: metrics.clone(),
-            clock: clock.clone(),
-            entropy: entropy.clone(),
-        };
+        let (services, grpc_health) = Services::new(api, config.server.max_request_bytes, config.server.reflection)
+            .await
+            .map_err(|error| StartError::Internal(error.to_string()))?;
+        let guard = Guard::new(config.server.request_timeout, clock.clone(), metrics.clone(), traces.clone(), replica.get(..8).unwrap_or_default());
         if let Some((tls, renewal)) = served {
             if let Some(socket) = csr_socket {
-                tasks.spawn(listener(&tls).serve(socket, stopped.clone()));
+                let (tls, bounds) = (tls.clone(), settings::bounds(config));
+                let door = CsrDoor::new(tls, services, guard, bounds, admission.clone(), metrics.clone(), clock.clone(), entropy.clone());
+                tasks.spawn("CSR port", door.run(socket, stopped.clone()));
             }
-            tasks.spawn(serving.run(tls, renewal, keeper.changes(), until(stopped.clone())));
+            tasks.spawn("serving certificate", serving.run(tls, renewal, keeper.changes(), until(stopped.clone())));
         }
         let checkup = Arc::new(Checkup::new(CheckupParts {
             keeper: keeper.clone(),
@@ -324,40 +323,43 @@ impl Server {
         };
 
         let (drained, last) = watch::channel(false);
-        for (socket, router) in [
-            (health_socket, http::health_router(health.clone(), checkup.clone(), clock.clone())),
-            (metrics_socket, http::metrics_router(Arc::new(scrape))),
+        for (task, socket, router) in [
+            ("health port", health_socket, http::health_router(health.clone(), checkup.clone(), clock.clone())),
+            ("metrics port", metrics_socket, http::metrics_router(Arc::new(scrape))),
         ] {
-            last_tasks.spawn(http::serve(socket, router, clock.clone(), until(last.clone())));
+            last_tasks.spawn(task, PlainDoor::new(router, clock.clone()).run(socket, last.clone()));
         }
-        if let Some((socket, door)) = admin_network {
-            tasks.spawn(door.serve(socket, admin_api.clone(), until(stopped.clone())));
+        if let Some((socket, operators, tls)) = admin_network {
+            tasks.spawn(
+                "admin port",
+                NetworkDoor::new(tls, operators, admin_api.clone(), clock.clone(), entropy.clone()).run(socket, stopped.clone()),
+            );
         }
-        tasks.spawn(admin::serve(admin_socket, admin_api, until(stopped.clone())));
-        tasks.spawn({
+        tasks.spawn("admin socket", LocalDoor::new(admin_api, clock.clone(), entropy.clone()).run(admin_socket, stopped.clone()));
+        tasks.spawn("checkup", {
             let stopped = stopped.clone();
             async move { checkup.run(until(stopped)).await }
         });
-        tasks.spawn({
+        tasks.spawn("keeper", {
             let (keeper, stopped) = (keeper.clone(), stopped.clone());
             async move { keeper.run(until(stopped)).await }
         });
         if let Some(distribution) = distribution {
-            tasks.spawn(distribution.run(leading.clone(), until(stopped.clone())));
+            tasks.spawn("root ConfigMaps", distribution.run(leading.clone(), until(stopped.clone())));
         }
         if let Some(istiod_tls) = istiod_tls {
-            tasks.spawn(istiod_tls.run(leading.clone(), until(stopped.clone())));
+            tasks.spawn("istiod-tls", istiod_tls.run(leading.clone(), until(stopped.clone())));
         }
         if let Some(cacerts) = cacerts {
-            tasks.spawn(cacerts.run(leading, until(stopped.clone())));
+            tasks.spawn("cacerts", cacerts.run(leading, until(stopped.clone())));
         }
-        tasks.spawn(key_sets.run(until(stopped.clone())));
-        tasks.spawn({
-            let (health, ledger, clock, stopped) = (health.clone(), ledger.clone(), clock.clone(), stopped.clone());
+        tasks.spawn("key sets", key_sets.run(until(stopped.clone())));
+        tasks.spawn("ledger probe", {
+            let (health, ledger, metrics, clock, stopped) = (health.clone(), ledger.clone(), metrics.clone(), clock.clone(), stopped.clone());
             async move { health.watch(ledger, metrics, clock, until(stopped)).await }
         });
-        tasks.spawn(prune(ledger, config.ledger_retention, clock, until(stopped)));
-        Ok(Self { addresses, generation: keeper.published(), stop, drained, health, grpc_health, tasks, last_tasks, traces })
+        tasks.spawn("pruning", prune(ledger, config.ledger_retention, clock, until(stopped)));
+        Ok(Self { addresses, generation: keeper.published(), stop, drained, health, metrics, grpc_health, vigil, tasks, last_tasks, traces })
     }
 
     /// Where it listens.
@@ -370,16 +372,35 @@ impl Server {
         self.generation.load().bundle.clone()
     }
 
+    /// Ends when the first of the tasks and threads that live as long as the server has ended or panicked, which only a bug does. From then on this
+    /// replica isn't ready. Whoever runs it shuts it down, and lets it be started anew.
+    pub async fn ended(&self) -> Ended {
+        let ended = self.vigil.first_ended().await;
+        self.health.drain();
+        ended
+    }
+
+    /// Who notices what ends before its time.
+    pub fn vigil(&self) -> &Vigil {
+        &self.vigil
+    }
+
+    /// From now on metrics show this as the number of lines of the log that could not be written.
+    pub fn count_lost_lines(&self, lost: Arc<AtomicU64>) {
+        self.metrics.count_lost_lines(lost);
+    }
+
     /// Goes down in order: not ready, no new connections, requests that are under way finish, then everything stops.
     pub async fn shut_down(mut self) {
+        self.vigil.is_over();
         self.health.drain();
         self.grpc_health.set_service_status("", ServingStatus::NotServing).await;
         self.grpc_health.set_not_serving::<CsrService>().await;
         // An error means that every task has ended already.
         let _ = self.stop.send(true);
-        while self.tasks.join_next().await.is_some() {}
+        self.tasks.all_ended().await;
         let _ = self.drained.send(true);
-        while self.last_tasks.join_next().await.is_some() {}
+        self.last_tasks.all_ended().await;
         self.traces.shut_down().await;
         if let Err(error) = std::fs::remove_file(&self.addresses.admin) {
             tracing::debug!(%error, "the admin socket was gone already");
@@ -400,15 +421,16 @@ async fn open_ledger(
     let Some(settings) = &config.ledger_postgres else {
         return Ok(Arc::new(SqliteLedger::open_watched(&config.ledger_path, entropy.as_ref(), watch)?));
     };
+    let vigil = watch.vigil.clone();
     let database = PostgresLedger::open(settings, replica, clock.clone(), entropy.as_ref(), Some(watch)).await?;
     match &config.ledger_spool {
         None => Ok(Arc::new(database)),
-        Some(settings) => Ok(Arc::new(Spooling::open(database, settings.clone(), clock.clone(), entropy.clone()).await?)),
+        Some(settings) => Ok(Arc::new(Spooling::open(database, settings.clone(), clock.clone(), entropy.clone(), vigil).await?)),
     }
 }
 
 fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    listener::listen(address).map_err(|error| StartError::Listen { key, address: address.to_string(), error })
+    door::listen(address).map_err(|error| StartError::Listen { key, address: address.to_string(), error })
 }
 
 fn local(key: &'static str, socket: &TcpListener) -> Result<SocketAddr, StartError> {

@@ -10,11 +10,11 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use super::admin::NetworkDoor;
 use super::checkup::Lifetimes;
-use super::listener::Bounds;
-use super::tls::CurrentTls;
+use super::csr_door::Bounds;
+use super::door::Http2;
 use crate::authority::{AuthorityPolicy, AuthorityState, Generation, ImportError, Imported, import};
+use crate::bounds::{CrowdLimits, Limits};
 use crate::callers::{RulesError, TokenRules};
 use crate::clock::{Clock, Entropy};
 use crate::cluster::{
@@ -319,10 +319,9 @@ pub(super) async fn cluster(config: &Config, clock: &Arc<dyn Clock>, entropy: &A
 const REVIEWS_OF_OPERATORS: LookupLimits =
     LookupLimits { at_once: 4, per_second: 10, burst: 50, kept: Duration::from_secs(10), time: Duration::from_secs(5) };
 
-/// The admin API over the network, where it is configured beside a cluster that says who may.
-pub(super) fn admin_door(network: &AdminNetwork, api: &Arc<ApiServer>, tls: CurrentTls, clock: &Arc<dyn Clock>) -> NetworkDoor {
-    let operators = Operators::new(api.clone(), network.audience.clone(), REVIEWS_OF_OPERATORS, clock.clone());
-    NetworkDoor::new(tls, operators, clock.clone())
+/// Who may ask the admin API over the network, where it is configured beside a cluster that says so.
+pub(super) fn operators(network: &AdminNetwork, api: &Arc<ApiServer>, clock: &Arc<dyn Clock>) -> Operators {
+    Operators::new(api.clone(), network.audience.clone(), REVIEWS_OF_OPERATORS, clock.clone())
 }
 
 /// Unknown key ids cause at most one fetch in this time, however many tokens name them.
@@ -344,20 +343,31 @@ pub(super) fn admission(config: &Config, clock: Arc<dyn Clock>) -> Arc<Admission
         recording: RECORDING_PER_THREAD * threads,
         patience: config.server.queue_time,
     };
-    Arc::new(Admission::new(limits, config.tokens.trusted_node_accounts.iter().cloned().collect(), clock))
+    Arc::new(Admission::new(limits, clock))
 }
 
+/// A stranger is told to go away after this time.
+const STRANGER_TIME: Duration = Duration::from_secs(30);
+/// How long an answer may wait for its peer to read it.
+const READING_TIME: Duration = Duration::from_secs(10);
+
 pub(super) fn bounds(config: &Config) -> Bounds {
+    let server = &config.server;
+    // Half of all places are for strangers at most, so that they can't keep known callers out; and of those new connections that wait have three quarters, so
+    // that there is always somebody who could go.
+    let strangers = (server.max_connections / 2).max(1);
     Bounds {
-        connections: config.server.max_connections,
-        handshakes: config.server.max_handshakes,
-        handshakes_per_address: config.server.max_handshakes_per_address,
-        handshake_time: config.server.handshake_timeout,
-        handshake_queue_time: config.server.handshake_queue_time,
-        connection_age: config.server.connection_max_age,
-        drain_time: config.server.drain_timeout,
-        streams: config.server.max_concurrent_streams,
-        keepalive: config.server.keepalive_interval,
+        crowd: CrowdLimits { places: server.max_connections, strangers, bytes: server.max_buffered_bytes },
+        handshakes: Limits { slots: server.max_handshakes, waiting: (strangers * 3 / 4).max(1), patience: server.handshake_queue_time },
+        handshake_time: server.handshake_timeout,
+        longest_hold: server.request_timeout + READING_TIME,
+        http2: Http2 {
+            streams: server.max_concurrent_streams,
+            stranger_time: STRANGER_TIME,
+            age: server.connection_max_age,
+            drain_time: server.drain_timeout,
+            keepalive: server.keepalive_interval,
+        },
     }
 }
 

@@ -9,12 +9,15 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, ServerConfig};
 use rustls::time_provider::TimeProvider;
-use rustls::{CipherSuite, DigitallySignedStruct, DistinguishedName, SignatureScheme};
+use rustls::{CertificateError, CipherSuite, DigitallySignedStruct, DistinguishedName, SignatureScheme};
 
 use crate::clock::Clock;
 
 /// The protocol that gRPC speaks (RFC 9113 §3.2).
 pub(super) const ALPN_H2: &[u8] = b"h2";
+
+/// Client certificates with their chain beyond this fail the handshake. One of ours has less than 2 KiB.
+const MAX_CLIENT_CHAIN_BYTES: usize = 16 * 1024;
 
 /// The current TLS configuration; replaced whole when the serving certificate is renewed.
 pub(super) type CurrentTls = Arc<ArcSwap<ServerConfig>>;
@@ -82,7 +85,11 @@ impl ClientCertVerifier for PresentedNotJudged {
         &[]
     }
 
-    fn verify_client_cert(&self, _: &CertificateDer<'_>, _: &[CertificateDer<'_>], _: UnixTime) -> Result<ClientCertVerified, rustls::Error> {
+    fn verify_client_cert(&self, leaf: &CertificateDer<'_>, chain: &[CertificateDer<'_>], _: UnixTime) -> Result<ClientCertVerified, rustls::Error> {
+        // It is kept for as long as the connection lives.
+        if leaf.len() + chain.iter().map(|certificate| certificate.len()).sum::<usize>() > MAX_CLIENT_CHAIN_BYTES {
+            return Err(rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure));
+        }
         Ok(ClientCertVerified::assertion())
     }
 

@@ -235,7 +235,7 @@ impl World {
             generation: keeper.published(),
             successor: keeper.successor(),
             ledger: ledger.clone(),
-            admission: Arc::new(Admission::new(ADMISSION, BTreeSet::new(), clock.clone())),
+            admission: Arc::new(Admission::new(ADMISSION, clock.clone())),
             observer: Arc::new(()),
             replica: "replica-1".to_owned(),
             clock: clock.clone(),

@@ -193,20 +193,25 @@ pub fn serve_yaml(dir: &Path, issuer: &Path, server: &str, more: &str) -> String
     )
 }
 
+/// Starts a `meshmint serve` with this configuration, which says what it has to say to `stderr`.
+pub fn begin_serve(dir: &Path, yaml: &str, stderr: impl Into<Stdio>) -> Child {
+    let config = dir.join("meshmint.yaml");
+    std::fs::write(&config, yaml).expect("write");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_meshmint"));
+    command.arg("serve").arg("--config").arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+    command.spawn().expect("meshmint serve starts")
+}
+
+/// Where something (`csr`, `health`, `metrics`) listens, from the line `ready` of the log.
+pub fn address(ready: &Value, name: &str) -> SocketAddr {
+    // A replica of role authority has no CSR port.
+    ready[name].as_str().expect("an address").parse().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)))
+}
+
 impl Serve {
     /// Starts one with this configuration and waits until it says `ready`; the panic of a start that failed carries its log.
     pub fn start(dir: &Path, yaml: &str) -> Self {
-        let config = dir.join("meshmint.yaml");
-        std::fs::write(&config, yaml).expect("write");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_meshmint"))
-            .arg("serve")
-            .arg("--config")
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("meshmint serve starts");
+        let mut child = begin_serve(dir, yaml, Stdio::piped());
         let stderr = BufReader::new(child.stderr.take().expect("stderr"));
         let (send, log) = mpsc::channel();
         std::thread::spawn(move || {
@@ -227,10 +232,7 @@ impl Serve {
                 break line.clone();
             }
         };
-        // A replica of role authority has no CSR port.
-        let none = SocketAddr::from(([0, 0, 0, 0], 0));
-        let address = |name: &str| ready[name].as_str().expect("an address").parse().unwrap_or(none);
-        Self { csr: address("csr"), health: address("health"), metrics: address("metrics"), child, log, start_log: seen }
+        Self { csr: address(&ready, "csr"), health: address(&ready, "health"), metrics: address(&ready, "metrics"), child, log, start_log: seen }
     }
 
     /// Starts one that must refuse to; returns its exit code and what it said.

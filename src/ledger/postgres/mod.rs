@@ -83,6 +83,7 @@ impl PostgresLedger {
         let mut connection = first_connection(&connector, settings.start_patience).await?;
         let id = schema::upgrade(&mut connection, &name, &fresh_id).await?;
         let identity = Identity { ledger_id: id.clone(), replica: replica.to_owned() };
+        let vigil = watch.as_ref().map(|watch| watch.vigil.clone()).unwrap_or_default();
         let accounts = Arc::new(Accounts::new(watch));
         let greeting = calls::greet(&connection, &identity, &accounts).await.map_err(|reason| refused(&name, reason))?;
         connection.take_warning();
@@ -94,7 +95,7 @@ impl PostgresLedger {
         }
         let (jobs, queue) = mpsc::channel(QUEUE);
         let writer = Writer::new(Arc::clone(&connector), identity, Arc::clone(&accounts), connection, greeting);
-        tokio::spawn(writer.run(queue));
+        vigil.spawn("ledger's writer", writer.run(queue));
         let pool = Pool::new(connector, settings.pool_size);
         Ok(Self { id, jobs, pool, chores, accounts, classes: RwLock::default() })
     }

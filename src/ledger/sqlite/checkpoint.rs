@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
 use super::readers::Readers;
+use crate::tasks::Living;
 
 /// About how many pages the writer appends to the log between two checkpoints: a MiB.
 const PAGES: usize = 256;
@@ -25,14 +26,18 @@ pub(super) struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Starts the thread, which ends when the returned value is dropped.
+    /// Starts the thread, which is over when the returned value is dropped.
     ///
     /// # Errors
     /// The system has no thread to give.
-    pub(super) fn start(readers: Arc<Readers>) -> std::io::Result<(Self, JoinHandle<()>)> {
+    pub(super) fn start(readers: Arc<Readers>, living: Living) -> std::io::Result<(Self, JoinHandle<()>)> {
         // One wake-up is remembered while the thread is busy.
         let (wake, woken) = sync_channel(1);
-        let thread = std::thread::Builder::new().name("checkpoint".to_owned()).spawn(move || run(&readers, &woken))?;
+        let work = move || {
+            run(&readers, &woken);
+            living.is_over();
+        };
+        let thread = std::thread::Builder::new().name("checkpoint".to_owned()).spawn(work)?;
         Ok((Self { wake, pages: 0 }, thread))
     }
 

@@ -46,6 +46,7 @@ use super::{
 };
 use crate::authority::{AuthorityId, GenerationNumber};
 use crate::clock::{Entropy, random_id};
+use crate::tasks::Vigil;
 
 /// How many commands may wait for the writer. About four transactions: whoever comes later would not be answered in time.
 const QUEUE: usize = 8_192;
@@ -73,18 +74,24 @@ impl SqliteLedger {
     /// # Errors
     /// [`OpenError`]; a file that is refused stays as it was.
     pub fn open(path: &Path, entropy: &dyn Entropy) -> Result<Self, OpenError> {
-        Self::open_with(path, entropy, schema::LADDER, None)
+        Self::open_with(path, entropy, schema::LADDER, None, &Vigil::default())
     }
 
-    /// The same, with somebody who is told of every commit.
+    /// The same, with somebody who is told of every commit, and one who notices where nobody writes any more.
     ///
     /// # Errors
     /// As [`SqliteLedger::open`].
     pub fn open_watched(path: &Path, entropy: &dyn Entropy, watch: CommitWatch) -> Result<Self, OpenError> {
-        Self::open_with(path, entropy, schema::LADDER, Some(watch))
+        let vigil = watch.vigil.clone();
+        Self::open_with(path, entropy, schema::LADDER, Some(watch), &vigil)
     }
 
-    fn open_with(path: &Path, entropy: &dyn Entropy, ladder: &[&str], watch: Option<CommitWatch>) -> Result<Self, OpenError> {
+    /// The same for one that stands in for another ledger, whose commits nobody counts.
+    pub(super) fn open_spool(path: &Path, entropy: &dyn Entropy, vigil: &Vigil) -> Result<Self, OpenError> {
+        Self::open_with(path, entropy, schema::LADDER, None, vigil)
+    }
+
+    fn open_with(path: &Path, entropy: &dyn Entropy, ladder: &[&str], watch: Option<CommitWatch>, vigil: &Vigil) -> Result<Self, OpenError> {
         let name = path.display().to_string();
         let failed = |reason: String| OpenError::Engine { path: name.clone(), reason };
         let fresh_id = random_id(entropy, 16).map_err(|error| failed(error.to_string()))?;
@@ -108,10 +115,15 @@ impl SqliteLedger {
         let (queue, jobs) = queue::bounded(QUEUE);
         let opened = Opened { connection, identity, index: Some(index) };
         let no_thread = |error: std::io::Error| failed(error.to_string());
-        let (checkpoints, checkpointing) = Checkpoints::start(Arc::clone(&readers)).map_err(no_thread)?;
+        let (checkpoints, checkpointing) = Checkpoints::start(Arc::clone(&readers), vigil.living("ledger's checkpoints")).map_err(no_thread)?;
         let writer =
             Writer::new(place, id.clone(), opened, Arc::clone(&readers), Arc::clone(&recent), Arc::clone(&accounts), checkpoints).map_err(refused)?;
-        let writing = std::thread::Builder::new().name("ledger".to_owned()).spawn(move || writer.run(jobs)).map_err(no_thread)?;
+        let living = vigil.living("ledger's writer");
+        let work = move || {
+            writer.run(jobs);
+            living.is_over();
+        };
+        let writing = std::thread::Builder::new().name("ledger".to_owned()).spawn(work).map_err(no_thread)?;
         Ok(Self { id, queue: Some(queue), threads: vec![writing, checkpointing], readers, recent, accounts })
     }
 
@@ -250,7 +262,7 @@ mod tests {
     const NOW: OffsetDateTime = datetime!(2026-11-01 12:00 UTC);
 
     fn open(folder: &tempfile::TempDir, ladder: &[&str]) -> Result<SqliteLedger, OpenError> {
-        SqliteLedger::open_with(&folder.path().join("ledger.db"), SystemEntropy::shared().as_ref(), ladder, None)
+        SqliteLedger::open_with(&folder.path().join("ledger.db"), SystemEntropy::shared().as_ref(), ladder, None, &Vigil::default())
     }
 
     #[tokio::test]
@@ -289,7 +301,7 @@ mod tests {
         let readers = Arc::new(Readers::new(place.clone()));
         let recent = Arc::new(Recent::default());
         let index = Some(Index::load(&mut connection, &recent).unwrap());
-        let (checkpoints, _) = Checkpoints::start(Arc::clone(&readers)).unwrap();
+        let (checkpoints, _) = Checkpoints::start(Arc::clone(&readers), Vigil::default().living("checkpoints")).unwrap();
         let opened = Opened { connection, identity, index };
         let writer = Writer::new(place, id, opened, readers, recent, Arc::new(Accounts::new(None, 0, 0)), checkpoints).unwrap();
         let thread = std::thread::spawn(move || writer.run(jobs));

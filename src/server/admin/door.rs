@@ -1,4 +1,4 @@
-//! The socket of the admin API: only its owner can open it, and even he can't take more than his share of connections and time.
+//! The socket of the admin API: only its owner can open it, and even he can't take more than his share of connections, bytes and time.
 
 use std::ffi::OsStr;
 use std::fs::Permissions;
@@ -6,32 +6,22 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use http::Request;
+use hyper::body::Incoming;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_stream::StreamExt;
-use tokio_stream::wrappers::UnixListenerStream;
-use tonic::transport::server::Connected;
+use tokio::sync::watch;
 
-use super::super::proto::admin::admin_server::AdminServer;
+use super::super::door::{Connection, Door, Visitor, accept, serve};
 use super::AdminApi;
+use super::answering::{Answering, CROWD_BYTES, HTTP2, LAST_ANSWERS, LONGEST_HOLD};
 use super::caller::Caller;
+use crate::bounds::{Crowd, CrowdLimits};
+use crate::clock::{Clock, Entropy};
 
-/// Connections at once; more are closed. A script that forgets to close its own must not take the CSR port's files.
-const MAX_CONNECTIONS: usize = 64;
-/// Questions at once on one connection; more wait.
-pub(super) const MAX_QUESTIONS: usize = 16;
-/// Streams at once on one connection, watches among them.
-pub(super) const MAX_STREAMS: u32 = 32;
-/// How long an answer may take: a list over a large ledger. Watches go on for longer once they have begun.
-pub(super) const ANSWER_TIME: Duration = Duration::from_secs(30);
-/// Length of a question: a filter has no more.
-pub(super) const MAX_QUESTION_BYTES: usize = 64 * 1024;
+/// Connections at once. A script that forgets to close its own must not take the CSR port's files. Who opened the socket may ask, so nobody is a stranger.
+const CROWD: CrowdLimits = CrowdLimits { places: 64, strangers: 64, bytes: CROWD_BYTES };
 
 /// Listens on a Unix socket that only its owner can open. A socket that a killed process left behind is replaced.
 ///
@@ -57,69 +47,42 @@ pub(in crate::server) fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Answers on the socket until `shutdown` ends.
-pub(in crate::server) async fn serve(socket: UnixListener, api: Arc<AdminApi>, shutdown: impl Future<Output = ()>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let incoming = UnixListenerStream::new(socket).filter_map(move |accepted| {
-        let stream = accepted.ok()?;
-        // Dropping the stream closes it.
-        let place = places.clone().try_acquire_owned().ok()?;
-        let uid = stream.peer_cred().ok().map(|peer| peer.uid());
-        Some(Ok::<_, io::Error>(Placed { stream, caller: Caller::Local { uid }, _place: place }))
-    });
-    let served = tonic::transport::Server::builder()
-        .timeout(ANSWER_TIME)
-        .concurrency_limit_per_connection(MAX_QUESTIONS)
-        .max_concurrent_streams(MAX_STREAMS)
-        .add_service(AdminServer::from_arc(api).max_decoding_message_size(MAX_QUESTION_BYTES))
-        .serve_with_incoming_shutdown(incoming, shutdown)
-        .await;
-    if let Err(error) = served {
-        tracing::error!(%error, "the admin door closed");
-    }
-}
-
-/// A connection that gives its place back when it ends.
+/// The door behind the socket.
 #[derive(Debug)]
-struct Placed {
-    stream: UnixStream,
-    caller: Caller,
-    _place: OwnedSemaphorePermit,
+pub(in crate::server) struct LocalDoor {
+    answering: Answering,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
 }
 
-/// tonic puts this into the extensions of every request: whoever opened the connection is who asks.
-impl Connected for Placed {
-    type ConnectInfo = Caller;
-
-    fn connect_info(&self) -> Caller {
-        self.caller.clone()
+impl LocalDoor {
+    pub(in crate::server) fn new(api: Arc<AdminApi>, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
+        Self { answering: Answering::new(api, clock.clone()), clock, entropy }
     }
-}
 
-impl AsyncRead for Placed {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+    /// Answers until `shutdown` turns true.
+    pub(in crate::server) async fn run(self, socket: UnixListener, shutdown: watch::Receiver<bool>) {
+        let clock = self.clock.clone();
+        accept(socket, Arc::new(self), Crowd::new(CROWD, clock.clone()), (LONGEST_HOLD, LAST_ANSWERS), clock, shutdown).await;
     }
 }
 
-impl AsyncWrite for Placed {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+impl Door for LocalDoor {
+    type Stream = UnixStream;
+
+    async fn serve(self: Arc<Self>, visitor: Visitor<UnixStream>) {
+        let Visitor { stream, share, member, shutdown, .. } = visitor;
+        let caller = Caller::Local { uid: stream.peer_cred().ok().map(|peer| peer.uid()) };
+        let connection = Connection::new(member);
+        connection.becomes_known(share);
+        let answer = |request: Request<Incoming>, held| {
+            let (answering, connection, caller) = (self.answering.clone(), connection.clone(), caller.clone());
+            async move { answering.answer(request, held, connection, share, async |_, _| Ok(caller)).await }
+        };
+        serve(stream, &connection, &HTTP2, (&self.clock, self.entropy.as_ref()), shutdown, answer).await;
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, parts: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+    fn turned_away(&self, reason: &'static str) {
+        tracing::debug!(reason, "a connection to the admin socket was closed");
     }
 }

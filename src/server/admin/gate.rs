@@ -1,22 +1,18 @@
 //! Who may ask what over the network: the cluster reviews the token and RBAC decides, before a byte of the message is read. The cheapest refusals
 //! come first, and whatever can't be decided is refused.
 
-use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
+use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, Request, Response};
 use tonic::Status;
-use tonic::body::Body;
-use tower::{Layer, Service};
 
+use super::super::door::Connection;
 use super::caller::Caller;
 use super::failures::Failures;
-use super::network::Peer;
 use super::permissions::needed;
+use crate::bounds::Shares;
 use crate::clock::Clock;
 use crate::cluster::{Operators, Permission};
 
@@ -41,7 +37,7 @@ impl Gate {
     /// # Errors
     /// UNAUTHENTICATED without a good token, PERMISSION_DENIED where RBAC says no, RESOURCE_EXHAUSTED after too many bad tokens, UNAVAILABLE where
     /// the cluster can't be asked.
-    async fn admit(&self, path: &str, headers: &HeaderMap, peer: &Peer) -> Result<Caller, Status> {
+    pub(super) async fn admit(&self, path: &str, headers: &HeaderMap, peer: &Peer) -> Result<Caller, Status> {
         let permission = needed(path).ok_or_else(|| Status::unimplemented("there is no such question"))?;
         let token = bearer(headers).ok_or_else(|| Status::unauthenticated("a Kubernetes token must be sent (authorization: Bearer …)"))?;
         let unavailable = |_| Status::unavailable("the cluster's API server can't be asked who this is and what he may do; try again");
@@ -58,7 +54,7 @@ impl Gate {
             return Err(denied(permission));
         }
         // Not before: any pod can have a token for our audience.
-        peer.becomes_known();
+        peer.becomes_known(&operator.name);
         Ok(Caller::Kubernetes { user: operator.name })
     }
 }
@@ -78,55 +74,26 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer") && right).then_some(token)
 }
 
-/// Puts the gate before the service.
+/// Where a question comes from.
 #[derive(Debug, Clone)]
-pub(super) struct Guarding(pub(super) Arc<Gate>);
-
-impl<S> Layer<S> for Guarding {
-    type Service = Guarded<S>;
-
-    fn layer(&self, inner: S) -> Guarded<S> {
-        Guarded { inner, gate: self.0.clone() }
-    }
+pub(super) struct Peer {
+    address: IpAddr,
+    connection: Connection,
+    shares: Shares,
 }
 
-/// A service behind the gate.
-#[derive(Debug, Clone)]
-pub(super) struct Guarded<S> {
-    inner: S,
-    gate: Arc<Gate>,
-}
-
-impl<S> Service<Request<Body>> for Guarded<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + Send + 'static,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(context)
+impl Peer {
+    pub(super) fn new(address: IpAddr, connection: Connection) -> Self {
+        Self { address, connection, shares: Shares::default() }
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        // The clone isn't ready; what was polled is what is called.
-        let clone = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, clone);
-        let gate = self.gate.clone();
-        async move {
-            let Some(peer) = request.extensions().get::<Peer>().cloned() else {
-                return Ok(Status::internal("nobody said where this comes from").into_http());
-            };
-            match gate.admit(request.uri().path(), request.headers(), &peer).await {
-                Ok(caller) => {
-                    request.extensions_mut().insert(caller);
-                    inner.call(request).await
-                }
-                Err(status) => Ok(status.into_http()),
-            }
-        }
-        .boxed()
+    pub(super) fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// A token of this operator was good: he is no stranger any more.
+    pub(super) fn becomes_known(&self, name: &str) {
+        self.connection.becomes_known(self.shares.of_names(name, "", None));
     }
 }
 

@@ -321,7 +321,7 @@ impl Reading {
 
 /// Whether a connection that ended for this reason was turned away for want of room.
 fn is_our_doing(reason: &str) -> bool {
-    reason.starts_with("too_many_") || matches!(reason, "queue_full" | "accept_error")
+    reason.starts_with("too_many_") || matches!(reason, "queue_full" | "made_room" | "accept_error")
 }
 
 /// The latest time that the state mentions.

@@ -14,7 +14,9 @@ pub(in crate::server) enum Place {
     Connections,
     /// Connections on which nobody has got a certificate yet.
     Strangers,
-    /// New connections that are worked on, from the handshake to the first answer.
+    /// Bytes that are kept for connections: of requests until they are decoded, of answers until they are read.
+    Bytes,
+    /// Handshakes that are worked on.
     Handshakes,
     /// New connections that wait for that.
     HandshakeQueue,
@@ -31,9 +33,10 @@ pub(in crate::server) enum Place {
 }
 
 impl Place {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Connections,
         Self::Strangers,
+        Self::Bytes,
         Self::Handshakes,
         Self::HandshakeQueue,
         Self::Requests,
@@ -47,6 +50,7 @@ impl Place {
         match self {
             Self::Connections => "connections",
             Self::Strangers => "strangers",
+            Self::Bytes => "bytes",
             Self::Handshakes => "handshakes",
             Self::HandshakeQueue => "handshake_queue",
             Self::Requests => "requests",

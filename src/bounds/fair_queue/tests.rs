@@ -32,17 +32,22 @@ impl Clock for HandClock {
 
 const PATIENCE: Duration = Duration::from_secs(1);
 
-fn queue(slots: usize, slots_per_key: usize, waiting: usize) -> (Arc<FairQueue<u8>>, Arc<HandClock>) {
+fn queue(slots: usize, waiting: usize) -> (Arc<FairQueue>, Arc<HandClock>) {
     let clock = Arc::new(HandClock::default());
-    (FairQueue::new(Limits { slots, slots_per_key, waiting, patience: PATIENCE }, clock.clone()), clock)
+    (FairQueue::new(Limits { slots, waiting, patience: PATIENCE }, clock.clone()), clock)
 }
 
-/// Stands in line and says where.
-fn stand(queue: &Arc<FairQueue<u8>>, key: u8) -> Result<Place<u8>, Full> {
-    queue.stand_in_line(key)
+/// A line in a group of its own.
+const fn alone(number: u64) -> Share {
+    Share::of([number, number, number])
 }
 
-fn served(place: Result<Place<u8>, Full>) -> Slot<u8> {
+/// Stands in such a line and says where.
+fn stand(queue: &Arc<FairQueue>, number: u64) -> Result<Place, Full> {
+    queue.stand_in_line(alone(number))
+}
+
+fn served(place: Result<Place, Full>) -> Slot {
     match place {
         Ok(Place::Served(slot)) => slot,
         Ok(Place::Waiting(_)) => panic!("has to wait"),
@@ -50,7 +55,7 @@ fn served(place: Result<Place<u8>, Full>) -> Slot<u8> {
     }
 }
 
-fn waiting(place: Result<Place<u8>, Full>) -> oneshot::Receiver<Slot<u8>> {
+fn waiting(place: Result<Place, Full>) -> oneshot::Receiver<Slot> {
     match place {
         Ok(Place::Waiting(slot)) => slot,
         Ok(Place::Served(_)) => panic!("is served"),
@@ -60,7 +65,7 @@ fn waiting(place: Result<Place<u8>, Full>) -> oneshot::Receiver<Slot<u8>> {
 
 #[test]
 fn keys_take_turns_however_many_of_one_wait() {
-    let (queue, _) = queue(1, usize::MAX, 100);
+    let (queue, _) = queue(1, 100);
     let mut held = served(stand(&queue, 1));
     let mut greedy: Vec<_> = (0..10).map(|_| waiting(stand(&queue, 1))).collect();
     let mut modest = waiting(stand(&queue, 2));
@@ -74,47 +79,32 @@ fn keys_take_turns_however_many_of_one_wait() {
     drop(greedy);
     assert_eq!(queue.held(), 0, "those who left gave their places up");
     drop(served(stand(&queue, 3)));
-    assert!(queue.lock().lines.is_empty(), "nothing is kept of keys that left");
-}
-
-#[test]
-fn a_key_holds_its_share_at_most_and_others_pass_it() {
-    let (queue, _) = queue(3, 2, 100);
-    let (one, two) = (served(stand(&queue, 1)), served(stand(&queue, 1)));
-    let mut third = waiting(stand(&queue, 1));
-    let other = served(stand(&queue, 2));
-    assert!(third.try_recv().is_err());
-    drop(other);
-    assert!(third.try_recv().is_err(), "a slot is free, but not for this key");
-    drop(one);
-    let third = third.try_recv().unwrap();
-    drop((two, third));
-    assert_eq!((queue.held(), queue.waiting()), (0, 0));
+    assert!(queue.lock().all.inner.is_empty(), "nothing is kept of keys that left");
 }
 
 #[test]
 fn a_line_that_cannot_be_served_in_time_takes_no_more() {
-    let (queue, clock) = queue(1, usize::MAX, 100);
+    let (queue, clock) = queue(1, 100);
     let held = served(stand(&queue, 1));
     let mut first = waiting(stand(&queue, 1));
     clock.advance(PATIENCE * 9 / 10);
     assert!(!queue.is_refusing());
-    assert!(queue.would_refuse(1) && stand(&queue, 1).is_err());
+    assert!(queue.would_refuse(alone(1)) && stand(&queue, 1).is_err());
     assert!(queue.is_refusing());
-    assert!(!queue.would_refuse(2), "another's line is another's");
+    assert!(!queue.would_refuse(alone(2)), "another's line is another's");
     let mut other = waiting(stand(&queue, 2));
     clock.advance(PATIENCE / 5);
     drop(held);
     assert!(matches!(first.try_recv(), Err(oneshot::error::TryRecvError::Closed)), "refused after the time that anybody waits");
     assert!(other.try_recv().is_ok());
-    assert!(!queue.would_refuse(1) && queue.is_refusing(), "it was a moment ago");
+    assert!(!queue.would_refuse(alone(1)) && queue.is_refusing(), "it was a moment ago");
     clock.advance(PATIENCE);
     assert!(!queue.is_refusing());
 }
 
 #[test]
 fn a_line_is_no_longer_than_it_can_be_served_at_its_pace() {
-    let (queue, clock) = queue(1, usize::MAX, 1_000);
+    let (queue, clock) = queue(1, 1_000);
     let mut held = served(stand(&queue, 1));
     let mut line: VecDeque<_> = (0..10).map(|_| waiting(stand(&queue, 1))).collect();
     for _ in 0..5 {
@@ -125,7 +115,7 @@ fn a_line_is_no_longer_than_it_can_be_served_at_its_pace() {
     // A twentieth for each: 18 places in nine tenths of the time, 5 of them taken.
     let more = (0..100).take_while(|_| stand(&queue, 1).map(|place| line.push_back(waiting(Ok(place)))).is_ok()).count();
     assert_eq!(more, 12);
-    assert!(queue.would_refuse(1) && !queue.would_refuse(2));
+    assert!(queue.would_refuse(alone(1)) && !queue.would_refuse(alone(2)));
     for _ in 0..17 {
         clock.advance(PATIENCE / 20);
         drop(held);
@@ -137,7 +127,7 @@ fn a_line_is_no_longer_than_it_can_be_served_at_its_pace() {
 
 #[test]
 fn room_is_made_at_the_end_of_the_longest_line() {
-    let (queue, _) = queue(1, usize::MAX, 3);
+    let (queue, _) = queue(1, 3);
     let held = served(stand(&queue, 1));
     let mut long: Vec<_> = (0..3).map(|_| waiting(stand(&queue, 1))).collect();
     assert!(stand(&queue, 1).is_err(), "the longest line is his own");
@@ -151,7 +141,7 @@ fn room_is_made_at_the_end_of_the_longest_line() {
 
 #[test]
 fn crowded_means_that_everybody_waits() {
-    let (queue, clock) = queue(1, usize::MAX, 100);
+    let (queue, clock) = queue(1, 100);
     let mut held = served(stand(&queue, 1));
     assert!(!queue.is_crowded());
     // Everybody's wait is long.
@@ -178,8 +168,8 @@ fn crowded_means_that_everybody_waits() {
 }
 
 #[test]
-fn one_key_alone_is_no_crowd() {
-    let (queue, clock) = queue(1, usize::MAX, 100);
+fn one_line_alone_is_no_crowd() {
+    let (queue, clock) = queue(1, 100);
     let mut held = served(stand(&queue, 1));
     let mut greedy: Vec<_> = (0..20).map(|_| waiting(stand(&queue, 1))).collect();
     clock.advance(PATIENCE * 3 / 5);
@@ -194,15 +184,79 @@ fn one_key_alone_is_no_crowd() {
 
 #[tokio::test]
 async fn who_gives_up_leaves_no_hole() {
-    let (queue, _) = queue(1, usize::MAX, 10_000);
+    let (queue, _) = queue(1, 10_000);
     let held = served(stand(&queue, 1));
     for _ in 0..5_000 {
         drop(waiting(stand(&queue, 2)));
     }
-    let patient = queue.enter(2);
+    let patient = queue.enter(alone(2));
     tokio::pin!(patient);
     assert!(patient.as_mut().now_or_never().is_none());
     drop(held);
     assert!(patient.await.is_ok());
     assert_eq!((queue.held(), queue.waiting()), (0, 0));
+}
+
+#[test]
+fn a_group_with_many_lines_has_one_turn_of_the_round() {
+    let (queue, _) = queue(1, 10_000);
+    let mut held = served(stand(&queue, 0));
+    let namespace = |account: u64| Share::of([7, account, account]);
+    let mut many: Vec<_> = (0..1_000).map(|account| waiting(queue.stand_in_line(namespace(account)))).collect();
+    let mut honest: Vec<_> = (0..3).map(|_| waiting(stand(&queue, 8))).collect();
+    for round in 0..3 {
+        drop(held);
+        held = many[round].try_recv().expect("each account in turn");
+        drop(held);
+        held = honest[round].try_recv().expect("every other turn is the other namespace's");
+    }
+    drop(held);
+}
+
+#[test]
+fn a_group_with_many_lines_is_bounded_by_time_too() {
+    let (queue, clock) = queue(1, 10_000);
+    let mut held = served(stand(&queue, 0));
+    let account = |account: u64| Share::of([7, account, account]);
+    let mut lines: VecDeque<_> = (0..20).map(|number| waiting(queue.stand_in_line(account(number)))).collect();
+    for _ in 0..10 {
+        clock.advance(PATIENCE / 30);
+        drop(held);
+        held = lines.pop_front().unwrap().try_recv().unwrap();
+    }
+    // A thirtieth for each: 27 places in nine tenths of the time, ten of them taken. Each of them is a line of its own.
+    let more =
+        (100..1_000).take_while(|number| queue.stand_in_line(account(*number)).map(|place| lines.push_back(waiting(Ok(place)))).is_ok()).count();
+    assert!((10..=20).contains(&more), "{more}");
+    assert!(queue.would_refuse(account(2_000)) && !queue.would_refuse(alone(8)));
+    drop(held);
+}
+
+#[test]
+fn one_group_is_no_crowd_however_many_lines_it_has() {
+    let (queue, clock) = queue(1, 10_000);
+    let mut held = served(stand(&queue, 0));
+    let mut lines: Vec<_> = (0..20).map(|account| waiting(queue.stand_in_line(Share::of([7, account, account])))).collect();
+    clock.advance(PATIENCE * 3 / 5);
+    for place in lines.iter_mut().take(4) {
+        drop(held);
+        held = place.try_recv().unwrap();
+        clock.advance(WINDOW / 2);
+        assert!(!queue.is_crowded());
+    }
+    drop(held);
+}
+
+#[test]
+fn room_is_made_in_the_largest_group() {
+    let (queue, _) = queue(1, 4);
+    let held = served(stand(&queue, 0));
+    let mut many: Vec<_> = (0..4).map(|account| waiting(queue.stand_in_line(Share::of([7, account, account])))).collect();
+    let mut other = waiting(stand(&queue, 8));
+    let turned_away = many.iter_mut().map(|place| place.try_recv()).filter(|place| matches!(place, Err(oneshot::error::TryRecvError::Closed)));
+    assert_eq!(turned_away.count(), 1);
+    assert_eq!(queue.waiting(), 4);
+    assert!(queue.stand_in_line(Share::of([7, 9, 9])).is_err(), "nobody else makes room for its fifth");
+    assert!(other.try_recv().is_err());
+    drop(held);
 }

@@ -1,6 +1,7 @@
 //! Reads less often from who is refused. Under overload most of a refusal's price is that of reading and writing one request at a time; whoever
 //! was turned away is read again after a pause, and what has come by then is read, decrypted and answered together. The others keep
-//! their full pace, and the network itself tells a peer that sends without end to slow down.
+//! their full pace, and the network itself tells a peer that sends without end to slow down. So it does to one that sends frames which cost it
+//! nothing (`frames.rs`).
 
 use std::io;
 use std::pin::Pin;
@@ -11,39 +12,62 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::frames::Frames;
 use crate::clock::{Clock, Sleep};
 
 /// A pause: short beside the time that a request may wait for its turn, and long enough for a few requests to come.
 const PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause, whatever came: a peer that has come to its senses isn't lost for ever.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Set by whoever turns a request of the connection away, taken by the next read.
-pub(super) type TurnedAway = Arc<AtomicBool>;
+pub(in crate::server) type TurnedAway = Arc<AtomicBool>;
 
 /// A stream that is read with pauses.
 pub(super) struct Paced<S> {
     stream: S,
     clock: Arc<dyn Clock>,
     turned_away: TurnedAway,
+    frames: Frames,
     pause: Option<Sleep>,
 }
 
 impl<S> Paced<S> {
     pub(super) fn new(stream: S, clock: Arc<dyn Clock>, turned_away: TurnedAway) -> Self {
-        Self { stream, clock, turned_away, pause: None }
+        let frames = Frames::new(millis(clock.as_ref()));
+        Self { stream, clock, turned_away, frames, pause: None }
+    }
+
+    fn pause_for(&mut self, time: Duration) {
+        self.pause = Some(self.clock.sleep_until(self.clock.monotonic() + time));
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.turned_away.swap(false, Ordering::Relaxed) && self.pause.is_none() {
-            self.pause = Some(self.clock.sleep_until(self.clock.monotonic() + PAUSE));
+            self.pause_for(PAUSE);
         }
         if let Some(pause) = &mut self.pause {
             ready!(pause.as_mut().poll(context));
             self.pause = None;
         }
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        self.frames.pass(buffer.filled().get(before..).unwrap_or_default());
+        if self.frames.is_over() {
+            let now = millis(self.clock.as_ref());
+            let wait = self.frames.wait(now);
+            if wait > 0 {
+                self.pause_for(Duration::from_millis(wait).min(LONGEST_PAUSE));
+            }
+        }
+        Poll::Ready(Ok(()))
     }
+}
+
+fn millis(clock: &dyn Clock) -> u64 {
+    u64::try_from(clock.monotonic().as_millis()).unwrap_or(u64::MAX)
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {

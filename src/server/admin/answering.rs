@@ -1,0 +1,87 @@
+//! How questions are answered, whatever door they come through: who asks is found out before a byte of the question is read, few questions are
+//! worked on at once, fairly by operator, and an answer has its time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, Request, Response};
+use hyper::body::Incoming;
+use tonic::Status;
+use tonic::body::Body;
+use tower::Service;
+
+use super::super::door::{Connection, Http2, TooManyFields, Unread, read_whole};
+use super::super::proto::admin::admin_server::AdminServer;
+use super::super::refusals::guarded;
+use super::AdminApi;
+use super::caller::Caller;
+use crate::bounds::{FairQueue, Held, Limits, Share};
+use crate::clock::{Clock, within};
+
+/// Questions that are worked on at once, over all connections of a door: a page of a list takes some MiB while it is made.
+const QUESTIONS: Limits = Limits { slots: 6, waiting: 256, patience: Duration::from_secs(10) };
+/// How long an answer may take: a list over a large ledger. Watches go on for longer once they have begun.
+const ANSWER_TIME: Duration = Duration::from_secs(30);
+/// Length of a question: a filter has no more.
+const MAX_QUESTION_BYTES: usize = 64 * 1024;
+/// Bytes of questions and of answers that were not read yet: two dozen of the largest pages.
+pub(super) const CROWD_BYTES: usize = 48 * 1024 * 1024;
+/// For so long at most they are kept.
+pub(super) const LONGEST_HOLD: Duration = Duration::from_secs(60);
+/// How long the last answers may take at shutdown.
+pub(super) const LAST_ANSWERS: Duration = Duration::from_secs(10);
+/// Each connection: some questions at once, watches among them.
+pub(super) const HTTP2: Http2 = Http2 {
+    streams: 32,
+    stranger_time: Duration::from_secs(20),
+    age: Duration::from_secs(30 * 60),
+    drain_time: LAST_ANSWERS,
+    keepalive: Duration::from_secs(30),
+};
+
+/// Answers questions. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Answering {
+    api: AdminServer<AdminApi>,
+    turns: Arc<FairQueue>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Answering {
+    pub(super) fn new(api: Arc<AdminApi>, clock: Arc<dyn Clock>) -> Self {
+        let api = AdminServer::from_arc(api).max_decoding_message_size(MAX_QUESTION_BYTES);
+        Self { api, turns: FairQueue::new(QUESTIONS, clock.clone()), clock }
+    }
+
+    /// Answers one question. `who` says who asks, by the question's path and headers; `share` is on whose account the connection goes.
+    pub(super) async fn answer(
+        mut self,
+        request: Request<Incoming>,
+        held: Result<Held, TooManyFields>,
+        connection: Connection,
+        share: Share,
+        who: impl AsyncFnOnce(&str, &HeaderMap) -> Result<Caller, Status>,
+    ) -> Response<Body> {
+        let clock = self.clock.clone();
+        let answered = within(clock.as_ref(), ANSWER_TIME, async {
+            let mut held = held.map_err(|TooManyFields| guarded::too_many_fields())?;
+            let caller = who(request.uri().path(), request.headers()).await?;
+            let mut request = read_whole(request, &mut held, MAX_QUESTION_BYTES).await.map_err(|unread| match unread {
+                Unread::TooLarge => guarded::too_large(),
+                Unread::Broken => guarded::malformed(),
+            })?;
+            request.extensions_mut().insert(caller);
+            let _under_way = connection.turn(held).await;
+            let Ok(_turn) = self.turns.enter(share).await else {
+                return Err(Status::resource_exhausted("too many questions are being answered; try again"));
+            };
+            self.api.call(request).await.map_err(|never| match never {})
+        })
+        .await;
+        match answered {
+            Some(Ok(response)) => response,
+            Some(Err(status)) => status.into_http(),
+            None => guarded::deadline_exceeded().into_http(),
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! A TLS handshake under bounds. Who says nothing costs a socket and no turn: a turn to work on a handshake is taken once the whole ClientHello is
+//! here, and given back as soon as we only wait for the peer. Turns are fair by address.
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::server::{Accepted, Acceptor};
+use tokio::net::TcpStream;
+use tokio_rustls::StartHandshake;
+use tokio_rustls::server::TlsStream;
+
+use super::super::tls::{ALPN_H2, CurrentTls};
+use crate::bounds::{FairQueue, Limits, Member, Share};
+use crate::clock::{Clock, within};
+
+/// The longest ClientHello: a post-quantum key share has 1.2 KiB, a session ticket less than that.
+const MAX_HELLO_BYTES: usize = 16 * 1024;
+/// How long a handshake keeps its turn: a peer that doesn't go on by then is only waited for.
+const TURN_TIME: Duration = Duration::from_millis(250);
+
+/// The handshakes of one door.
+#[derive(Debug, Clone)]
+pub(in crate::server) struct Handshakes {
+    turns: Arc<FairQueue>,
+    /// A handshake that takes longer, from the first byte that is waited for to its end, is cut off.
+    time: Duration,
+    clock: Arc<dyn Clock>,
+}
+
+/// How one ended.
+#[derive(Debug)]
+pub(in crate::server) enum Handshake {
+    /// TLS with h2, and how long it took, waiting for a turn not counted.
+    Done(Box<TlsStream<TcpStream>>, Duration),
+    /// Not TLS as we speak it.
+    Failed(io::Error),
+    /// The peer took too long.
+    TimedOut,
+    /// The peer doesn't speak HTTP/2.
+    NotHttp2,
+    /// There was no turn in time.
+    NoTurn,
+    /// Another one needed the place.
+    MadeRoom,
+}
+
+impl Handshakes {
+    pub(in crate::server) fn new(turns: Limits, time: Duration, clock: Arc<dyn Clock>) -> Self {
+        Self { turns: FairQueue::new(turns, clock.clone()), time, clock }
+    }
+
+    /// Whose turn it is.
+    pub(in crate::server) fn turns(&self) -> &Arc<FairQueue> {
+        &self.turns
+    }
+
+    /// One handshake. Dropping the future is safe.
+    pub(in crate::server) async fn shake(&self, stream: TcpStream, share: Share, member: &Arc<Member>, tls: &CurrentTls) -> Handshake {
+        let clock = self.clock.as_ref();
+        let hello = tokio::select! {
+            hello = within(clock, self.time, hello(&stream, member)) => hello,
+            _ = member.departure() => return Handshake::MadeRoom,
+        };
+        let accepted = match hello {
+            Some(Ok(accepted)) => accepted,
+            Some(Err(error)) => return Handshake::Failed(error),
+            None => return Handshake::TimedOut,
+        };
+        let working = member.works();
+        let turn = tokio::select! {
+            turn = self.turns.enter(share) => turn,
+            _ = member.departure() => return Handshake::MadeRoom,
+        };
+        let Ok(turn) = turn else { return Handshake::NoTurn };
+        let began = clock.monotonic();
+        let mut shaking = StartHandshake::from_parts(accepted, stream).into_stream(tls.load_full());
+        let mut outcome = within(clock, TURN_TIME, &mut shaking).await;
+        drop((turn, working));
+        if outcome.is_none() {
+            outcome = tokio::select! {
+                outcome = within(clock, self.time, shaking) => outcome,
+                _ = member.departure() => return Handshake::MadeRoom,
+            };
+        }
+        match outcome {
+            Some(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(ALPN_H2) => {
+                Handshake::Done(Box::new(stream), clock.monotonic().saturating_sub(began))
+            }
+            Some(Ok(_)) => Handshake::NotHttp2,
+            Some(Err(error)) => Handshake::Failed(error),
+            None => Handshake::TimedOut,
+        }
+    }
+}
+
+/// Waits for a whole ClientHello. What came of one counts as bytes of the connection.
+async fn hello(stream: &TcpStream, member: &Arc<Member>) -> io::Result<Accepted> {
+    let (mut acceptor, mut held, mut bytes) = (Acceptor::default(), None, 0);
+    loop {
+        stream.readable().await?;
+        match acceptor.read_tls(&mut Now(stream)) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => {
+                bytes += read;
+                held.get_or_insert_with(|| member.holds(0)).grow(read);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(error),
+        }
+        match acceptor.accept() {
+            Ok(Some(accepted)) => return Ok(accepted),
+            Ok(None) if bytes > MAX_HELLO_BYTES => return Err(io::Error::new(io::ErrorKind::InvalidData, "the ClientHello is too long")),
+            Ok(None) => {}
+            Err((error, mut alert)) => {
+                // Whoever doesn't hear it sees the end of the connection.
+                let _ = alert.write(&mut Now(stream));
+                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            }
+        }
+    }
+}
+
+/// Reads what has come, and writes what there is room for; never waits.
+struct Now<'a>(&'a TcpStream);
+
+impl Read for Now<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.try_read(buffer)
+    }
+}
+
+impl Write for Now<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.try_write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

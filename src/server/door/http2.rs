@@ -1,0 +1,170 @@
+//! One HTTP/2 connection under its bounds: few header fields, small windows, requests that a stranger has under way, frames that cost a peer
+//! nothing, the time of a stranger, and the connection's age. It ends when its place is needed more.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tonic::body::Body;
+
+use super::answer::Answer;
+use super::gather::Gather;
+use super::paced::{Paced, TurnedAway};
+use super::whole::hold_headers;
+use crate::bounds::{Departure, Held, Member, Share, Working};
+use crate::clock::{Clock, Entropy, fraction, within};
+
+/// The bounds of a door's connections.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::server) struct Http2 {
+    /// Requests on one connection at once.
+    pub(in crate::server) streams: u32,
+    /// How long somebody may stay a stranger.
+    pub(in crate::server) stranger_time: Duration,
+    /// After this age (a tenth more or less) a connection is told to go away.
+    pub(in crate::server) age: Duration,
+    /// How long requests that are under way may take to finish after that, or at shutdown.
+    pub(in crate::server) drain_time: Duration,
+    /// A connection that is silent for this long is pinged, and dropped where nobody answers.
+    pub(in crate::server) keepalive: Duration,
+}
+
+/// Request headers beyond this fail their stream; a token has about 1 KiB, up to 12 where somebody tries.
+const MAX_HEADER_BYTES: u32 = 32 * 1024;
+/// Fields of them; agents send ten, and each costs more than its bytes.
+const MAX_HEADER_FIELDS: usize = 64;
+/// Streams that a peer may open and reset before we answered (CVE-2023-44487) until its connection is closed.
+const MAX_PENDING_RESETS: usize = 50;
+/// Bytes of requests that may be on their way on a stream, and on a connection: a few requests' worth. They are read as they come.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 128 * 1024;
+/// Requests of a stranger that are worked on at once; more wait.
+const STRANGERS_REQUESTS: usize = 8;
+/// How long somebody who has to go, and isn't slow, has to take notice.
+const NOTICE: Duration = Duration::from_secs(1);
+
+/// What is known of a connection while its requests are answered; it travels in their extensions.
+#[derive(Debug, Clone)]
+pub(in crate::server) struct Connection {
+    member: Arc<Member>,
+    /// Set by whoever turns a request of it away: then it is read again after a pause.
+    turned_away: TurnedAway,
+    /// Requests of a stranger that are worked on; closed once he is none.
+    requests: Arc<Semaphore>,
+}
+
+/// What a request keeps while it is worked on.
+#[derive(Debug)]
+pub(in crate::server) struct UnderWay {
+    _held: Held,
+    _place: Option<OwnedSemaphorePermit>,
+    _working: Working,
+}
+
+/// More header fields than any client of ours sends; they are gone already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::server) struct TooManyFields;
+
+impl Connection {
+    pub(in crate::server) fn new(member: Arc<Member>) -> Self {
+        Self { member, turned_away: TurnedAway::default(), requests: Arc::new(Semaphore::new(STRANGERS_REQUESTS)) }
+    }
+
+    /// Somebody proved on it who he is.
+    pub(in crate::server) fn becomes_known(&self, share: Share) {
+        if !self.member.is_known() {
+            self.member.becomes_known(share);
+            self.requests.close();
+        }
+    }
+
+    /// Whether somebody has.
+    pub(in crate::server) fn is_known(&self) -> bool {
+        self.member.is_known()
+    }
+
+    /// A request of it was turned away.
+    pub(in crate::server) fn turn_away(&self) {
+        self.turned_away.store(true, Ordering::Relaxed);
+    }
+
+    /// The turn of a request that has been read whole, with the bytes that it holds. Strangers' requests wait for one another.
+    pub(in crate::server) async fn turn(&self, held: Held) -> UnderWay {
+        let place = self.requests.clone().acquire_owned().await.ok();
+        UnderWay { _held: held, _place: place, _working: self.member.works() }
+    }
+}
+
+/// Serves a connection until the peer leaves, it is too old, it has to make room, or we shut down; returns why it ended. `answer` gets each request, and
+/// the bytes that it holds for as long as that isn't dropped.
+pub(in crate::server) async fn serve<F>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    connection: &Connection,
+    bounds: &Http2,
+    (clock, entropy): (&Arc<dyn Clock>, &dyn Entropy),
+    mut shutdown: watch::Receiver<bool>,
+    answer: impl Fn(Request<Incoming>, Result<Held, TooManyFields>) -> F,
+) -> &'static str
+where
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let member = connection.member.clone();
+    let stream = Gather::new(Paced::new(stream, clock.clone(), connection.turned_away.clone()));
+    let service = service_fn(|mut request: Request<Incoming>| {
+        // This much is done before anything else of the connection is read, so too many fields are gone before more can come.
+        let held = if request.headers().len() > MAX_HEADER_FIELDS {
+            request.headers_mut().clear();
+            Err(TooManyFields)
+        } else {
+            Ok(hold_headers(request.headers(), &member))
+        };
+        let (answering, member) = (answer(request, held), member.clone());
+        async move { Ok::<_, Infallible>(Answer::of(answering.await, member).await) }
+    });
+    let mut served = pin!(
+        http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(bounds.streams)
+            .max_header_list_size(MAX_HEADER_BYTES)
+            .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .keep_alive_interval(bounds.keepalive)
+            .keep_alive_timeout(bounds.keepalive)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    let stays = async {
+        clock.sleep_until(clock.monotonic() + bounds.stranger_time).await;
+        if member.is_known() {
+            std::future::pending::<()>().await;
+        }
+    };
+    // Without random bytes every connection just has the same age.
+    let share = 0.9 + 0.2 * fraction(entropy).unwrap_or(0.5);
+    let (reason, time) = tokio::select! {
+        ended = served.as_mut() => return if ended.is_ok() { "closed_by_peer" } else { "broken" },
+        () = clock.sleep_until(clock.monotonic() + bounds.age.mul_f64(share)) => ("age", bounds.drain_time),
+        () = stays => ("stranger", NOTICE),
+        departure = member.departure() => match departure {
+            Departure::MadeRoom => ("made_room", NOTICE),
+            Departure::TooManyBytes => return "too_many_bytes",
+            Departure::TooSlow => return "too_slow",
+        },
+        _ = shutdown.wait_for(|stop| *stop) => ("shutdown", bounds.drain_time),
+    };
+    served.as_mut().graceful_shutdown();
+    tokio::select! {
+        ended = within(clock.as_ref(), time, served) => if ended.is_some() { reason } else { "cut_off" },
+        // Whoever was told already is not waited for any longer than that.
+        _ = member.departure(), if reason == "age" => "made_room",
+    }
+}

@@ -1,0 +1,54 @@
+//! Requests are read whole before anything is made of them. Until then they are bytes of their connection, which count; a message that announces
+//! more than it sends costs what it sent.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Request};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use tonic::body::Body;
+
+use crate::bounds::{Held, Member};
+
+/// gRPC's prefix of a message: a flag and a length.
+const PREFIX: usize = 5;
+/// What a stream costs beside the bytes of its headers and of its message.
+const STREAM: usize = 2 * 1024;
+/// What a header costs beside its name and value.
+const FIELD: usize = 64;
+
+/// Why a request was not read to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::server) enum Unread {
+    /// It is longer than may be.
+    TooLarge,
+    /// Its stream or connection broke.
+    Broken,
+}
+
+/// Counts the headers of a request that has just come.
+pub(super) fn hold_headers(headers: &HeaderMap, member: &Arc<Member>) -> Held {
+    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD).sum();
+    member.holds(bytes + STREAM)
+}
+
+/// The request with its whole body of one message of at most `most` bytes.
+///
+/// # Errors
+/// [`Unread`].
+pub(in crate::server) async fn read_whole(request: Request<Incoming>, held: &mut Held, most: usize) -> Result<Request<Body>, Unread> {
+    let (parts, mut body) = request.into_parts();
+    // Copied out of the connection's own buffers, which are much larger and stay as long as the smallest piece of them.
+    let mut whole = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Unread::Broken)?;
+        if let Some(data) = frame.data_ref() {
+            if whole.len() + data.len() > most + PREFIX {
+                return Err(Unread::TooLarge);
+            }
+            held.grow(data.len());
+            whole.extend_from_slice(data);
+        }
+    }
+    Ok(Request::from_parts(parts, Body::new(Full::new(Bytes::from(whole)))))
+}
