@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::ArgGroup;
+
 use super::super::csr_client::KeyType;
 use super::super::outcome::Output;
 use super::tokens::TokenSignature;
@@ -11,13 +13,15 @@ use crate::spiffe::TrustDomain;
 
 /// `meshmint bench`
 #[derive(Debug, Clone, clap::Args)]
+#[command(group(ArgGroup::new("new").args(["new_connections", "herd"])))]
 #[command(after_help = "Examples:\n  \
     meshmint bench --dev .meshmint --duration 30s --floor\n  \
     meshmint bench --dev .meshmint --new-connections --source-addresses 16 --duration 30s\n  \
     meshmint bench --dev .meshmint --rate 1000 --duration 1m -o json\n  \
     meshmint bench --dev .meshmint --herd 2000 --source-addresses 64 --duration 2m\n  \
+    meshmint bench --dev .meshmint --idle 1000 --accounts 1 --hold 1m\n  \
     meshmint bench istiod.istio-system.svc:15012 --ca root-cert.pem --token-file tokens/ --duration 10s\n\n\
-    Without --rate, --herd or --idle the loop is closed: each place in flight is taken again at once, also after a refusal.\n\
+    Without --rate, --herd, --idle or --read-nothing the loop is closed: each place in flight is taken again at once, also after a refusal.\n\
     docs/performance.md says how to measure so that the figures mean something. Exit code 3: some requests failed, or the run is void.")]
 pub(crate) struct Args {
     /// The CA: any that speaks Istio's CSR API
@@ -83,12 +87,21 @@ pub(crate) struct Args {
     /// A new TCP, TLS and HTTP/2 connection for each certificate (--connections × --in-flight at once in a closed loop)
     #[arg(long, conflicts_with_all = ["herd", "idle"], help_heading = "How much")]
     pub(super) new_connections: bool,
+    /// With --herd and --new-connections: how long a connection says nothing after its handshake; of a herd, each client's first
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "new", help_heading = "How much")]
+    pub(super) ask_later: Option<Duration>,
     /// So many clients at once, each on its own connection, each wanting one certificate, each trying again as pilot-agent does
     #[arg(long, value_name = "N", conflicts_with_all = ["idle", "requests"], value_parser = at_least_one, help_heading = "How much")]
     pub(super) herd: Option<usize>,
     /// Opens so many connections, asks for one certificate on each, holds them, and reports the server's memory for each
     #[arg(long, value_name = "N", conflicts_with = "requests", value_parser = at_least_one, help_heading = "How much")]
     pub(super) idle: Option<usize>,
+    /// With --idle: how long the connections are held once all of them are open, so that something else can run beside them
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "idle", help_heading = "How much")]
+    pub(super) hold: Option<Duration>,
+    /// A hostile client: sends --in-flight requests on each of --connections, once, reads nothing of the answers, and holds on for --duration
+    #[arg(long, conflicts_with_all = ["rate", "new_connections", "herd", "idle", "requests", "warm_up"], help_heading = "How much")]
+    pub(super) read_nothing: bool,
     /// How long [default: 10s; with --requests until they are done; with --herd 5m at most]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "How much")]
     pub(super) duration: Option<Duration>,
@@ -133,6 +146,8 @@ pub(super) enum Mode {
     Herd(usize),
     /// So many connections that are held.
     Idle(usize),
+    /// Answers are never read.
+    Unread,
 }
 
 impl Args {
@@ -141,6 +156,7 @@ impl Args {
             (Some(rate), ..) => Mode::Open(rate),
             (_, Some(clients), _) => Mode::Herd(clients),
             (.., Some(connections)) => Mode::Idle(connections),
+            _ if self.read_nothing => Mode::Unread,
             _ => Mode::Closed,
         }
     }
@@ -163,7 +179,7 @@ impl Args {
             Mode::Idle(connections) => connections,
             Mode::Open(_) if self.new_connections => self.max_outstanding,
             Mode::Closed if self.new_connections => self.connections.saturating_mul(self.in_flight),
-            Mode::Open(_) | Mode::Closed => self.connections,
+            Mode::Open(_) | Mode::Closed | Mode::Unread => self.connections,
         }
     }
 
@@ -218,7 +234,8 @@ pub(super) mod tests {
         assert_eq!(of(&[]).mode(), Mode::Closed);
         assert_eq!(of(&["--rate", "12.5"]).mode(), Mode::Open(12.5));
         assert_eq!(of(&["--herd", "7"]).mode(), Mode::Herd(7));
-        assert_eq!(of(&["--idle", "7"]).mode(), Mode::Idle(7));
+        assert_eq!(of(&["--idle", "7", "--hold", "1m"]).mode(), Mode::Idle(7));
+        assert_eq!(of(&["--read-nothing"]).mode(), Mode::Unread);
         assert_eq!(of(&[]).longest(), Duration::from_secs(10));
         assert_eq!(of(&["--herd", "7"]).longest(), Duration::from_secs(300));
         assert_eq!(of(&["--duration", "3s", "--requests", "1"]).longest(), Duration::from_secs(3));
@@ -239,6 +256,8 @@ pub(super) mod tests {
     #[test]
     fn what_does_not_fit_together_is_refused() {
         assert!(parse(&["localhost:1", "--ca", "r"]).is_ok());
+        assert!(parse(&["--dev", "d", "--ask-later", "1s", "--herd", "1"]).is_ok());
+        assert!(parse(&["--dev", "d", "--ask-later", "1s", "--new-connections", "--rate", "1"]).is_ok());
         for wrong in [
             &[][..],
             &["localhost:1"],
@@ -251,6 +270,13 @@ pub(super) mod tests {
             &["--dev", "d", "--herd", "1", "--idle", "1"],
             &["--dev", "d", "--herd", "1", "--new-connections"],
             &["--dev", "d", "--herd", "1", "--warm-up", "1s"],
+            &["--dev", "d", "--ask-later", "1s"],
+            &["--dev", "d", "--ask-later", "1s", "--idle", "1"],
+            &["--dev", "d", "--hold", "1s"],
+            &["--dev", "d", "--read-nothing", "--herd", "1"],
+            &["--dev", "d", "--read-nothing", "--new-connections"],
+            &["--dev", "d", "--read-nothing", "--rate", "1"],
+            &["--dev", "d", "--read-nothing", "--warm-up", "1s"],
             &["--dev", "d", "--connections", "0"],
             &["--dev", "d", "--source-addresses", "0"],
             &["--dev", "d", "--duration", "soon"],

@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind};
 
 use h2::client::{Connection, SendRequest};
 use prost::bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::client::TlsStream;
 
@@ -18,6 +19,8 @@ pub(super) type Sender = SendRequest<Bytes>;
 
 /// Room for answers of a stream and of a connection, so that the server never waits for us.
 const WINDOWS: (u32, u32) = (1 << 20, 16 << 20);
+/// Streams that are opened before the server has said how many it takes.
+const STREAMS: usize = 100;
 
 /// Why there is no answer: a kind to count by, and the words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +51,8 @@ impl Trouble {
         Self { kind, words: error.to_string() }
     }
 
-    fn http2(error: &h2::Error) -> Self {
+    /// One of HTTP/2.
+    pub(super) fn http2(error: &h2::Error) -> Self {
         let kind = if error.is_go_away() {
             "http2_goaway"
         } else if error.is_reset() {
@@ -68,12 +72,27 @@ impl Trouble {
 /// # Errors
 /// [`Trouble`].
 pub(super) async fn connect(target: &Target, source: usize, reset: bool) -> Result<(Sender, Driver), Trouble> {
+    http2(tls(target, source, reset).await?, STREAMS).await
+}
+
+/// TCP and TLS of [`connect`].
+///
+/// # Errors
+/// [`Trouble`].
+pub(super) async fn tls(target: &Target, source: usize, reset: bool) -> Result<TlsStream<TcpStream>, Trouble> {
     let stream = tcp(target, source, reset).await.map_err(|error| Trouble::connect(&error))?;
-    let stream = target.tls.connect(target.server_name.clone(), stream).await.map_err(|error| Trouble::tls(&error))?;
+    target.tls.connect(target.server_name.clone(), stream).await.map_err(|error| Trouble::tls(&error))
+}
+
+/// HTTP/2 of [`connect`]. `streams` may be opened before the server has said how many.
+///
+/// # Errors
+/// [`Trouble`].
+pub(super) async fn http2<S: AsyncRead + AsyncWrite + Unpin>(stream: S, streams: usize) -> Result<(Sender, Connection<S, Bytes>), Trouble> {
     let (stream_window, connection_window) = WINDOWS;
     let mut builder = h2::client::Builder::new();
     builder.initial_window_size(stream_window).initial_connection_window_size(connection_window).enable_push(false);
-    builder.handshake(stream).await.map_err(|error| Trouble::http2(&error))
+    builder.initial_max_send_streams(streams).handshake(stream).await.map_err(|error| Trouble::http2(&error))
 }
 
 async fn tcp(target: &Target, source: usize, reset: bool) -> io::Result<TcpStream> {

@@ -1,8 +1,9 @@
 //! A herd: all agents of a mesh start at once. Each has its own connection, wants one certificate, and tries again as pilot-agent does.
 //!
-//! pilot-agent has two loops. The inner one sends the same request up to five times, 100 ms apart and doubling, after codes that gRPC may try again
-//! and after failures of the connection; it keeps the connection as long as that lasts. When it gives up, the connection is closed, and the
-//! outer one begins anew, with a new connection, after 0.5 s, doubling to 60 s, for ever. There is no deadline and no jitter.
+//! pilot-agent (istio 1.31) has two loops. The inner one sends the same request up to five times, 100 ms apart and doubling, give or take a tenth, after
+//! codes that gRPC may try again and after failures of the connection; it keeps the connection as long as that lasts. When it gives up, the
+//! connection is closed and a new one is made *at once*; the outer loop asks on it after 0.5 s, half as long again each time up to 60 s, give or
+//! take a half, for ever. There is no deadline.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,10 +39,13 @@ fn pause_before_try(number: u32) -> Duration {
 
 /// The pause after the outer loop's round of this number; the first is 0.
 fn pause_after_round(number: u32) -> Duration {
-    const FIRST: Duration = Duration::from_millis(500);
-    const LONGEST: Duration = Duration::from_secs(60);
-    FIRST.saturating_mul(1_u32.checked_shl(number).unwrap_or(u32::MAX)).min(LONGEST)
+    const FIRST: f64 = 0.5;
+    const LONGEST: f64 = 60.0;
+    Duration::from_secs_f64((FIRST * 1.5_f64.powi(i32::try_from(number).unwrap_or(i32::MAX))).min(LONGEST))
 }
+
+/// How far pauses of the inner and of the outer loop are drawn from these, as shares of them.
+const SPREAD: (f64, f64) = (0.1, 0.5);
 
 /// Whether pilot-agent's inner loop tries again after this end.
 fn is_tried_again(ended: &Ended) -> bool {
@@ -66,8 +70,11 @@ pub(super) fn send_out(load: &Arc<Load>, clients: usize, tasks: &mut JoinSet<()>
 }
 
 async fn until_served(load: &Load, herd: &Herd, client: usize, began: Duration) {
+    // Whoever can't connect finds out when it asks.
+    let mut connection = None;
+    _ = sender(load, client, &mut connection).await;
+    load.pause(load.ask_later, 0.0).await;
     for number in 0_u32.. {
-        let mut connection = None;
         if round(load, herd, client, began, &mut connection).await {
             herd.served.fetch_add(1, Ordering::Relaxed);
             let after = load.clock.monotonic().saturating_sub(began);
@@ -75,8 +82,8 @@ async fn until_served(load: &Load, herd: &Herd, client: usize, began: Duration) 
             herd.kept.lock().unwrap_or_else(PoisonError::into_inner).extend(connection);
             return;
         }
-        drop(connection);
-        pause(load, pause_after_round(number)).await;
+        connection = None;
+        tokio::join!(load.pause(pause_after_round(number), SPREAD.1), async { _ = sender(load, client, &mut connection).await });
     }
 }
 
@@ -84,7 +91,7 @@ async fn until_served(load: &Load, herd: &Herd, client: usize, began: Duration) 
 async fn round(load: &Load, herd: &Herd, client: usize, began: Duration, connection: &mut Option<Sender>) -> bool {
     let Some(question) = load.questions.of(client) else { return false };
     for number in 0..TRIES {
-        pause(load, pause_before_try(number)).await;
+        load.pause(pause_before_try(number), SPREAD.0).await;
         herd.tries.fetch_add(1, Ordering::Relaxed);
         let tried = load.clock.monotonic();
         let answer = match sender(load, client, connection).await {
@@ -114,12 +121,6 @@ async fn sender(load: &Load, client: usize, connection: &mut Option<Sender>) -> 
     Ok(connection.insert(sender).clone())
 }
 
-async fn pause(load: &Load, pause: Duration) {
-    if !pause.is_zero() {
-        load.clock.sleep_until(load.clock.monotonic() + pause).await;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,8 +129,9 @@ mod tests {
     fn pauses_are_those_of_pilot_agent() {
         let tries: Vec<_> = (0..TRIES).map(|number| pause_before_try(number).as_millis()).collect();
         assert_eq!(tries, [0, 100, 200, 400, 800]);
-        let rounds: Vec<_> = (0..9).map(|number| pause_after_round(number).as_millis()).collect();
-        assert_eq!(rounds, [500, 1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000]);
+        let rounds: Vec<_> = (0..5).map(|number| pause_after_round(number).as_millis()).collect();
+        assert_eq!(rounds, [500, 750, 1125, 1687, 2531]);
+        assert_eq!([11, 12, 40].map(|number| pause_after_round(number).as_secs()), [43, 60, 60]);
         assert_eq!(pause_after_round(u32::MAX), Duration::from_secs(60));
     }
 

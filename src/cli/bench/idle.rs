@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::FutureExt;
 use tokio::task::JoinSet;
 
 use super::connection::{Sender, ask};
@@ -19,6 +20,12 @@ impl Held {
     /// How many there are.
     pub(super) fn count(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// How many of them the server hasn't ended.
+    pub(super) fn count_open(&self) -> usize {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().filter(|sender| !matches!((*sender).clone().ready().now_or_never(), Some(Err(_)))).count()
     }
 }
 

@@ -82,7 +82,10 @@ pub(super) async fn ask_anew(load: &Load, source: usize, question: &Question, an
         Err(trouble) => return answered(Err(trouble)),
     };
     let mut driver = pin!(driver);
-    let asked = ask(sender, question);
+    let asked = async {
+        load.pause(load.ask_later, 0.0).await;
+        ask(sender, question).await
+    };
     let answer = tokio::select! {
         biased;
         answer = asked => answer,

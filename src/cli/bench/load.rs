@@ -5,18 +5,22 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::answer::{Answer, verify};
+use super::args::Args;
 use super::connection::{Driver, Sender, Trouble, connect};
 use super::questions::{Question, Questions};
 use super::tally::{Ended, Recorder};
 use super::target::Target;
-use crate::clock::Clock;
+use crate::clock::{Clock, Entropy, fraction};
 
 /// A load.
 pub(super) struct Load {
     pub(super) clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
     pub(super) target: Target,
     pub(super) questions: Questions,
     pub(super) recorder: Recorder,
+    /// How long a client says nothing after its first handshake.
+    pub(super) ask_later: Duration,
     /// Each Nth answer is verified fully; 0 none.
     verify_each: u64,
     answers: AtomicU64,
@@ -29,15 +33,17 @@ pub(super) struct Load {
 }
 
 impl Load {
-    pub(super) fn new(clock: Arc<dyn Clock>, target: Target, questions: Questions, verify_each: u64, requests: Option<u64>) -> Arc<Self> {
+    pub(super) fn new(clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>, target: Target, questions: Questions, args: &Args) -> Arc<Self> {
         Arc::new(Self {
             clock,
+            entropy,
             target,
             questions,
             recorder: Recorder::new(),
-            verify_each,
+            ask_later: args.ask_later.unwrap_or_default(),
+            verify_each: args.verify,
             answers: AtomicU64::new(0),
-            left: AtomicU64::new(requests.unwrap_or(u64::MAX)),
+            left: AtomicU64::new(args.requests.unwrap_or(u64::MAX)),
             warming_up: AtomicBool::new(true),
             stopped: AtomicBool::new(false),
             started: AtomicU64::new(0),
@@ -96,6 +102,15 @@ impl Load {
         let connected = connect(&self.target, source, reset).await?;
         self.recorder.with(|tally| tally.handshakes += 1);
         Ok(connected)
+    }
+
+    /// Waits that long, give or take this share of it.
+    pub(super) async fn pause(&self, pause: Duration, share: f64) {
+        if !pause.is_zero() {
+            // Without random bytes every pause is just the middle one.
+            let drawn = fraction(self.entropy.as_ref()).unwrap_or(0.5);
+            self.clock.sleep_until(self.clock.monotonic() + pause.mul_f64(1.0 + share * (2.0 * drawn - 1.0))).await;
+        }
     }
 
     /// The measurement begins.

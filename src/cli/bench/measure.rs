@@ -14,6 +14,7 @@ use super::open::OpenLoop;
 use super::process::{CpuSource, Memory, Process, own_cpu, own_wait};
 use super::progress::Progress;
 use super::tally::Tally;
+use super::unread::{self, Unread};
 use super::{closed, progress};
 use crate::clock::Clock;
 
@@ -45,6 +46,10 @@ pub(super) struct Measured {
     pub(super) herd: Option<Arc<Herd>>,
     /// The connections that are held.
     pub(super) held: Option<Arc<Held>>,
+    /// How many of them were still open when they had been held for as long as was asked for.
+    pub(super) open_after_hold: Option<usize>,
+    /// What is never read.
+    pub(super) unread: Option<Arc<Unread>>,
 }
 
 /// What the server used.
@@ -71,7 +76,7 @@ pub(super) async fn run(load: &Arc<Load>, args: &Args, server: Option<&Process>)
     let clock = load.clock.as_ref();
     let progress = Progress::new(std::io::stderr().is_terminal(), clock.monotonic());
     let mut tasks = JoinSet::new();
-    let (mut herd, mut held) = (None, None);
+    let (mut herd, mut held, mut unread) = (None, None, None);
     let before = server.map(Process::memory).transpose()?;
     if args.warm_up.is_zero() {
         load.warmed_up();
@@ -88,6 +93,7 @@ pub(super) async fn run(load: &Arc<Load>, args: &Args, server: Option<&Process>)
         }
         Mode::Herd(clients) => herd = Some(herd::send_out(load, clients, &mut tasks)),
         Mode::Idle(connections) => held = Some(idle::open(load, connections, &mut tasks)),
+        Mode::Unread => unread = Some(unread::open(load, args.connections, args.in_flight, &mut tasks)),
     }
     if !args.warm_up.is_zero() {
         drive(load, &mut tasks, began + args.warm_up, &progress).await;
@@ -102,7 +108,7 @@ pub(super) async fn run(load: &Arc<Load>, args: &Args, server: Option<&Process>)
     let window = clock.monotonic().saturating_sub(began);
     let (own_cpu, own_wait) = (own_cpu().saturating_sub(own.0), own_wait().zip(own.1).map(|(after, before)| after.saturating_sub(before)));
     let served_in_window = load.recorder.so_far().served.count();
-    if !matches!(args.mode(), Mode::Herd(_)) {
+    if !matches!(args.mode(), Mode::Herd(_) | Mode::Unread) {
         drive(load, &mut tasks, clock.monotonic() + GRACE, &progress).await;
     }
     let tally = load.recorder.so_far();
@@ -119,7 +125,18 @@ pub(super) async fn run(load: &Arc<Load>, args: &Args, server: Option<&Process>)
         _ => None,
     };
     progress.clear();
-    Ok(Measured { window, served_in_window, tally, unanswered, own_cpu, own_wait, server, herd, held })
+    let open_after_hold = match (&held, args.hold) {
+        (Some(held), Some(time)) => Some(hold(clock, held, time).await),
+        _ => None,
+    };
+    Ok(Measured { window, served_in_window, tally, unanswered, own_cpu, own_wait, server, herd, held, open_after_hold, unread })
+}
+
+/// Says that all is open, holds it, and counts what is open still.
+async fn hold(clock: &dyn Clock, held: &Held, time: Duration) -> usize {
+    anstream::eprintln!("{} connections are held for {} s", held.count(), time.as_secs());
+    clock.sleep_until(clock.monotonic() + time).await;
+    held.count_open()
 }
 
 /// Waits until all tasks have ended or the time has come, and shows how it goes meanwhile.

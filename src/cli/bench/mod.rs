@@ -1,7 +1,7 @@
 //! `meshmint bench`: a load generator for any CA that speaks Istio's CSR API. Docs: docs/performance.md.
 //!
-//! `args` says what is wanted; `target`, `tokens` and `questions` prepare everything that can be prepared; `closed`, `open`, `herd` and `idle` are
-//! the ways of loading, over `kept` and `connection`; `measure` runs one of them and takes times and counts; `report` tells.
+//! `args` says what is wanted; `target`, `tokens` and `questions` prepare everything that can be prepared; `closed`, `open`, `herd`, `idle` and
+//! `unread` are the ways of loading, over `kept` and `connection`; `measure` runs one of them and takes times and counts; `report` tells.
 
 mod answer;
 mod args;
@@ -23,6 +23,7 @@ mod tally;
 mod target;
 mod ticker;
 mod tokens;
+mod unread;
 
 use std::path::Path;
 use std::time::Duration;
@@ -103,7 +104,7 @@ async fn bench(args: &Args) -> Result<Report, String> {
     })?;
     let floor = || args.floor.then(|| Floor::measure(FLOOR_EACH)).transpose().map_err(|error| error.to_string());
     let before = floor()?;
-    let load = Load::new(clock, target, questions, args.verify, args.requests);
+    let load = Load::new(clock, entropy, target, questions, args);
     let measured = measure::run(&load, args, server.as_ref()).await?;
     Ok(Report::new(&load, args, tokens.len(), measured, before.zip(floor()?)))
 }
@@ -152,7 +153,9 @@ fn tell(args: &Args, report: &Report) -> Outcome {
 fn outcome(args: &Args, report: &Report) -> Outcome {
     let unserved = match args.mode() {
         Mode::Herd(clients) => report.herd.as_ref().is_none_or(|herd| herd.served < clients),
+        // What a server does to connections that are held or not read is what is asked, not a failure.
         Mode::Idle(connections) => report.idle.as_ref().is_none_or(|idle| idle.held < connections),
+        Mode::Unread => report.unread.as_ref().is_none_or(|unread| unread.connections == 0),
         Mode::Closed | Mode::Open(_) => report.certificates == 0,
     };
     let tried_again = matches!(args.mode(), Mode::Herd(_));

@@ -44,6 +44,8 @@ pub(super) struct Report {
     pub(super) herd: Option<HerdReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) idle: Option<IdleReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) unread: Option<UnreadReport>,
     /// Our own processor time as a share of one core (with --threads of each of them).
     pub(super) client_core_share: f64,
     /// How long we waited for a core, as a share of the time.
@@ -62,6 +64,7 @@ pub(super) struct Settings {
     pub(super) new_connections: bool,
     pub(super) rate: Option<f64>,
     pub(super) warm_up_seconds: f64,
+    pub(super) ask_later_seconds: f64,
     pub(super) source_addresses: u32,
     pub(super) key_type: String,
     pub(super) keys: usize,
@@ -126,6 +129,17 @@ pub(super) struct HerdReport {
 pub(super) struct IdleReport {
     pub(super) wanted: usize,
     pub(super) held: usize,
+    /// How many of them the server hadn't ended after --hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) open_after_hold: Option<usize>,
+    pub(super) server_bytes_per_connection: Option<f64>,
+}
+
+/// What was asked and never read.
+#[derive(Debug, Serialize)]
+pub(super) struct UnreadReport {
+    pub(super) connections: usize,
+    pub(super) requests: u64,
     pub(super) server_bytes_per_connection: Option<f64>,
 }
 
@@ -143,6 +157,15 @@ fn megabytes(bytes: u64) -> f64 {
     number(bytes) / f64::from(1 << 20)
 }
 
+/// What the server's memory has grown by, for each connection.
+fn grown(server: Option<ServerUse>, connections: usize) -> Option<f64> {
+    server.and_then(|used| ratio(number(used.after.resident) - number(used.before.resident), number(connections as u64)))
+}
+
+fn memory_each(bytes: Option<f64>) -> String {
+    bytes.map_or_else(String::new, |bytes| format!(", {:.1} KiB of the server's memory each", bytes / 1024.0))
+}
+
 impl Report {
     pub(super) fn new(load: &Load, args: &Args, tokens: usize, measured: Measured, floor: Option<(Floor, Floor)>) -> Self {
         let Measured { tally, window, .. } = &measured;
@@ -158,6 +181,7 @@ impl Report {
                 Mode::Open(_) => "open",
                 Mode::Herd(_) => "herd",
                 Mode::Idle(_) => "idle",
+                Mode::Unread => "read nothing",
             },
             load: Settings::new(load, args, tokens),
             seconds,
@@ -179,9 +203,13 @@ impl Report {
                 HerdReport { clients, served, tries: herd.tries.load(Ordering::Relaxed), seconds_until_last: (served == clients).then_some(last) }
             }),
             idle: measured.held.as_ref().zip(args.idle).map(|(held, wanted)| {
-                let held = held.count();
-                let grown = measured.server.map(|used| number(used.after.resident) - number(used.before.resident));
-                IdleReport { wanted, held, server_bytes_per_connection: grown.and_then(|grown| ratio(grown, number(held as u64))) }
+                let (held, open_after_hold) = (held.count(), measured.open_after_hold);
+                IdleReport { wanted, held, open_after_hold, server_bytes_per_connection: grown(measured.server, held) }
+            }),
+            unread: measured.unread.as_ref().map(|unread| {
+                let connections = unread.connections.load(Ordering::Relaxed);
+                let requests = unread.requests.load(Ordering::Relaxed);
+                UnreadReport { connections, requests, server_bytes_per_connection: grown(measured.server, connections) }
             }),
             server,
             client_core_share,
@@ -216,9 +244,12 @@ impl Report {
             row("herd", format!("{} of {} clients served, {last}, {} tries", herd.served, herd.clients, herd.tries));
         }
         if let Some(idle) = &self.idle {
-            let each =
-                idle.server_bytes_per_connection.map_or_else(String::new, |bytes| format!(", {:.1} KiB of the server's memory each", bytes / 1024.0));
-            row("idle", format!("{} of {} connections held{each}", idle.held, idle.wanted));
+            let open = idle.open_after_hold.map_or_else(String::new, |open| format!(", {open} still open at the end"));
+            row("idle", format!("{} of {} connections held{}{open}", idle.held, idle.wanted, memory_each(idle.server_bytes_per_connection)));
+        }
+        if let Some(unread) = &self.unread {
+            let each = memory_each(unread.server_bytes_per_connection);
+            row("read nothing", format!("of {} requests on {} connections{each}", unread.requests, unread.connections));
         }
         row("refused", failures(self.refused.count, &self.refused.codes));
         if let Some(summary) = &self.refused.latency_ms {
@@ -278,6 +309,7 @@ impl Settings {
             new_connections: args.new_connections,
             rate: args.rate,
             warm_up_seconds: args.warm_up.as_secs_f64(),
+            ask_later_seconds: load.ask_later.as_secs_f64(),
             source_addresses: args.source_addresses,
             key_type: format!("{:?}", args.key_type).to_lowercase(),
             keys: args.key_count(),

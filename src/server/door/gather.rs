@@ -2,6 +2,9 @@
 //!
 //! HTTP/2 flushes after every answer, and one commit of the ledger makes many answers ready at once. So a flush only asks to be polled
 //! again after the tasks that are ready now, and writes then. A connection with one answer loses one turn of the scheduler by it.
+//!
+//! At the start nothing leaves before the client's first frame was read, which it sends without waiting for us (RFC 9113 §3.4): our settings and
+//! the acknowledgement of its own leave together. At the end a peer that has closed is told nothing: nobody reads it.
 
 use std::io;
 use std::pin::Pin;
@@ -11,6 +14,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// More than this isn't held back; about thirty answers.
 const MOST: usize = 64 * 1024;
+/// Room for one answer, so that its frames don't make the buffer grow one by one.
+const ONE_ANSWER: usize = 4 * 1024;
+/// What a client says first: the 24 octets of its preface and the head of a SETTINGS frame.
+const OPENING: usize = 24 + 9;
 
 /// A stream whose flushes are gathered. Who writes must also read on each poll (HTTP/2 does), since that is when it writes for real.
 #[derive(Debug)]
@@ -21,15 +28,17 @@ pub(super) struct Gather<S> {
     gone: usize,
     /// A flush was asked for.
     due: bool,
-    /// It was asked for in the midst of reading (as the start of a connection is): what is read still may bring more to say, in this very turn.
+    /// How much of the client's opening wasn't read yet.
+    opening: usize,
+    /// The opening was read in this very turn, which brings more to say.
     early: bool,
-    /// The last read found nothing more.
-    read_all: bool,
+    /// The peer will send nothing more.
+    ended: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Gather<S> {
     pub(super) fn new(stream: S) -> Self {
-        Self { stream, held: Vec::new(), gone: 0, due: false, early: false, read_all: false }
+        Self { stream, held: Vec::new(), gone: 0, due: false, opening: OPENING, early: false, ended: false }
     }
 
     /// Writes what is held, and flushes it.
@@ -46,18 +55,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gather<S> {
     }
 
     fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.held.is_empty() {
+            self.held.reserve(ONE_ANSWER);
+        }
         if self.held.len() < MOST { Poll::Ready(Ok(())) } else { self.poll_release(context) }
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gather<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        // While there is something to read, there will be more to say.
+        let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.read_all = read.is_pending();
-        if self.read_all && self.due {
-            if std::mem::take(&mut self.early) {
-                // The flush has woken us for the next turn already, unless that came and went.
+        if let Poll::Ready(Ok(())) = &read {
+            let more = buffer.filled().len() - before;
+            self.ended = more == 0 && buffer.remaining() > 0;
+            self.early |= self.opening > 0 && self.opening <= more;
+            self.opening = self.opening.saturating_sub(more);
+        }
+        // While there is something to read, there will be more to say.
+        if read.is_pending() && self.opening == 0 {
+            let early = std::mem::take(&mut self.early);
+            if !self.due {
+                return read;
+            }
+            if early {
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -93,13 +114,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gather<S> {
         }
         if !self.due {
             self.due = true;
-            self.early = !self.read_all;
             context.waker().wake_by_ref();
         }
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.ended {
+            return Poll::Ready(Ok(()));
+        }
         ready!(self.poll_release(context))?;
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
@@ -120,11 +143,18 @@ mod tests {
         assert!(poll_fn(|context| Pin::new(&mut *gather).poll_read(context, &mut ReadBuf::new(&mut room))).now_or_never().is_none());
     }
 
+    /// The client's opening comes and is read, up to where nothing more is there.
+    async fn open(gather: &mut Gather<tokio::io::DuplexStream>, theirs: &mut tokio::io::DuplexStream) {
+        theirs.write_all(&[0; OPENING]).await.unwrap();
+        gather.read_exact(&mut [0; OPENING]).await.unwrap();
+        turn(gather).await;
+    }
+
     #[tokio::test]
     async fn what_is_flushed_in_one_turn_leaves_together_in_the_next() {
         let (ours, mut theirs) = duplex(1024);
         let mut gather = Gather::new(ours);
-        turn(&mut gather).await;
+        open(&mut gather, &mut theirs).await;
         for part in ["one ", "two "] {
             gather.write_all(part.as_bytes()).await.unwrap();
             gather.flush().await.unwrap();
@@ -138,24 +168,43 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_said_while_reading_waits_for_what_reading_brings() {
+    async fn nothing_leaves_before_the_clients_opening_was_read_and_what_that_brings_leaves_with_it() {
         let (ours, mut theirs) = duplex(1024);
         let mut gather = Gather::new(ours);
         gather.write_all(b"settings ").await.unwrap();
         gather.flush().await.unwrap();
         turn(&mut gather).await;
+        theirs.write_all(&[0; OPENING - 1]).await.unwrap();
+        gather.read_exact(&mut [0; OPENING - 1]).await.unwrap();
+        turn(&mut gather).await;
+        turn(&mut gather).await;
+        let mut seen = [0; 32];
+        assert!(theirs.read(&mut seen).now_or_never().is_none(), "the client has said only a part");
+        theirs.write_all(&[0; 20]).await.unwrap();
+        gather.read_exact(&mut [0; 20]).await.unwrap();
+        turn(&mut gather).await;
         gather.write_all(b"acknowledged").await.unwrap();
         gather.flush().await.unwrap();
-        let mut seen = [0; 32];
-        assert!(theirs.read(&mut seen).now_or_never().is_none(), "still the first turn");
+        assert!(theirs.read(&mut seen).now_or_never().is_none(), "still the turn in which it was read");
         turn(&mut gather).await;
         assert_eq!(theirs.read(&mut seen).now_or_never().unwrap().unwrap(), 21);
+    }
+
+    #[tokio::test]
+    async fn who_has_closed_is_told_nothing() {
+        let (ours, theirs) = duplex(1024);
+        let mut gather = Gather::new(ours);
+        gather.write_all(b"goodbye").await.unwrap();
+        drop(theirs);
+        assert_eq!(gather.read(&mut [0; 8]).await.unwrap(), 0);
+        gather.shutdown().await.unwrap();
     }
 
     #[tokio::test]
     async fn a_peer_that_does_not_read_holds_up_the_writer_and_loses_nothing() {
         let (ours, mut theirs) = duplex(1000);
         let mut gather = Gather::new(ours);
+        open(&mut gather, &mut theirs).await;
         let block = [7; 1000];
         let mut written = 0;
         while gather.write_all(&block).now_or_never().is_some() {
