@@ -1,0 +1,104 @@
+//! Honest clients beside an attack: what they get alone, what they get then, and what they must keep of it. Its file needs `csrs.rs`, `frames.rs`,
+//! `grpc.rs` and `hostile.rs` as sibling modules.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "every suite uses its own part")]
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use meshmint::server::proto::istio::IstioCertificateRequest;
+use tonic::Code;
+
+use super::csrs::request;
+use super::grpc::bearer;
+use super::hostile::Door;
+
+/// How long one try may take.
+const TRY: Duration = Duration::from_secs(5);
+/// The pause after a try that failed.
+const PAUSE: Duration = Duration::from_millis(100);
+/// What must be left: of the pace alone, and of the tries.
+const PACE: f64 = 0.5;
+const TRIES: f64 = 0.95;
+
+/// How somebody fared who tries again and again, one after the other.
+#[derive(Debug, Default)]
+pub struct Fared {
+    tries: u32,
+    good: u32,
+    took: Duration,
+    longest: Duration,
+    /// The latest.
+    trouble: String,
+}
+
+/// Tries for so long.
+pub async fn try_for(time: Duration, mut once: impl AsyncFnMut() -> Result<(), String>) -> Fared {
+    let (began, mut fared) = (Instant::now(), Fared::default());
+    while began.elapsed() < time {
+        let tried = Instant::now();
+        let outcome = tokio::time::timeout(TRY, once()).await.unwrap_or_else(|_| Err("it took too long".to_owned()));
+        fared.tries += 1;
+        fared.longest = fared.longest.max(tried.elapsed());
+        match outcome {
+            Ok(()) => fared.good += 1,
+            Err(trouble) => {
+                fared.trouble = trouble;
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+    fared.took = began.elapsed();
+    fared
+}
+
+impl Fared {
+    /// What went well, in a second.
+    pub fn pace(&self) -> f64 {
+        f64::from(self.good) / self.took.as_secs_f64()
+    }
+
+    fn share(&self) -> f64 {
+        f64::from(self.good) / f64::from(self.tries.max(1))
+    }
+
+    /// Fails unless enough is left.
+    pub fn assert_kept(&self, alone: &Self, attack: &str) {
+        eprintln!("{attack}: alone {alone}; beside it {self}; {:.0} % of the pace", 100.0 * self.pace() / alone.pace());
+        assert!(self.share() >= TRIES, "{attack}: {self}");
+        assert!(self.pace() >= PACE * alone.pace(), "{attack}: {self}, and alone {alone}");
+    }
+}
+
+impl fmt::Display for Fared {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tries, good, longest, trouble, .. } = self;
+        write!(formatter, "{good} of {tries} tries, {:.1}/s, the longest {longest:.2?} {trouble}", self.pace())
+    }
+}
+
+/// A workload that needs a new connection for each certificate.
+pub struct Workload {
+    door: Door,
+    bearer: Vec<u8>,
+    request: IstioCertificateRequest,
+}
+
+impl Workload {
+    pub fn new(door: Door, token: &str) -> Self {
+        Self { door, bearer: bearer(token), request: request() }
+    }
+
+    pub async fn once(&self) -> Result<(), String> {
+        let wire = self.door.wire().await.map_err(|error| error.to_string())?;
+        let answer = wire.try_ask(&[("authorization", &self.bearer)], &self.request).await.map_err(|error| error.to_string())?;
+        match answer.status.code() {
+            Code::Ok => Ok(()),
+            code => Err(format!("{code:?}: {}", answer.status.message())),
+        }
+    }
+
+    /// Tries for so long.
+    pub async fn try_for(&self, time: Duration) -> Fared {
+        try_for(time, async || self.once().await).await
+    }
+}

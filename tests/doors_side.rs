@@ -1,0 +1,222 @@
+//! The doors beside the CSR port under attack: health and metrics, which the kubelet and Prometheus must always reach, and the admin port, where
+//! operators must get in just when somebody misbehaves. `--nocapture` shows the figures.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "common/admin_port.rs"]
+mod admin_port;
+#[path = "common/in_cluster.rs"]
+mod common;
+#[path = "common/frames.rs"]
+mod frames;
+#[path = "common/honest.rs"]
+mod honest;
+#[path = "common/hostile.rs"]
+mod hostile;
+#[path = "common/refused.rs"]
+mod refused;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use admin_port::{AUDIENCE, BUNDLE, World, lists_unread};
+use common::cluster::BoundTo;
+use common::grpc::{Wire, bearer, frame, tcp_from};
+use common::{csrs, grpc, process, tokens};
+use futures_util::future::try_join_all;
+use honest::{Fared, Workload, try_for};
+use hostile::{ALONE, Attack, Door, Seen, keep_up};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tonic::Code;
+
+const ALONE_FOR: Duration = Duration::from_millis(1500);
+const BESIDE_FOR: Duration = Duration::from_secs(4);
+/// The attackers'; others have addresses of their own unless said otherwise.
+const HOSTILE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
+
+/// What the kubelet does: a new connection, and an answer within a second.
+async fn probe(address: SocketAddr, path: &str) -> Result<(), String> {
+    let asking = async {
+        let mut stream = tcp_from(IpAddr::from([127, 0, 0, 9]), address).await?;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(1), asking).await.map_err(|_| "no answer within a second".to_owned())?;
+    let answer = answer.map_err(|error: io::Error| error.to_string())?;
+    if answer.starts_with("HTTP/1.1 200 ") { Ok(()) } else { Err(format!("{:?}", answer.lines().next())) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_sent_requests_do_not_keep_out_the_kubelet() {
+    const PROBES: u32 = 8;
+    let _alone = ALONE.lock().await;
+    let world = refused::World::start_logging("info", "", "");
+    let (health, metrics) = (world.serve.health, world.serve.metrics);
+    let attack = Attack::begin(|seen| {
+        keep_up(seen.clone(), 200, 400, move |slot| {
+            let (address, seen) = (if slot % 2 == 0 { health } else { metrics }, seen.clone());
+            async move {
+                let mut stream = tcp_from(HOSTILE, address).await?;
+                stream.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\nx-slow: ").await?;
+                seen.hold(stream).await;
+                Ok(())
+            }
+        })
+    });
+    attack.until(Duration::from_secs(3), |seen| seen.opened() >= 200).await;
+    let mut second = tokio::time::interval(Duration::from_secs(1));
+    let mut failed = Vec::new();
+    for number in 0..PROBES {
+        second.tick().await;
+        let (live, ready, scraped) = tokio::join!(probe(health, "/livez"), probe(health, "/readyz"), probe(metrics, "/metrics"));
+        let each = [("/livez", live), ("/readyz", ready), ("/metrics", scraped)];
+        failed.extend(each.into_iter().filter_map(|(path, outcome)| Some(format!("{path} in second {number}: {}", outcome.err()?))));
+    }
+    eprintln!("10: {} held of {} opened; of {} probes {} failed", attack.seen.held(), attack.seen.opened(), 3 * PROBES, failed.len());
+    assert!(attack.seen.opened() >= 200, "the attacker got {:?}", attack.seen);
+    assert!(failed.is_empty(), "{failed:#?}");
+}
+
+/// Whoever asks the admin API something short, as often as he can.
+struct Operator {
+    door: Door,
+    bearer: Vec<u8>,
+}
+
+impl Operator {
+    fn new(door: Door, token: &str) -> Self {
+        Self { door, bearer: bearer(token) }
+    }
+
+    async fn ask(&self, wire: &Wire) -> Result<(), String> {
+        let answer = wire.send(BUNDLE, &[("authorization", &self.bearer)], frame(&[])).await.map_err(|error| error.to_string())?;
+        match answer.status.code() {
+            Code::Ok => Ok(()),
+            code => Err(format!("{code:?}: {}", answer.status.message())),
+        }
+    }
+
+    /// On a connection of its own.
+    async fn ask_anew(&self) -> Result<(), String> {
+        let wire = self.door.wire().await.map_err(|error| error.to_string())?;
+        self.ask(&wire).await
+    }
+}
+
+/// Everybody who is honest, one after the other alone, and then all of them beside an attack.
+struct Scene {
+    world: World,
+    /// His connection, and who asks on it.
+    connected: (Wire, Operator),
+    newcomer: Operator,
+    workload: Workload,
+    alone: [Fared; 3],
+}
+
+impl Scene {
+    /// `connected_from` is the last octet of the connected operator's address.
+    async fn set(connected_from: usize) -> Self {
+        let world = World::start().await;
+        let (door, viewer) = (world.admin_door(), world.viewer().await);
+        let (connected, newcomer) = (Operator::new(door.from(connected_from), &viewer), Operator::new(door.from(8), &viewer));
+        let workload = Workload::new(world.csr_door().from(9), &world.admin.workload_token("shop").await);
+        let wire = connected.door.wire().await.unwrap();
+        connected.ask(&wire).await.unwrap();
+        let mut this = Self { world, connected: (wire, connected), newcomer, workload, alone: <[Fared; 3]>::default() };
+        this.workload.once().await.unwrap();
+        this.alone = this.fare(ALONE_FOR).await;
+        this
+    }
+
+    async fn fare(&self, time: Duration) -> [Fared; 3] {
+        let (wire, connected) = &self.connected;
+        let (connected, newcomer, workload) = tokio::join!(
+            try_for(time, async || connected.ask(wire).await),
+            try_for(time, async || self.newcomer.ask_anew().await),
+            self.workload.try_for(time),
+        );
+        [connected, newcomer, workload]
+    }
+
+    async fn assert_kept(&self, attack: &str) {
+        let fared = self.fare(BESIDE_FOR).await;
+        let kept = fared.iter().zip(&self.alone).zip(["connected operator", "new operator", "workload"]);
+        kept.for_each(|((fared, alone), who)| fared.assert_kept(alone, &format!("{attack}: {who}")));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_viewer_who_reads_nothing_takes_no_place_from_others() {
+    let _alone = ALONE.lock().await;
+    let scene = Scene::set(7).await;
+    scene.world.record(1100).await;
+    let (door, viewer) = (scene.world.admin_door(), scene.world.viewer().await);
+    let attack = Attack::begin(|seen| lists_unread(seen, door, viewer));
+    let took = attack.until(Duration::from_secs(3), |seen| seen.held() >= 120).await;
+    eprintln!("12: {} held of {} opened after {took:.1?}", attack.seen.held(), attack.seen.opened());
+    assert!(attack.seen.opened() >= 8, "the attacker got {:?}", attack.seen);
+    scene.assert_kept("12, lists that nobody reads").await;
+}
+
+/// Asks the admin API on so many connections, each with so many questions at once and at most so often; `bearer` gets the number of the question.
+async fn ask_without_end(
+    seen: Arc<Seen>,
+    door: Door,
+    (connections, at_once, pause): (usize, usize, Duration),
+    bearer: impl Fn(usize) -> Vec<u8> + Clone + Send + Sync + 'static,
+) {
+    keep_up(seen.clone(), connections, 20, move |_| {
+        let (door, bearer, seen) = (door.clone(), bearer.clone(), seen.clone());
+        async move {
+            let wire = door.wire().await?;
+            let _held = seen.let_in();
+            let line = async |_| -> io::Result<()> {
+                loop {
+                    seen.count_asked();
+                    let bearer = bearer(seen.asked());
+                    wire.send(BUNDLE, &[("authorization", &bearer)], frame(&[])).await.map_err(io::Error::other)?;
+                    seen.count_answered();
+                    tokio::time::sleep(pause).await;
+                }
+            };
+            try_join_all((0..at_once).map(&line)).await.map(drop)
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_tokens_shut_out_nobody_whose_token_was_good() {
+    let _alone = ALONE.lock().await;
+    // Behind the same address as the attacker.
+    let scene = Scene::set(2).await;
+    let door = scene.world.admin_door();
+    let attack = Attack::begin(|seen| {
+        ask_without_end(seen, door, (1, 1, Duration::from_millis(20)), |number| bearer(&format!("a.b.x{number}")))
+    });
+    attack.until(Duration::from_secs(5), |seen| seen.answered() >= 10).await;
+    assert!(attack.seen.answered() >= 10, "the attacker got {:?}", attack.seen);
+    scene.assert_kept("13, bad tokens from the same address").await;
+    eprintln!("13: {} bad tokens answered", attack.seen.answered());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_workload_that_asks_the_admin_api_again_and_again_fills_no_log() {
+    let _alone = ALONE.lock().await;
+    let scene = Scene::set(7).await;
+    let door = scene.world.admin_door();
+    let token = bearer(&scene.world.admin.token("shop", "shop", BoundTo::Pod("shop"), AUDIENCE, 3600).await);
+    scene.world.serve.log.try_iter().for_each(drop);
+    let attack = Attack::begin(|seen| ask_without_end(seen, door, (8, 4, Duration::ZERO), move |_| token.clone()));
+    attack.until(Duration::from_secs(3), |seen| seen.held() >= 4).await;
+    let before = attack.seen.answered();
+    let lines_before = scene.world.serve.log.try_iter().count();
+    scene.assert_kept("14, a workload's token again and again").await;
+    let (lines, answered) = (scene.world.serve.log.try_iter().count(), attack.seen.answered() - before);
+    eprintln!("14: {answered} answered, {lines} lines (and {lines_before} before) in {BESIDE_FOR:?}");
+    assert!(answered >= 100, "the attacker got {:?}", attack.seen);
+    assert!(lines <= 100 * (BESIDE_FOR.as_secs() as usize + 1), "{lines} lines in {BESIDE_FOR:?}");
+}
