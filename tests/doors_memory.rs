@@ -1,5 +1,5 @@
-//! What attackers can make the process hold in memory: each way alone, and all of them at once, in twice the time that any of them needs. It stays
-//! below half of what the chart gives it, the process lives, and a good request is answered. `--nocapture` shows the figures.
+//! What attackers can make the process hold in memory: each way alone, and all of them at once, beside each other. It
+//! stays below half of what the chart gives it, the process lives, and a good request is answered. `--nocapture` shows the figures.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "common/admin_port.rs"]
@@ -16,12 +16,11 @@ mod hostile;
 mod refused;
 
 use std::io;
-use std::net::IpAddr;
 use std::slice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use admin_port::lists_unread;
+use admin_port::{CSR_AUDIENCE, lists_unread};
 use common::csrs::{key_pem, pem, request};
 use common::grpc::{CREATE, Identity, bearer, frame, tls};
 use common::process::Serve;
@@ -44,7 +43,7 @@ const REFLECTION: [&str; 2] =
 const HEALTH: &str = "/grpc.health.v1.Health/";
 
 fn door(world: &World) -> Door {
-    Door { address: world.serve.csr, tls: world.tls(None), source: IpAddr::from([127, 0, 0, 2]) }
+    Door::new(world.serve.csr, world.tls(None))
 }
 
 /// Resident memory of a process now, and at most since the last look, MiB.
@@ -59,8 +58,8 @@ fn resident(pid: u32) -> Option<(u64, u64)> {
     Some((of("VmRSS")?, of("VmHWM")?))
 }
 
-/// Fails where the process ends or grows too large in this time.
-async fn assert_bears(serve: &mut Serve, what: &str, attacks: &[Attack], time: Duration) {
+/// Watches the process for so long, and says whether it grew too large. It must not end.
+async fn complaint(serve: &mut Serve, what: &str, attacks: &[Attack], time: Duration) -> Option<String> {
     let pid = serve.child().id();
     let (began, mut most, mut last) = (Instant::now(), 0, 0);
     while began.elapsed() < time && most < LOST {
@@ -72,10 +71,10 @@ async fn assert_bears(serve: &mut Serve, what: &str, attacks: &[Attack], time: D
     for Attack { seen, .. } in attacks {
         let (held, opened, failed) = (seen.held(), seen.opened(), seen.failed());
         eprintln!("  {held} connections held of {opened} opened, {failed} failed; {} KiB on {} streams", seen.sent() / 1024, seen.asked());
-        assert!(opened + failed > 0, "{what}: nobody attacked");
+        assert!(opened + failed > 0 || most >= LOST, "{what}: nobody attacked");
     }
     assert!(serve.child().try_wait().unwrap().is_none(), "{what}: the process ended");
-    assert!(most <= MOST, "{what}: {most} MiB");
+    (most > MOST).then(|| format!("{what}: {most} MiB"))
 }
 
 /// Whoever is honest is served after it.
@@ -85,10 +84,16 @@ async fn assert_goes_on(door: Door, token: &str, what: &str) {
     assert_eq!(outcome, Ok(Ok(())), "{what}");
 }
 
-async fn assert_bears_alone(world: &mut World, what: &str, time: Duration, attack: Attack) {
-    assert_bears(&mut world.serve, what, slice::from_ref(&attack), time).await;
+/// The same of one attack, which ends with it.
+async fn complaint_of(world: &mut World, what: &str, time: Duration, attack: Attack) -> Option<String> {
+    let complaint = complaint(&mut world.serve, what, slice::from_ref(&attack), time).await;
     drop(attack);
     assert_goes_on(door(world), &world.token(), what).await;
+    complaint
+}
+
+fn assert_none(complaints: &[String]) {
+    assert!(complaints.is_empty(), "{complaints:#?}");
 }
 
 /// Row 1: questions whose answers are long, or never end, and nobody reads.
@@ -113,7 +118,7 @@ async fn answers_unread(seen: Arc<Seen>, door: Door, path: String, body: Vec<u8>
 /// What reflection is asked, so often that a connection's window is full of it.
 fn reflection_questions(streams: usize) -> Vec<u8> {
     // file_containing_symbol, field 4 of ServerReflectionRequest.
-    let symbol = b"istio.v1.auth.IstioCertificateService";
+    let symbol = b"meshmint.admin.v1.Admin";
     let question = frame(&[&[0x22, symbol.len() as u8], symbol.as_slice()].concat());
     question.repeat((900 << 10) / streams / question.len())
 }
@@ -210,40 +215,47 @@ fn with_chain(door: &Door, roots: &str, octets: usize) -> Door {
 async fn answers_that_nobody_reads() {
     let _alone = ALONE.lock().await;
     let mut world = World::start_logging("info", "", "");
+    let mut complaints = Vec::new();
     for path in REFLECTION {
         let door = door(&world);
         let attack = Attack::begin(|seen| answers_unread(seen, door, path.to_owned(), reflection_questions(95), 95, 0));
-        assert_bears_alone(&mut world, &format!("1, {path}"), Duration::from_secs(4), attack).await;
+        complaints.extend(complaint_of(&mut world, &format!("1, {path}"), Duration::from_secs(3), attack).await);
     }
-    for (method, streams) in [("Watch", 95), ("Check", 2000)] {
+    for (method, streams) in [("Watch", 95), ("Check", 1000)] {
         let (door, path) = (door(&world), format!("{HEALTH}{method}"));
         let attack = Attack::begin(|seen| answers_unread(seen, door, path, frame(&[]).to_vec(), streams, END_STREAM));
-        assert_bears_alone(&mut world, &format!("1, {method}"), Duration::from_secs(3), attack).await;
+        complaints.extend(complaint_of(&mut world, &format!("1, {method}"), Duration::from_secs(2), attack).await);
     }
+    assert_none(&complaints);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn header_fields_that_are_tiny_on_the_wire() {
     let _alone = ALONE.lock().await;
     let mut world = World::start_logging("info", "", "");
+    let mut complaints = Vec::new();
     for (who, token) in [("stranger", None), ("account", Some(bearer(&world.token())))] {
         let door = door(&world);
         let attack = Attack::begin(|seen| tiny_headers(seen, door, token, 12_000));
-        assert_bears_alone(&mut world, &format!("2, a {who}"), Duration::from_secs(7), attack).await;
+        complaints.extend(complaint_of(&mut world, &format!("2, a {who}"), Duration::from_secs(5), attack).await);
     }
+    assert_none(&complaints);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bodies_that_never_end() {
     let _alone = ALONE.lock().await;
     let mut world = World::start_logging("info", "", "");
-    for (who, token) in [("stranger", None), ("account", Some(bearer(&world.token())))] {
-        for (variant, sent) in [("few octets", 20), ("all but the last octet", (64 << 10) - 1)] {
-            let (door, token) = (door(&world), token.clone());
-            let attack = Attack::begin(|seen| endless_bodies(seen, door, token, sent));
-            assert_bears_alone(&mut world, &format!("3, a {who}, {variant}"), Duration::from_secs(5), attack).await;
-        }
+    let mut complaints = Vec::new();
+    const ALL_BUT_ONE: usize = (64 << 10) - 1;
+    let known = Some(bearer(&world.token()));
+    let variants = [("few octets", None, 20), ("all but the last octet", None, ALL_BUT_ONE), ("the same of an account", known, ALL_BUT_ONE)];
+    for (variant, token, sent) in variants {
+        let door = door(&world);
+        let attack = Attack::begin(|seen| endless_bodies(seen, door, token, sent));
+        complaints.extend(complaint_of(&mut world, &format!("3, {variant}"), Duration::from_secs(4), attack).await);
     }
+    assert_none(&complaints);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -253,8 +265,10 @@ async fn client_certificates_as_long_as_tls_allows() {
     let door = door(&world);
     assert_goes_on(with_chain(&door, &world.roots, 12 << 10), &world.token(), "4, a chain of 12 KiB").await;
     let door = with_chain(&door, &world.roots, 62_000);
-    let attack = Attack::begin(|seen| long_chains(seen, door, 4000));
-    assert_bears_alone(&mut world, "4", Duration::from_secs(12), attack).await;
+    let attack = Attack::begin(|seen| long_chains(seen, door, 6000));
+    // Where handshakes fail, there is no more to see; what there was at most, the system remembers.
+    attack.until(Duration::from_secs(14), |seen| seen.failed() >= 500).await;
+    assert_eq!(complaint_of(&mut world, "4", Duration::from_secs(1), attack).await, None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -263,10 +277,10 @@ async fn lists_that_an_operator_does_not_read_and_everything_at_once() {
     let mut world = admin_port::World::start().await;
     world.record(1100).await;
     let (admin, csr) = (world.admin_door(), world.csr_door());
-    let (viewer, workload) = (world.viewer().await, world.admin.workload_token("shop").await);
+    let (viewer, workload) = (world.viewer().await, world.workload_token(CSR_AUDIENCE).await);
     let lists = |seen| lists_unread(seen, admin.clone(), viewer.clone());
     let attack = Attack::begin(lists);
-    assert_bears(&mut world.serve, "12", slice::from_ref(&attack), Duration::from_secs(8)).await;
+    let mut complaints: Vec<_> = complaint(&mut world.serve, "12", slice::from_ref(&attack), Duration::from_secs(8)).await.into_iter().collect();
     drop(attack);
     assert_goes_on(csr.clone(), &workload, "12").await;
 
@@ -278,7 +292,8 @@ async fn lists_that_an_operator_does_not_read_and_everything_at_once() {
         Attack::begin(|seen| long_chains(seen, with_chain(&csr, &world.roots, 62_000), 2000)),
         Attack::begin(lists),
     ];
-    assert_bears(&mut world.serve, "1, 2, 3, 4 and 12 at once", &attacks, Duration::from_secs(15)).await;
+    complaints.extend(complaint(&mut world.serve, "1, 2, 3, 4 and 12 at once", &attacks, Duration::from_secs(12)).await);
     drop(attacks);
     assert_goes_on(csr.clone(), &workload, "all at once").await;
+    assert_none(&complaints);
 }

@@ -2,7 +2,7 @@
 //! sibling modules.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "every suite uses its own part")]
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,11 +21,18 @@ use super::common::{Shared, serve_yaml};
 use super::frames::{DATA, END_STREAM, grpc_headers, h2_frame};
 use super::hostile::{Door, Raw, Seen, keep_up};
 
+/// What tokens of workloads are for.
+pub const CSR_AUDIENCE: &str = "istio-ca";
 /// What tokens of operators are for.
 pub const AUDIENCE: &str = "meshmint-admin";
 const LIST: &str = "/meshmint.admin.v1.Admin/ListCertificates";
 /// A short question.
 pub const BUNDLE: &str = "/meshmint.admin.v1.Admin/GetBundle";
+
+/// A namespace, and an account, a pod and a node of one name, as long as Kubernetes allows them: lists are long with it.
+pub fn workload() -> (String, String) {
+    ("n".repeat(63), "w".repeat(253))
+}
 
 pub struct World {
     pub admin: Client,
@@ -38,7 +45,7 @@ pub struct World {
 }
 
 impl World {
-    /// `viewer` may read; `shop` is a workload.
+    /// With an account `viewer` that may read, and a workload.
     pub async fn start() -> Self {
         let shared = Shared::over(ApiServer::start().await).await;
         let admin = shared.admin().await;
@@ -50,7 +57,11 @@ impl World {
             "subjects": [{"kind": "ServiceAccount", "name": "viewer", "namespace": "meshmint-system"}],
         });
         admin.create("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &binding).await;
-        admin.workload("shop").await;
+        let (namespace, name) = workload();
+        admin.namespace(&namespace).await;
+        admin.account(&namespace, &name).await;
+        admin.node(&name).await;
+        admin.pod(&namespace, &name, &name, &name).await;
         let folder = tempfile::tempdir().unwrap();
         let yaml = serve_yaml(folder.path(), "Kubernetes", &shared.kubeconfig(shared.server.port()), "", "");
         let yaml = yaml.replace("admin: { socket: ", "admin: { listen: 127.0.0.1:0, socket: ").replace("level: debug", "level: info");
@@ -70,7 +81,7 @@ impl World {
     }
 
     fn door(&self, address: SocketAddr) -> Door {
-        Door { address, tls: tls(&self.roots, None, &[b"h2"]), source: IpAddr::from([127, 0, 0, 2]) }
+        Door::new(address, tls(&self.roots, None, &[b"h2"]))
     }
 
     /// A token of the viewer.
@@ -78,10 +89,16 @@ impl World {
         self.admin.token("meshmint-system", "viewer", BoundTo::Nothing, AUDIENCE, 3600).await
     }
 
+    /// A token of the workload, for this audience.
+    pub async fn workload_token(&self, audience: &str) -> String {
+        let (namespace, name) = workload();
+        self.admin.token(&namespace, &name, BoundTo::Pod(&name), audience, 3600).await
+    }
+
     /// Puts so many certificates on record.
     pub async fn record(&self, certificates: usize) {
         const AT_ONCE: usize = 64;
-        let (wire, token, request) = (self.csr_door().wire().await.unwrap(), bearer(&self.admin.workload_token("shop").await), request());
+        let (wire, token, request) = (self.csr_door().wire().await.unwrap(), bearer(&self.workload_token(CSR_AUDIENCE).await), request());
         let one = async || wire.ask(&[("authorization", &token)], &request).await.chain().len();
         one().await;
         let some = async |_| {
@@ -109,7 +126,7 @@ pub async fn lists_unread(seen: Arc<Seen>, door: Door, viewer: String) {
             let mut raw = Raw::open(&door).await?;
             raw.send(&lists).await?;
             seen.count_sent(lists.len());
-            seen.hold_unread(raw, Duration::from_secs(8)).await;
+            seen.hold_unread(raw, Duration::from_secs(20)).await;
             Ok(())
         }
     })

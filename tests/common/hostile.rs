@@ -35,6 +35,11 @@ pub struct Door {
 }
 
 impl Door {
+    /// From 127.0.0.2.
+    pub fn new(address: SocketAddr, tls: Arc<ClientConfig>) -> Self {
+        Self { address, tls, source: IpAddr::from([127, 0, 0, 2]) }
+    }
+
     /// From 127.0.0.`last`.
     pub fn from(&self, last: usize) -> Self {
         Self { source: IpAddr::from([127, 0, 0, u8::try_from(last).unwrap()]), ..self.clone() }
