@@ -264,11 +264,13 @@ async fn client_certificates_as_long_as_tls_allows() {
     let mut world = World::start_logging("info", "", "");
     let door = door(&world);
     assert_goes_on(with_chain(&door, &world.roots, 12 << 10), &world.token(), "4, a chain of 12 KiB").await;
+    let too_long = Workload::new(with_chain(&door, &world.roots, 20 << 10), &world.token()).once().await;
     let door = with_chain(&door, &world.roots, 62_000);
     let attack = Attack::begin(|seen| long_chains(seen, door, 6000));
     // Where handshakes fail, there is no more to see; what there was at most, the system remembers.
     attack.until(Duration::from_secs(14), |seen| seen.failed() >= 500).await;
     assert_eq!(complaint_of(&mut world, "4", Duration::from_secs(1), attack).await, None);
+    assert!(too_long.is_err(), "a chain of 20 KiB");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

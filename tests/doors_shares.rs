@@ -19,7 +19,7 @@ use common::grpc::{CREATE, Wire, bearer, frame, tcp_from};
 use common::refused::World;
 use common::{csrs, frames, grpc};
 use futures_util::future::try_join_all;
-use honest::{Fared, Workload};
+use honest::{Fared, Workload, until_idle};
 use hostile::{ALONE, Attack, Door, Raw, Seen, flood, keep_up};
 use prost::Message;
 use tokio::io::AsyncWriteExt;
@@ -30,6 +30,7 @@ const BESIDE_FOR: Duration = Duration::from_secs(3);
 /// A server, and an honest client of it that knows what it gets alone, and another one that keeps its connection.
 struct Scene {
     world: World,
+    pid: u32,
     /// The attackers'.
     door: Door,
     honest: Workload,
@@ -39,14 +40,15 @@ struct Scene {
 
 impl Scene {
     async fn set(server: &str) -> Self {
-        let world = World::start_logging("info", server, "");
+        let mut world = World::start_logging("info", server, "");
+        let pid = world.serve.child().id();
         let door = Door::new(world.serve.csr, world.tls(None));
         let honest = Workload::new(door.from(9), &world.issuer.good("bank", "teller"));
         let kept = door.from(8).wire().await.unwrap();
         // What is done the first time isn't measured.
         honest.ask(&kept).await.unwrap();
         let alone = honest.try_for(ALONE_FOR).await;
-        Self { world, door, honest, alone, kept }
+        Self { world, pid, door, honest, alone, kept }
     }
 
     /// Who connects each time, and who is connected already, beside an attack, which ends with it.
@@ -73,6 +75,7 @@ impl Scene {
         if !fared.only_slow(&self.alone) {
             return fared.complaint(&self.alone, what);
         }
+        until_idle(self.pid).await;
         fared.complaint(&self.honest.try_for(ALONE_FOR).await, what)
     }
 }

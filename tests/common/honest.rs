@@ -61,7 +61,8 @@ impl Fared {
         f64::from(self.good) / f64::from(self.tries.max(1))
     }
 
-    /// Whether the machine may be the reason that too little is left: others work on it, too. Then it is worth measuring alone once more.
+    /// Whether the machine may be the reason that too little is left, because others work on it, too. Then measuring alone once more tells, after
+    /// [`until_idle`].
     pub fn only_slow(&self, alone: &Self) -> bool {
         self.share() >= TRIES && self.pace() < PACE * alone.pace()
     }
@@ -79,6 +80,27 @@ impl fmt::Display for Fared {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { tries, good, longest, trouble, .. } = self;
         write!(formatter, "{good} of {tries} tries, {:.1}/s, the longest {longest:.2?} {trouble}", self.pace())
+    }
+}
+
+/// Waits until a process has nothing to do any more, as after an attack. It may take half a minute, and then that is how it is.
+pub async fn until_idle(pid: u32) {
+    const LOOK: Duration = Duration::from_millis(200);
+    // proc(5): user and system time are 14 and 15 in hundredths of a second; what is before the ")" may hold spaces.
+    let worked = || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let fields = stat.rsplit_once(") ").unwrap().1.split(' ').skip(11).take(2);
+        fields.map(|field| field.parse::<u32>().unwrap()).sum::<u32>()
+    };
+    let began = Instant::now();
+    let mut before = worked();
+    while began.elapsed() < Duration::from_secs(30) {
+        tokio::time::sleep(LOOK).await;
+        let now = worked();
+        if now - before <= 2 {
+            return;
+        }
+        before = now;
     }
 }
 

@@ -256,7 +256,7 @@ impl Raw {
         match frame.kind {
             GOAWAY => return Err(io::ErrorKind::ConnectionAborted.into()),
             SETTINGS if frame.flags & ACK == 0 => {
-                let streams = payload.chunks_exact(6).filter(|setting| setting[..2] == [0, 3]).last();
+                let streams = payload.chunks_exact(6).rfind(|setting| setting[..2] == [0, 3]);
                 self.streams = streams.map_or(self.streams, |setting| u32::from_be_bytes(setting[2..].try_into().unwrap()));
                 self.send(&h2_frame(SETTINGS, ACK, 0, &[])).await?;
             }
