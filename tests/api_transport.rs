@@ -6,6 +6,7 @@
 mod common;
 
 use common::csrs::request;
+use common::frames::{goaway, h2_frame, headers, hello};
 use common::grpc::{CREATE, bearer, connect, frame, soon, tls};
 use common::process::wait_for;
 use common::refused::World;
@@ -29,36 +30,6 @@ async fn to_the_end(mut stream: impl AsyncRead + Unpin) -> Vec<u8> {
 fn wait_for_metric(world: &World, name: &str, value: f64) {
     wait_for(&format!("{name} {value}"), || (world.metric(name) >= value).then_some(()));
     assert_eq!(world.metric(name), value, "{name}");
-}
-
-/// HTTP/2's hello, and an empty SETTINGS (RFC 9113 §3.4).
-fn hello() -> Vec<u8> {
-    [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &h2_frame(4, 0, 0, b"")].concat()
-}
-
-/// A frame (RFC 9113 §4.1).
-fn h2_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-/// The headers of a POST to the CSR API in HPACK's plainest form (RFC 7541 §6.2.2).
-fn headers(stream: u32) -> Vec<u8> {
-    let literal = |name: u8, value: &str| [&[name, u8::try_from(value.len()).unwrap()], value.as_bytes()].concat();
-    h2_frame(1, 4, stream, &[vec![0x83, 0x87], literal(4, CREATE), literal(1, "localhost")].concat())
-}
-
-/// The error code of the GOAWAY in what a server sent (RFC 9113 §6.8).
-fn goaway(mut bytes: &[u8]) -> Option<u32> {
-    while let Some((head, rest)) = bytes.split_at_checked(9) {
-        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
-        let (payload, rest) = rest.split_at_checked(length)?;
-        match head[3] {
-            7 => return Some(u32::from_be_bytes(payload[4..8].try_into().unwrap())),
-            _ => bytes = rest,
-        }
-    }
-    None
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

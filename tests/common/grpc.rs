@@ -68,6 +68,8 @@ pub async fn connect_from(source: IpAddr, address: SocketAddr, config: Arc<Clien
 pub async fn tcp_from(source: IpAddr, address: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind((source, 0).into())?;
+    // As Go's and tonic's clients have it: no second write waits for the first one's acknowledgement.
+    socket.set_nodelay(true)?;
     socket.connect(address).await
 }
 

@@ -52,10 +52,16 @@ pub fn unauthenticated(reason: &str) -> Refused<'_> {
 impl World {
     /// Starts one; `server` goes into the configuration's `server` section, `more` behind everything.
     pub fn start(server: &str, more: &str) -> Self {
+        Self::start_logging("debug", server, more)
+    }
+
+    /// The same with this `log.level`.
+    pub fn start_logging(level: &str, server: &str, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let issuer = TokenIssuer::new();
         issuer.publish(folder.path());
-        let serve = Serve::start(folder.path(), &serve_yaml(folder.path(), folder.path(), server, more));
+        let yaml = serve_yaml(folder.path(), folder.path(), server, more).replace("level: debug", &format!("level: {level}"));
+        let serve = Serve::start(folder.path(), &yaml);
         let socket = folder.path().join("admin.sock");
         let bundle = meshmint(&["bundle", "--admin", socket.to_str().unwrap()]);
         assert!(bundle.status.success(), "{}", String::from_utf8_lossy(&bundle.stderr));
