@@ -42,7 +42,7 @@ fn every_reason_of_a_refusal_is_explained() {
     .into_iter()
     .flat_map(reasons_of)
     .collect();
-    reasons.extend(reasons_after(include_str!("../src/server/csr_api.rs"), &["Unusable { reason: "]));
+    reasons.extend(reasons_after(include_str!("../src/server/bearer.rs"), &["Unusable { reason: "]));
     reasons.extend(reasons_after(include_str!("../src/server/guard.rs"), &["self.refused(", "refused_as("]));
     assert!(reasons.len() > 50, "{reasons:?}");
     let (requests, _) = PAGE.split_once("## Before there is a request").unwrap();

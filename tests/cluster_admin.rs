@@ -320,12 +320,10 @@ async fn denials_are_paced_and_leave_the_log_readable() {
     let took = began.elapsed().as_secs_f64();
     let denied: usize = others.iter().map(|(_, asked)| asked.load(Ordering::Relaxed)).sum();
     drop(others);
-    #[allow(clippy::cast_precision_loss, reason = "a few hundred")]
     let pace = denied as f64 / took;
     assert!(pace < 10.0, "{denied} denials in {took} s from one address");
     let (_, log) = world.serve.terminate();
     let lines = log.iter().map(Value::to_string).filter(|line| line.contains("may not do this")).count();
-    #[allow(clippy::cast_precision_loss, reason = "a few hundred")]
     let most = 10.0 * (took + 2.0);
     assert!(lines > 0 && (lines as f64) < most, "{lines} lines in {took} s");
 }

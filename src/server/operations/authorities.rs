@@ -125,3 +125,37 @@ fn report(id: &AuthorityId, pem: &str, now: OffsetDateTime) -> Result<Certificat
     let ders = certificates_from_pem(pem).map_err(|_| unreadable())?;
     inspect_chain(&ders, None, now).certificates.into_iter().next().ok_or_else(unreadable)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authority::testing::{founded, with_first_issuing};
+
+    fn foreign_root(id: &str, certificate: &str) -> TrustEntry {
+        TrustEntry { id: AuthorityId::from_text(id.to_owned()), certificate: certificate.to_owned(), foreign: true }
+    }
+
+    #[test]
+    fn ours_come_first_and_each_is_found_by_the_beginning_of_its_id() {
+        let now = OffsetDateTime::UNIX_EPOCH + time::Duration::days(20_000);
+        let mut state = with_first_issuing(founded(now), now);
+        let pem = state.authorities[0].certificate.clone();
+        state.trust.push(foreign_root("abcd01", &pem));
+        state.trust.push(foreign_root("abcd02", &pem));
+        let shown = all(&state, now).unwrap();
+        let standings: Vec<_> = shown.iter().map(|each| (matches!(each.standing, Standing::Own { .. }), each.trusted)).collect();
+        assert_eq!(standings, [(true, true), (true, false), (false, true), (false, true)]);
+        assert_eq!(shown[1].root, shown[0].id);
+
+        let own = state.authorities[1].id.as_str();
+        assert_eq!(one(&state, &format!(" {} ", own[..8].to_ascii_uppercase()), now).unwrap().id.as_str(), own);
+        assert_eq!(one(&state, "abcd02", now).unwrap().pem, pem);
+        let refused = |id: &str| one(&state, id, now).map(|found| found.id).unwrap_err();
+        assert!(matches!(refused("abc"), OperationError::AuthorityId));
+        assert!(matches!(refused("not hexadecimal"), OperationError::AuthorityId));
+        assert!(matches!(refused("ABCD"), OperationError::SeveralAuthorities(id) if id == "abcd"));
+        assert!(matches!(refused("00000000000000"), OperationError::NoAuthority(_)));
+        state.trust.push(foreign_root("abcd03", "no PEM"));
+        assert!(matches!(all(&state, now), Err(OperationError::Unreadable(id)) if id.as_str() == "abcd03"));
+    }
+}
