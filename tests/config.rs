@@ -42,7 +42,7 @@ fn defaults_are_those_of_the_design() {
     assert_eq!(config.cluster_id, "Kubernetes");
     assert_eq!(config.server.listen, "0.0.0.0:8443".parse().unwrap());
     assert_eq!(config.server.serving_dns_names, ["meshmint.meshmint-system.svc"]);
-    assert_eq!((config.server.max_buffered_bytes, config.server.reflection), (96 << 20, false));
+    assert_eq!((config.server.max_buffered_bytes, config.server.reflection), (128 << 20, false));
     assert_eq!(config.server.max_request_bytes, 65_536);
     assert_eq!(config.tokens.audiences, ["istio-ca"]);
     assert_eq!(config.tokens.trusted_node_accounts.len(), 1);

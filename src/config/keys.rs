@@ -115,7 +115,7 @@ pub(super) const KEYS: &[Key] = &[
     key("server.requestTimeout", Duration(100, 10 * M), Is("10s"), "Deadline of each request; Istio's clients set none."),
     key("server.handshakeTimeout", Duration(100, 5 * M), Is("10s"), "How long a TLS handshake may take."),
     key("server.maxConnections", Count(2, 1_000_000), Is("16000"), "Connections open at once, half of them at most of peers that have got no certificate yet. Where there is no room, the oldest of whoever holds most goes."),
-    key("server.maxBufferedBytes", Size(1 << 20, 64 << 30), Is("96MiB"), "Bytes of requests that are not decoded yet and of answers that were not read yet, over all connections. Beyond it, whoever holds most is cut off."),
+    key("server.maxBufferedBytes", Size(1 << 20, 64 << 30), Is("128MiB"), "Bytes of requests that are not decoded yet and of answers that were not read yet, over all connections. Beyond it, whoever holds most is cut off."),
     key("server.maxHandshakes", Count(1, 100_000), Is("256"), "Handshakes that are worked on at once; others wait in line. Who is only waited for doesn't count."),
     key("server.handshakeQueueTime", Duration(10, M), Is("5s"), "Longest wait of a new connection for its handshake, fair by address; then it is closed, the cheapest refusal there is."),
     key("server.maxConcurrentStreams", Count(1, 10_000), Is("100"), "Requests at once on one connection (HTTP/2 SETTINGS_MAX_CONCURRENT_STREAMS)."),

@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 
 use super::bearer::{Unusable, bearer};
 use super::connection::{Peer, RequestId};
+use super::door::Connection;
 use super::log_budget::LogBudget;
 use super::metrics::Metrics;
 use super::proto::istio::istio_certificate_service_server::IstioCertificateService;
@@ -31,12 +32,23 @@ impl CsrApi {
         Self { issuer, metrics, clock, log_budget: LogBudget::default() }
     }
 
+    /// Whether anybody was turned away a moment ago, so that [`CsrApi::turn_away`] is worth what it costs.
+    pub(super) fn is_turning_away(&self) -> bool {
+        self.issuer.is_turning_away()
+    }
+
+    /// The refusal of a request that finds no turn to be worked on at all.
+    pub(super) fn no_turn(&self, connection: &Connection) -> http::Response<Body> {
+        connection.turn_away();
+        self.metrics.csr_received();
+        let status = refusals::status(&Refusal::Overloaded);
+        self.metrics.refused(&Refusal::Overloaded, status.code());
+        status.into_http()
+    }
+
     /// The refusal of a request whose turn wouldn't come in time, from its headers alone: what is refused this early costs the least. It
     /// is a matter of cost only; whoever gets past it meets the same question once more.
     pub(super) fn turn_away<B>(&self, request: &http::Request<B>) -> Option<http::Response<Body>> {
-        if !self.issuer.is_turning_away() {
-            return None;
-        }
         let refusal = self.issuer.foresee(bearer(request.headers()).ok()??).err()?;
         self.metrics.csr_received();
         let status = self.refuse(&refusal, request.extensions().get::<Peer>(), request_id(request.extensions()));

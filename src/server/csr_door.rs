@@ -116,7 +116,7 @@ impl Door for CsrDoor {
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let certificate = certificate.map(|der| Arc::new(PresentedCertificate::new(der.clone().into_owned())));
         self.metrics.connection_opened();
-        let connection = Connection::new(member);
+        let connection = Connection::new(member, share);
         let peer = Peer { address: peer, certificate, connection: connection.clone() };
         let answer = |mut request: Request<Incoming>, held| {
             request.extensions_mut().insert(peer.clone());

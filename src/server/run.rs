@@ -264,9 +264,10 @@ impl Server {
         };
 
         let api = CsrApi::new(issuer, metrics.clone(), clock.clone());
-        let (services, grpc_health) = Services::new(api, config.server.max_request_bytes, config.server.reflection)
-            .await
-            .map_err(|error| StartError::Internal(error.to_string()))?;
+        let (services, grpc_health) =
+            Services::new(api, settings::turns(config, clock.clone()), config.server.max_request_bytes, config.server.reflection)
+                .await
+                .map_err(|error| StartError::Internal(error.to_string()))?;
         let guard = Guard::new(config.server.request_timeout, clock.clone(), metrics.clone(), traces.clone(), replica.get(..8).unwrap_or_default());
         if let Some((tls, renewal)) = served {
             if let Some(socket) = csr_socket {

@@ -11,12 +11,12 @@ use tonic_health::server::HealthReporter;
 use tower::{Service, ServiceExt};
 
 use super::csr_api::CsrApi;
-use super::door::{Connection, TooManyFields, read_whole};
+use super::door::{Connection, TooManyFields, in_turn, read_whole};
 use super::guard::Unanswered;
 use super::metrics::Rpc;
 use super::proto;
 use super::proto::istio::istio_certificate_service_server::IstioCertificateServiceServer;
-use crate::bounds::Held;
+use crate::bounds::{FairQueue, Full, Held};
 
 /// The CSR API as a gRPC service.
 pub(super) type CsrService = IstioCertificateServiceServer<CsrApi>;
@@ -27,6 +27,8 @@ pub(super) struct Services {
     api: Arc<CsrApi>,
     csr: CsrService,
     rest: Routes,
+    /// Turns to compute, by connection.
+    turns: Arc<FairQueue>,
     max_request_bytes: usize,
 }
 
@@ -37,6 +39,7 @@ impl Services {
     /// Descriptors that can't be read, which are our own.
     pub(super) async fn new(
         api: CsrApi,
+        turns: Arc<FairQueue>,
         max_request_bytes: usize,
         reflection: bool,
     ) -> Result<(Self, HealthReporter), tonic_reflection::server::Error> {
@@ -56,37 +59,44 @@ impl Services {
             };
             rest = rest.add_service(descriptors().build_v1()?).add_service(descriptors().build_v1alpha()?);
         }
-        Ok((Self { api, csr, rest: rest.prepare(), max_request_bytes }, reporter))
+        Ok((Self { api, csr, rest: rest.prepare(), turns, max_request_bytes }, reporter))
     }
 
-    /// Has the right one answer, once the request is here wholly. The CSR API is asked directly: a router that serves four services costs each of
-    /// its requests some microseconds.
+    /// Has the right one answer, once the request is here wholly and its turn has come. The CSR API is asked directly: a router that serves four services
+    /// costs each of its requests some microseconds.
     pub(super) async fn answer(
-        mut self,
+        self,
         request: Request<Incoming>,
         held: Result<Held, TooManyFields>,
         connection: Connection,
     ) -> Result<Response<Body>, Unanswered> {
         let mut held = held.map_err(|TooManyFields| Unanswered::TooManyFields)?;
-        let rpc = Rpc::of_path(request.uri().path());
+        let Self { api, mut csr, rest, turns, max_request_bytes } = self;
+        let (rpc, share) = (Rpc::of_path(request.uri().path()), connection.share());
+        let crowded = |Full| Ok(api.no_turn(&connection));
         match rpc {
-            Rpc::CreateCertificate => {
-                if let Some(response) = self.api.turn_away(&request) {
-                    return Ok(response);
-                }
-            }
+            Rpc::CreateCertificate if api.is_turning_away() => match in_turn(&turns, share, async { api.turn_away(&request) }).await {
+                Ok(None) => {}
+                Ok(Some(response)) => return Ok(response),
+                Err(full) => return crowded(full),
+            },
             // It would be answered for as long as the connection lives; whoever is told so looks no further (gRPC health checking, "Watch").
             Rpc::HealthWatch => return Ok(Status::unimplemented("only Check is served here").into_http()),
             // A conversation: it isn't over when it begins.
-            Rpc::Reflection => return self.rest.oneshot(request.map(Body::new)).await.map_err(|never| match never {}),
-            Rpc::HealthCheck | Rpc::Unknown => {}
+            Rpc::Reflection => return rest.oneshot(request.map(Body::new)).await.map_err(|never| match never {}),
+            Rpc::CreateCertificate | Rpc::HealthCheck | Rpc::Unknown => {}
         }
-        let request = read_whole(request, &mut held, self.max_request_bytes).await.map_err(Unanswered::Unread)?;
-        let _under_way = connection.turn(held).await;
-        let answered = match rpc {
-            Rpc::CreateCertificate => self.csr.call(request).await,
-            _ => self.rest.oneshot(request).await,
+        let request = read_whole(request, &mut held, max_request_bytes).await.map_err(Unanswered::Unread)?;
+        let _working = connection.works();
+        let answering = async {
+            match rpc {
+                Rpc::CreateCertificate => csr.call(request).await,
+                _ => rest.oneshot(request).await,
+            }
         };
-        answered.map_err(|never| match never {})
+        match in_turn(&turns, share, answering).await {
+            Ok(answered) => answered.map_err(|never| match never {}),
+            Err(full) => crowded(full),
+        }
     }
 }

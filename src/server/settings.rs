@@ -14,7 +14,7 @@ use super::checkup::Lifetimes;
 use super::csr_door::Bounds;
 use super::door::Http2;
 use crate::authority::{AuthorityPolicy, AuthorityState, Generation, ImportError, Imported, import};
-use crate::bounds::{CrowdLimits, Limits};
+use crate::bounds::{CrowdLimits, FairQueue, Limits};
 use crate::callers::{RulesError, TokenRules};
 use crate::clock::{Clock, Entropy};
 use crate::cluster::{
@@ -336,14 +336,23 @@ const WORKING_PER_THREAD: usize = 2;
 const RECORDING_PER_THREAD: usize = 64;
 
 pub(super) fn admission(config: &Config, clock: Arc<dyn Clock>) -> Arc<Admission> {
-    let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let limits = AdmissionLimits {
         in_flight: config.server.max_in_flight,
-        working: WORKING_PER_THREAD * threads,
-        recording: RECORDING_PER_THREAD * threads,
+        working: WORKING_PER_THREAD * threads(),
+        recording: RECORDING_PER_THREAD * threads(),
         patience: config.server.queue_time,
     };
     Arc::new(Admission::new(limits, clock))
+}
+
+/// Turns to compute, as many at once as keep every thread busy.
+pub(super) fn turns(config: &Config, clock: Arc<dyn Clock>) -> Arc<FairQueue> {
+    let limits = Limits { slots: WORKING_PER_THREAD * threads(), waiting: config.server.max_in_flight, patience: config.server.queue_time };
+    FairQueue::new(limits, clock)
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
 /// A stranger is told to go away after this time.

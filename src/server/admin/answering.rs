@@ -15,17 +15,17 @@ use super::super::operations::Operator;
 use super::super::proto::admin::admin_server::AdminServer;
 use super::super::refusals::guarded;
 use super::AdminApi;
-use crate::bounds::{FairQueue, Held, Limits, Share};
+use crate::bounds::{FairQueue, Held, Limits};
 use crate::clock::{Clock, within};
 
 /// Questions that are worked on at once, over all connections of a door: a page of a list takes some MiB while it is made.
-const QUESTIONS: Limits = Limits { slots: 6, waiting: 256, patience: Duration::from_secs(10) };
+const QUESTIONS: Limits = Limits { slots: 4, waiting: 256, patience: Duration::from_secs(10) };
 /// How long an answer may take: a list over a large ledger. Watches go on for longer once they have begun.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 /// Length of a question: a filter has no more.
 const MAX_QUESTION_BYTES: usize = 64 * 1024;
-/// Bytes of questions and of answers that were not read yet: two dozen of the largest pages.
-pub(super) const CROWD_BYTES: usize = 48 * 1024 * 1024;
+/// Bytes of questions and of answers that were not read yet: some of the largest pages.
+pub(super) const CROWD_BYTES: usize = 32 * 1024 * 1024;
 /// For so long at most they are kept.
 pub(super) const LONGEST_HOLD: Duration = Duration::from_secs(60);
 /// How long the last answers may take at shutdown.
@@ -53,25 +53,25 @@ impl Answering {
         Self { api, turns: FairQueue::new(QUESTIONS, clock.clone()), clock }
     }
 
-    /// Answers one question. `who` says who asks and on whose account, by the question's path and headers.
+    /// Answers one question. `who` says who asks, by the question's path and headers.
     pub(super) async fn answer(
         mut self,
         request: Request<Incoming>,
         held: Result<Held, TooManyFields>,
         connection: Connection,
-        who: impl AsyncFnOnce(&str, &HeaderMap) -> Result<(Operator, Share), Status>,
+        who: impl AsyncFnOnce(&str, &HeaderMap) -> Result<Operator, Status>,
     ) -> Response<Body> {
         let clock = self.clock.clone();
         let answered = within(clock.as_ref(), ANSWER_TIME, async {
             let mut held = held.map_err(|TooManyFields| guarded::too_many_fields())?;
-            let (operator, share) = who(request.uri().path(), request.headers()).await?;
+            let operator = who(request.uri().path(), request.headers()).await?;
             let mut request = read_whole(request, &mut held, MAX_QUESTION_BYTES).await.map_err(|unread| match unread {
                 Unread::TooLarge => guarded::too_large(),
                 Unread::Broken => guarded::malformed(),
             })?;
             request.extensions_mut().insert(operator);
-            let _under_way = connection.turn(held).await;
-            let Ok(_turn) = self.turns.enter(share).await else {
+            let _working = connection.works();
+            let Ok(_turn) = self.turns.enter(connection.share()).await else {
                 return Err(Status::resource_exhausted("too many questions are being answered; try again"));
             };
             self.api.call(request).await.map_err(|never| match never {})

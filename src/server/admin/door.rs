@@ -73,11 +73,11 @@ impl Door for LocalDoor {
     async fn serve(self: Arc<Self>, visitor: Visitor<UnixStream>) {
         let Visitor { stream, share, member, shutdown, .. } = visitor;
         let operator = Operator::local(stream.peer_cred().ok().map(|peer| peer.uid()));
-        let connection = Connection::new(member);
+        let connection = Connection::new(member, share);
         connection.becomes_known(share);
         let answer = |request: Request<Incoming>, held| {
             let (answering, connection, operator) = (self.answering.clone(), connection.clone(), operator.clone());
-            async move { answering.answer(request, held, connection, async move |_: &str, _: &HeaderMap| Ok((operator, share))).await }
+            async move { answering.answer(request, held, connection, async move |_: &str, _: &HeaderMap| Ok(operator)).await }
         };
         serve(stream, &connection, &HTTP2, (&self.clock, self.entropy.as_ref()), shutdown, answer).await;
     }

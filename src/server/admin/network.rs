@@ -77,16 +77,12 @@ impl Door for NetworkDoor {
             tracing::debug!(?peer, "no handshake on the admin port");
             return;
         };
-        let connection = Connection::new(member);
+        let connection = Connection::new(member, share);
         let address = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
-        let peer = Peer::stranger(address, share, connection.clone(), self.shares.clone());
+        let peer = Peer::stranger(address, connection.clone(), self.shares.clone());
         let answer = |request: Request<Incoming>, held| {
             let (answering, connection, gate, peer) = (self.answering.clone(), connection.clone(), self.gate.clone(), peer.clone());
-            let who = async move |path: &str, headers: &HeaderMap| {
-                let operator = gate.admit(path, headers, &peer).await?;
-                let share = peer.share_of(&operator);
-                Ok((operator, share))
-            };
+            let who = async move |path: &str, headers: &HeaderMap| gate.admit(path, headers, &peer).await;
             async move { answering.answer(request, held, connection, who).await }
         };
         serve(*stream, &connection, &HTTP2, (&self.clock, self.entropy.as_ref()), shutdown, answer).await;

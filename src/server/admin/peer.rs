@@ -20,8 +20,6 @@ const FORGIVEN_AFTER: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub(super) struct Peer {
     address: IpAddr,
-    /// The share of its address.
-    share: Share,
     connection: Connection,
     shares: Shares,
     standing: Arc<Standing>,
@@ -35,29 +33,24 @@ struct Standing {
 }
 
 impl Peer {
-    pub(super) fn stranger(address: IpAddr, share: Share, connection: Connection, shares: Shares) -> Self {
+    pub(super) fn stranger(address: IpAddr, connection: Connection, shares: Shares) -> Self {
         let standing = Standing { failures: Mutex::new(Rate::every(FORGIVEN_AFTER, FAILURES)), line: Arc::default() };
-        Self { address, share, connection, shares, standing: Arc::new(standing) }
+        Self { address, connection, shares, standing: Arc::new(standing) }
     }
 
     pub(super) fn address(&self) -> IpAddr {
         self.address
     }
 
-    /// On whose account a stranger goes.
+    /// On whose account it goes.
     pub(super) fn share(&self) -> Share {
-        self.share
-    }
-
-    /// On whose account this operator goes.
-    pub(super) fn share_of(&self, operator: &Operator) -> Share {
-        self.shares.of_names(&operator.to_string(), "", None)
+        self.connection.share()
     }
 
     /// A token of this operator was good: whoever shows it is no stranger any more.
     pub(super) fn becomes_known(&self, operator: &Operator) {
         if !self.is_known() {
-            self.connection.becomes_known(self.share_of(operator));
+            self.connection.becomes_known(self.shares.of_names(&operator.to_string(), "", None));
         }
     }
 

@@ -1,10 +1,10 @@
-//! One HTTP/2 connection under its bounds: few header fields, small windows, requests that a stranger has under way, frames that cost a peer
-//! nothing, the time of a stranger, and the connection's age. It ends when its place is needed more.
+//! One HTTP/2 connection under its bounds: few header fields, small windows, frames that cost a peer nothing, the time of a stranger, and the
+//! connection's age. It ends when its place is needed more.
 
 use std::convert::Infallible;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -13,7 +13,7 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tonic::body::Body;
 
 use super::answer::Answer;
@@ -47,8 +47,6 @@ const MAX_PENDING_RESETS: usize = 50;
 /// Bytes of requests that may be on their way on a stream, and on a connection: a few requests' worth. They are read as they come.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 128 * 1024;
-/// Requests of a stranger that are worked on at once; more wait.
-const STRANGERS_REQUESTS: usize = 8;
 /// How long somebody who has to go, and isn't slow, has to take notice.
 const NOTICE: Duration = Duration::from_secs(1);
 
@@ -56,18 +54,11 @@ const NOTICE: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub(in crate::server) struct Connection {
     member: Arc<Member>,
+    /// On whose account it goes: by its address, and by names once they are known.
+    address: Share,
+    known: Arc<OnceLock<Share>>,
     /// Set by whoever turns a request of it away: then it is read again after a pause.
     turned_away: TurnedAway,
-    /// Requests of a stranger that are worked on; closed once he is none.
-    requests: Arc<Semaphore>,
-}
-
-/// What a request keeps while it is worked on.
-#[derive(Debug)]
-pub(in crate::server) struct UnderWay {
-    _held: Held,
-    _place: Option<OwnedSemaphorePermit>,
-    _working: Working,
 }
 
 /// More header fields than any client of ours sends; they are gone already.
@@ -75,21 +66,30 @@ pub(in crate::server) struct UnderWay {
 pub(in crate::server) struct TooManyFields;
 
 impl Connection {
-    pub(in crate::server) fn new(member: Arc<Member>) -> Self {
-        Self { member, turned_away: TurnedAway::default(), requests: Arc::new(Semaphore::new(STRANGERS_REQUESTS)) }
+    pub(in crate::server) fn new(member: Arc<Member>, address: Share) -> Self {
+        Self { member, address, known: Arc::default(), turned_away: TurnedAway::default() }
     }
 
     /// Somebody proved on it who he is.
     pub(in crate::server) fn becomes_known(&self, share: Share) {
-        if !self.member.is_known() {
+        if self.known.set(share).is_ok() {
             self.member.becomes_known(share);
-            self.requests.close();
         }
     }
 
     /// Whether somebody has.
     pub(in crate::server) fn is_known(&self) -> bool {
-        self.member.is_known()
+        self.known.get().is_some()
+    }
+
+    /// On whose account it goes.
+    pub(in crate::server) fn share(&self) -> Share {
+        self.known.get().copied().unwrap_or(self.address)
+    }
+
+    /// While this lives it is us who have something to do for it.
+    pub(in crate::server) fn works(&self) -> Working {
+        self.member.works()
     }
 
     /// It has to go: too much on it was refused.
@@ -105,12 +105,6 @@ impl Connection {
     /// A request of it was turned away.
     pub(in crate::server) fn turn_away(&self) {
         self.turned_away.store(true, Ordering::Relaxed);
-    }
-
-    /// The turn of a request that has been read whole, with the bytes that it holds. Strangers' requests wait for one another.
-    pub(in crate::server) async fn turn(&self, held: Held) -> UnderWay {
-        let place = self.requests.clone().acquire_owned().await.ok();
-        UnderWay { _held: held, _place: place, _working: self.member.works() }
     }
 }
 

@@ -8,9 +8,11 @@ mod gather;
 mod handshake;
 mod http2;
 mod paced;
+mod turns;
 mod whole;
 
 pub(super) use accept::{Door, Visitor, accept, listen};
 pub(super) use handshake::{Handshake, Handshakes};
 pub(super) use http2::{Connection, Http2, TooManyFields, serve};
+pub(super) use turns::in_turn;
 pub(super) use whole::{Unread, read_whole};

@@ -12,8 +12,8 @@ use crate::bounds::{Held, Member};
 
 /// gRPC's prefix of a message: a flag and a length.
 const PREFIX: usize = 5;
-/// What a stream costs beside the bytes of its headers and of its message.
-const STREAM: usize = 2 * 1024;
+/// What a stream costs beside the bytes of its headers and of its message: HTTP/2's own, and the task that answers it.
+const STREAM: usize = 6 * 1024;
 /// What a header costs beside its name and value.
 const FIELD: usize = 64;
 

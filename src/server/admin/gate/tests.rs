@@ -106,7 +106,7 @@ impl World {
     fn peer(&self, address: [u8; 4]) -> Peer {
         let address = IpAddr::from(address);
         let share = self.shares.of_address(address);
-        Peer::stranger(address, share, Connection::new(self.crowd.enter(share).unwrap()), self.shares.clone())
+        Peer::stranger(address, Connection::new(self.crowd.enter(share).unwrap(), share), self.shares.clone())
     }
 
     async fn ask(&self, peer: &Peer, path: &'static str, token: &str) -> Code {
