@@ -2,14 +2,18 @@
 
 use std::future::Future;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Outcome, failed, limits, logging};
 use crate::authority::MadeBy;
-use crate::clock::{SystemClock, SystemEntropy};
+use crate::clock::{SystemClock, SystemEntropy, within};
 use crate::config::Config;
 use crate::server::Server;
+
+/// How long everything but requests may take to end, where a task is gone that others may wait for.
+const LAST_TASKS: Duration = Duration::from_secs(10);
 
 /// `meshmint serve`
 #[derive(Debug, clap::Args)]
@@ -66,15 +70,22 @@ pub(super) async fn run(args: Args) -> Outcome {
     let csr = addresses.csr.map_or_else(|| "none".to_owned(), |address| address.to_string());
     let admin_network = addresses.admin_network.map(tracing::field::display);
     tracing::info!(csr, health = %addresses.health, metrics = %addresses.metrics, admin = %addresses.admin.display(), admin_network, "ready");
-    serve(server, stop.received()).await
+    serve(server, stop.received(), config.server.drain_timeout + LAST_TASKS).await
 }
 
-/// Serves until `stop` ends, or until a task that should live has not; then drains.
-async fn serve(server: Server, stop: impl Future<Output = ()>) -> Outcome {
+/// Serves until `stop` ends, or until a task that should live is gone; then drains, which in that case takes no longer than `longest`.
+async fn serve(server: Server, stop: impl Future<Output = ()>, longest: Duration) -> Outcome {
     let outcome = until_stopped(&server, stop).await;
     tracing::info!("draining");
-    server.shut_down().await;
-    tracing::info!("stopped");
+    let drained = match outcome {
+        Outcome::Ok => Some(server.shut_down().await),
+        // Others may wait for what is gone, and nobody else would end the process: it still says that it lives.
+        _ => within(SystemClock::shared().as_ref(), longest, server.shut_down()).await,
+    };
+    match drained {
+        Some(()) => tracing::info!("stopped"),
+        None => tracing::error!("not everything could be ended in order"),
+    }
     outcome
 }
 
@@ -128,6 +139,8 @@ mod tests {
 
     use super::*;
 
+    const PATIENCE: Duration = Duration::from_secs(60);
+
     async fn start(folder: &TempDir) -> Server {
         // Others of this process may have done it.
         _ = rustls::crypto::ring::default_provider().install_default();
@@ -153,7 +166,7 @@ mod tests {
         let tasks: BTreeSet<_> = server.vigil().tasks().into_iter().collect();
         let health = server.addresses().health;
         assert_eq!(readyz(health).await.as_deref(), Some("HTTP/1.1 200 OK"));
-        assert_eq!(serve(server, ready(())).await, Outcome::Ok, "what ends because it shall is no bug");
+        assert_eq!(serve(server, ready(()), Duration::MAX).await, Outcome::Ok, "what ends because it shall is no bug");
         let expected = [
             "CSR port",
             "admin socket",
@@ -176,7 +189,7 @@ mod tests {
             assert_eq!((ended.task, ended.panicked), (task, false));
             let status = (task != "health port").then_some("HTTP/1.1 503 Service Unavailable");
             assert_eq!(readyz(health).await.as_deref(), status, "{task}");
-            assert_eq!(serve(server, pending()).await, Outcome::Failed, "{task}");
+            assert_eq!(serve(server, pending(), PATIENCE).await, Outcome::Failed, "{task}");
             assert_eq!(readyz(health).await, None, "{task}: nothing of it is left");
         }
     }

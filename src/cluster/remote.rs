@@ -208,9 +208,7 @@ impl Remotes {
     }
 
     fn poll_ended(&self, context: &mut Context<'_>) -> Poll<()> {
-        let mut joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
-        let ended = joined.values_mut().any(|joined| matches!(joined.work.poll_join_next(context), Poll::Ready(Some(_))));
-        if ended { Poll::Ready(()) } else { Poll::Pending }
+        one_ended(&mut self.joined.lock().unwrap_or_else(PoisonError::into_inner), context)
     }
 
     /// Asks each joined cluster who signs its tokens: a new name would make every token of it a stranger's. One that doesn't answer stays as it is.
@@ -329,6 +327,12 @@ impl Remotes {
     }
 }
 
+/// Ready where what keeps one of them up to date has ended.
+fn one_ended(joined: &mut BTreeMap<String, Joined>, context: &mut Context<'_>) -> Poll<()> {
+    let ended = joined.values_mut().any(|joined| matches!(joined.work.poll_join_next(context), Poll::Ready(Some(_))));
+    if ended { Poll::Ready(()) } else { Poll::Pending }
+}
+
 /// The name of the cluster's token issuer, from its own discovery document.
 async fn issuer_of(api: &ApiServer, limit: Duration) -> Result<String, ApiError> {
     let document = api.document("/.well-known/openid-configuration", "application/json", MAX_DISCOVERY_BYTES, limit).await?;
@@ -411,6 +415,8 @@ impl Index for Kubeconfigs {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     fn secret(name: &str, clusters: &[(&str, &str)]) -> KubeconfigSecret {
@@ -433,6 +439,16 @@ mod tests {
         assert_eq!(wanted(&index), [pair("south", "of b"), pair("west", "of b")]);
         index.put(secret("b", &[]));
         assert_eq!((wanted(&index), index.len()), (vec![], 1));
+    }
+
+    #[tokio::test]
+    async fn work_that_ends_in_one_of_them_is_noticed() {
+        let mut joined = BTreeMap::from(["not joined", "east", "west"].map(|cluster| (cluster.to_owned(), Joined::default())));
+        joined.get_mut("east").unwrap().work.spawn(std::future::pending());
+        let west = joined.get_mut("west").unwrap().work.spawn(std::future::pending());
+        assert!(poll_fn(|context| one_ended(&mut joined, context)).now_or_never().is_none());
+        west.abort();
+        poll_fn(|context| one_ended(&mut joined, context)).await;
     }
 
     #[test]
