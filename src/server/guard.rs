@@ -60,7 +60,8 @@ impl Guard {
         self.metrics.rpc_started(rpc);
         let trace = self.traces.begin(request.headers(), rpc, &id);
 
-        let work = AssertUnwindSafe(async { service(request).await }).catch_unwind();
+        // In a place of its own: whatever is wrapped around it would be as large again, for each request that waits.
+        let work = AssertUnwindSafe(Box::pin(async { service(request).await })).catch_unwind();
         let mut response = match trace.around(within(self.clock.as_ref(), self.deadline, work)).await {
             Some(Ok(Ok(response))) => self.mended(response),
             Some(Ok(Err(Unanswered::TooManyFields))) => self.refused(guarded::too_many_fields(), "too_many_headers"),

@@ -87,11 +87,10 @@ impl Gate {
                 let good = found.is_ok();
                 // An error means that he went away.
                 let _ = answer.send(found);
-                drop(turn);
                 if !good {
                     gate.clock.sleep_until(until).await;
                 }
-                drop(place);
+                drop((turn, place));
             }
         });
         answered.await.unwrap_or_else(|_| Err(Status::internal("looking at the token ended in a panic")))

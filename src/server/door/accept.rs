@@ -126,7 +126,8 @@ pub(in crate::server) async fn accept<S: Socket, D: Door<Stream = S::Stream>>(
             door.turned_away("too_many_connections");
             continue;
         };
-        tasks.spawn(door.clone().serve(Visitor { stream, peer, share, member, shutdown: shutdown.clone() }));
+        // Boxed at once: it is large, and would be copied on its way into the task.
+        tasks.spawn(Box::pin(door.clone().serve(Visitor { stream, peer, share, member, shutdown: shutdown.clone() })));
     }
     drop(socket);
     let drained = async { while tasks.join_next().await.is_some() {} };

@@ -17,6 +17,8 @@ use crate::clock::{Clock, Sleep};
 
 /// A pause: short beside the time that a request may wait for its turn, and long enough for a few requests to come.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Bytes that are read before others have their turn at the processor: some requests' worth.
+const AT_ONCE: usize = 16 * 1024;
 /// The longest pause, whatever came: a peer that has come to its senses isn't lost for ever.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
@@ -29,13 +31,15 @@ pub(super) struct Paced<S> {
     clock: Arc<dyn Clock>,
     turned_away: TurnedAway,
     frames: Frames,
+    /// Bytes that were read since others had their turn.
+    at_once: usize,
     pause: Option<Sleep>,
 }
 
 impl<S> Paced<S> {
     pub(super) fn new(stream: S, clock: Arc<dyn Clock>, turned_away: TurnedAway) -> Self {
         let frames = Frames::new(millis(clock.as_ref()));
-        Self { stream, clock, turned_away, frames, pause: None }
+        Self { stream, clock, turned_away, frames, at_once: 0, pause: None }
     }
 
     fn pause_for(&mut self, time: Duration) {
@@ -52,8 +56,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
             ready!(pause.as_mut().poll(context));
             self.pause = None;
         }
+        if self.at_once >= AT_ONCE {
+            // HTTP/2 would read for as long as there is something, which a peer that sends much keeps up for ever.
+            self.at_once = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(context, buffer) else {
+            self.at_once = 0;
+            return Poll::Pending;
+        };
+        read?;
+        self.at_once += buffer.filled().len() - before;
         self.frames.pass(buffer.filled().get(before..).unwrap_or_default());
         if self.frames.is_over() {
             let now = millis(self.clock.as_ref());
