@@ -77,15 +77,14 @@ pub(super) async fn run(args: Args) -> Outcome {
 async fn serve(server: Server, stop: impl Future<Output = ()>, longest: Duration) -> Outcome {
     let outcome = until_stopped(&server, stop).await;
     tracing::info!("draining");
-    let drained = match outcome {
-        Outcome::Ok => Some(server.shut_down().await),
-        // Others may wait for what is gone, and nobody else would end the process: it still says that it lives.
-        _ => within(SystemClock::shared().as_ref(), longest, server.shut_down()).await,
-    };
-    match drained {
-        Some(()) => tracing::info!("stopped"),
-        None => tracing::error!("not everything could be ended in order"),
+    if outcome == Outcome::Ok {
+        server.shut_down().await;
+    } else if within(SystemClock::shared().as_ref(), longest, server.shut_down()).await.is_none() {
+        // Others wait for what is gone, and nobody else would end the process: it still says that it lives.
+        tracing::error!("not everything could be ended in order");
+        return outcome;
     }
+    tracing::info!("stopped");
     outcome
 }
 
@@ -166,7 +165,7 @@ mod tests {
         let tasks: BTreeSet<_> = server.vigil().tasks().into_iter().collect();
         let health = server.addresses().health;
         assert_eq!(readyz(health).await.as_deref(), Some("HTTP/1.1 200 OK"));
-        assert_eq!(serve(server, ready(()), Duration::MAX).await, Outcome::Ok, "what ends because it shall is no bug");
+        assert_eq!(serve(server, ready(()), PATIENCE).await, Outcome::Ok, "what ends because it shall is no bug");
         let expected = [
             "CSR port",
             "admin socket",
