@@ -7,7 +7,7 @@ mod common;
 
 use common::csrs::request;
 use common::frames::{goaway, h2_frame, headers, hello};
-use common::grpc::{CREATE, bearer, connect, frame, soon, tls};
+use common::grpc::{CREATE, Wire, bearer, connect, connect_from, frame, soon, tls};
 use common::process::wait_for;
 use common::refused::World;
 use prost::Message;
@@ -158,10 +158,16 @@ async fn a_newcomer_takes_the_oldest_strangers_place() {
     let oldest = TcpStream::connect(world.serve.csr).await.unwrap();
     wait_for_metric(&world, r#"meshmint_places_taken{of="strangers"}"#, 1.0);
     let second = world.wire(None).await;
-    let newcomer = world.wire(None).await;
+    assert!(to_the_end(TcpStream::connect(world.serve.csr).await.unwrap()).await.is_empty(), "they are of its own address, and have just come");
+    wait_for_metric(&world, &closed("too_many_connections"), 1.0);
+    let from = async |host: u8| {
+        let stream = connect_from([127, 0, 0, host].into(), world.serve.csr, world.tls(None)).await.unwrap();
+        Wire::over(stream).await.unwrap()
+    };
+    let newcomer = from(2).await;
     assert!(to_the_end(oldest).await.is_empty(), "who says nothing goes first");
     wait_for_metric(&world, &closed("made_room"), 1.0);
-    let another = world.wire(None).await;
+    let another = from(3).await;
     let ended = soon("the end of the next one", second.ended).await.unwrap();
     assert!(ended.as_ref().err().is_none_or(h2::Error::is_io), "told to go: {ended:?}");
     for wire in known.iter().chain([&newcomer, &another]) {

@@ -200,7 +200,8 @@ async fn workloads_token(scene: &mut Scene) {
     let (lines, answered) = (scene.world.serve.log.try_iter().count(), seen.answered() - before);
     let pace = lines as f64 / BESIDE_FOR.as_secs_f64();
     eprintln!("14: {answered} answered, {lines} lines in the log, {pace:.0}/s");
-    assert!(answered >= 100, "the attacker got {seen:?}");
+    // The gate lets it have a few in a second.
+    assert!(seen.asked() >= 30 && answered >= 5, "the attacker got {seen:?}");
     if pace > LINES {
         scene.complaints.push(format!("14: {pace:.0} lines in the log a second"));
     }

@@ -96,6 +96,9 @@ struct Holds {
 
 /// How many that turn out not to be waited for are passed over before one has to go all the same.
 const TRIES: usize = 8;
+/// Nobody who was waited for for less than this goes for another one of his own group: in a herd, whose clients are slow to go on, everybody would go
+/// just before his turn.
+const GRACE: Duration = Duration::from_secs(5);
 
 impl Crowd {
     /// Nobody is there yet.
@@ -106,7 +109,7 @@ impl Crowd {
     /// A place for a stranger who has just come.
     ///
     /// # Errors
-    /// [`NoRoom`] where all that could go are being worked for and the newcomer's own share is what holds most.
+    /// [`NoRoom`] where the newcomer's own group holds most, and all of it are being worked for or came a moment ago.
     pub fn enter(self: &Arc<Self>, share: Share) -> Result<Arc<Member>, NoRoom> {
         let now = self.clock.monotonic();
         let mut state = self.lock();
@@ -211,17 +214,18 @@ impl State {
         for attempt in 0..=TRIES {
             let Some(mut standing) = self.holders(known).first_to_go().and_then(|id| self.leave(id)) else { return Err(NoRoom) };
             let waited_for = standing.seat.waited_for();
-            if waited_for.is_some_and(|since| since <= standing.since) {
+            let first = waited_for.is_some_and(|since| since <= standing.since);
+            let own_group = !known && standing.share.path().first() == newcomer.path().first();
+            let goes = if own_group { first && now.saturating_sub(standing.since) >= GRACE } else { first || attempt == TRIES };
+            if goes {
                 standing.seat.depart(Departure::MadeRoom);
                 return Ok(());
             }
-            let same_group = !known && standing.share.path().first() == newcomer.path().first();
-            if attempt == TRIES && !same_group {
-                standing.seat.depart(Departure::MadeRoom);
-                return Ok(());
-            }
-            standing.since = waited_for.unwrap_or(now);
+            standing.since = if first { standing.since } else { waited_for.unwrap_or(now) };
             self.stand(standing);
+            if first {
+                return Err(NoRoom);
+            }
         }
         Err(NoRoom)
     }

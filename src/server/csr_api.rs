@@ -91,6 +91,7 @@ impl IstioCertificateService for CsrApi {
                 self.metrics.issued();
                 if let (Some(Peer { connection, .. }), Some(share)) = (peer, issued.share) {
                     connection.becomes_known(share);
+                    connection.served();
                 }
                 tracing::debug!(
                     request_id,

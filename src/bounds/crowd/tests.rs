@@ -106,6 +106,8 @@ fn strangers_and_known_ones_have_places_apart() {
     let stranger = crowd.enter(address(1)).unwrap();
     assert_eq!(known.iter().map(|member| went(member)).collect::<Vec<_>>(), [None, Some(Departure::MadeRoom), None, None]);
     let second = crowd.enter(address(1)).unwrap();
+    assert_eq!(crowd.enter(address(1)).unwrap_err(), NoRoom, "nobody goes for one of his own group who has just come");
+    *clock.0.lock().unwrap() += GRACE;
     let third = crowd.enter(address(1)).unwrap();
     assert_eq!((went(&stranger), went(&second), went(&third)), (Some(Departure::MadeRoom), None, None), "strangers keep nobody else out");
     assert_eq!((crowd.connections(), crowd.strangers()), (4, 2));

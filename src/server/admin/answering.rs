@@ -70,10 +70,11 @@ impl Answering {
                 Unread::Broken => guarded::malformed(),
             })?;
             request.extensions_mut().insert(operator);
-            let _working = connection.works();
             let Ok(_turn) = self.turns.enter(connection.share()).await else {
                 return Err(Status::resource_exhausted("too many questions are being answered; try again"));
             };
+            // Not before: whoever has many questions in his line is waited for no less.
+            let _working = connection.works();
             self.api.call(request).await.map_err(|never| match never {})
         })
         .await;

@@ -47,10 +47,10 @@ impl Peer {
         self.connection.share()
     }
 
-    /// A token of this operator was good: whoever shows it is no stranger any more.
+    /// A token of this operator was good: whoever shows it is no stranger any more. An account may be used by many, in many places, so within it addresses share.
     pub(super) fn becomes_known(&self, operator: &Operator) {
         if !self.is_known() {
-            self.connection.becomes_known(self.shares.of_names(&operator.to_string(), "", None));
+            self.connection.becomes_known(self.shares.of_names(&operator.to_string(), &self.address.to_string(), None));
         }
     }
 

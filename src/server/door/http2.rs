@@ -3,7 +3,6 @@
 
 use std::convert::Infallible;
 use std::pin::pin;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use tonic::body::Body;
 
 use super::answer::Answer;
 use super::gather::Gather;
-use super::paced::{Paced, TurnedAway};
+use super::paced::{Fared, Paced};
 use super::whole::hold_headers;
 use crate::bounds::{Departure, Held, Member, Share, Working};
 use crate::clock::{Clock, Entropy, fraction, within};
@@ -57,8 +56,8 @@ pub(in crate::server) struct Connection {
     /// On whose account it goes: by its address, and by names once they are known.
     address: Share,
     known: Arc<OnceLock<Share>>,
-    /// Set by whoever turns a request of it away: then it is read again after a pause.
-    turned_away: TurnedAway,
+    /// Whoever turns its requests away says so here: then it is read again after a pause.
+    fared: Arc<Fared>,
 }
 
 /// More header fields than any client of ours sends; they are gone already.
@@ -67,7 +66,7 @@ pub(in crate::server) struct TooManyFields;
 
 impl Connection {
     pub(in crate::server) fn new(member: Arc<Member>, address: Share) -> Self {
-        Self { member, address, known: Arc::default(), turned_away: TurnedAway::default() }
+        Self { member, address, known: Arc::default(), fared: Arc::default() }
     }
 
     /// Somebody proved on it who he is.
@@ -104,7 +103,12 @@ impl Connection {
 
     /// A request of it was turned away.
     pub(in crate::server) fn turn_away(&self) {
-        self.turned_away.store(true, Ordering::Relaxed);
+        self.fared.refused();
+    }
+
+    /// A request of it was served.
+    pub(in crate::server) fn served(&self) {
+        self.fared.served();
     }
 }
 
@@ -122,7 +126,7 @@ where
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     let member = connection.member.clone();
-    let stream = Gather::new(Paced::new(stream, clock.clone(), connection.turned_away.clone()));
+    let stream = Gather::new(Paced::new(stream, clock.clone(), connection.fared.clone()));
     let service = service_fn(|mut request: Request<Incoming>| {
         // This much is done before anything else of the connection is read, so too many fields are gone before more can come.
         let held = if request.headers().len() > MAX_HEADER_FIELDS {

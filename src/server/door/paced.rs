@@ -6,7 +6,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,19 +17,48 @@ use crate::clock::{Clock, Sleep};
 
 /// A pause: short beside the time that a request may wait for its turn, and long enough for a few requests to come.
 const PAUSE: Duration = Duration::from_millis(100);
+/// It is longer by this many refusals for each request that was served meanwhile: for whoever goes on asking for what it doesn't get, and not for one
+/// of many who all ask for too much.
+const REFUSALS: u32 = 4;
 /// Bytes that are read before others have their turn at the processor: some requests' worth.
 const AT_ONCE: usize = 16 * 1024;
 /// The longest pause, whatever came: a peer that has come to its senses isn't lost for ever.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// Set by whoever turns a request of the connection away, taken by the next read.
-pub(in crate::server) type TurnedAway = Arc<AtomicBool>;
+/// How the requests of a connection fared since it was read last.
+#[derive(Debug, Default)]
+pub(in crate::server) struct Fared {
+    refused: AtomicU32,
+    served: AtomicU32,
+}
+
+impl Fared {
+    /// One was turned away.
+    pub(in crate::server) fn refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One was served.
+    pub(in crate::server) fn served(&self) {
+        self.served.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The pause that follows from it, and the count begins anew.
+    fn pause(&self) -> Option<Duration> {
+        let refused = self.refused.swap(0, Ordering::Relaxed);
+        if refused == 0 {
+            return None;
+        }
+        let served = self.served.swap(0, Ordering::Relaxed);
+        Some((PAUSE * (refused / (served + 1) / REFUSALS).max(1)).min(LONGEST_PAUSE))
+    }
+}
 
 /// A stream that is read with pauses.
 pub(super) struct Paced<S> {
     stream: S,
     clock: Arc<dyn Clock>,
-    turned_away: TurnedAway,
+    fared: Arc<Fared>,
     frames: Frames,
     /// Bytes that were read since others had their turn.
     at_once: usize,
@@ -37,9 +66,9 @@ pub(super) struct Paced<S> {
 }
 
 impl<S> Paced<S> {
-    pub(super) fn new(stream: S, clock: Arc<dyn Clock>, turned_away: TurnedAway) -> Self {
+    pub(super) fn new(stream: S, clock: Arc<dyn Clock>, fared: Arc<Fared>) -> Self {
         let frames = Frames::new(millis(clock.as_ref()));
-        Self { stream, clock, turned_away, frames, at_once: 0, pause: None }
+        Self { stream, clock, fared, frames, at_once: 0, pause: None }
     }
 
     fn pause_for(&mut self, time: Duration) {
@@ -49,8 +78,10 @@ impl<S> Paced<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.turned_away.swap(false, Ordering::Relaxed) && self.pause.is_none() {
-            self.pause_for(PAUSE);
+        if self.pause.is_none()
+            && let Some(pause) = self.fared.pause()
+        {
+            self.pause_for(pause);
         }
         if let Some(pause) = &mut self.pause {
             ready!(pause.as_mut().poll(context));
@@ -130,14 +161,14 @@ mod tests {
     #[tokio::test]
     async fn who_was_turned_away_is_read_after_a_pause_and_all_at_once() {
         let (ours, mut theirs) = duplex(64);
-        let (clock, turned_away) = (HandClock::default(), TurnedAway::default());
+        let (clock, fared) = (HandClock::default(), Arc::<Fared>::default());
         let woken = clock.0.clone();
-        let mut paced = Paced::new(ours, Arc::new(clock), turned_away.clone());
+        let mut paced = Paced::new(ours, Arc::new(clock), fared.clone());
         let mut seen = [0; 64];
         theirs.write_all(b"one").await.unwrap();
         assert_eq!(paced.read(&mut seen).await.unwrap(), 3, "nobody waits before");
 
-        turned_away.store(true, Ordering::Relaxed);
+        fared.refused();
         theirs.write_all(b"two").await.unwrap();
         assert!(paced.read(&mut seen).now_or_never().is_none());
         theirs.write_all(b"three").await.unwrap();
@@ -147,5 +178,19 @@ mod tests {
         assert_eq!(paced.read(&mut seen).now_or_never().unwrap().unwrap(), 8);
         theirs.write_all(b"four").await.unwrap();
         assert_eq!(paced.read(&mut seen).now_or_never().unwrap().unwrap(), 4, "one refusal, one pause");
+    }
+
+    #[test]
+    fn who_only_is_refused_waits_longer() {
+        let fared = Fared::default();
+        assert_eq!(fared.pause(), None);
+        let after = |refused: u32, served: u32| {
+            (0..refused).for_each(|_| fared.refused());
+            (0..served).for_each(|_| fared.served());
+            fared.pause().unwrap()
+        };
+        assert_eq!([after(1, 0), after(7, 0), after(50, 50), after(90, 30)], [PAUSE; 4], "in an overload everybody is refused now and then");
+        assert_eq!((after(100, 0), after(100, 9)), (PAUSE * 25, PAUSE * 2));
+        assert_eq!(after(10_000, 0), LONGEST_PAUSE);
     }
 }
