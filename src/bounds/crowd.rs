@@ -174,17 +174,23 @@ impl Crowd {
     /// Brings what is kept down to three quarters of what may be: looking for who holds most is worth more than one request.
     fn free_bytes(&self) {
         let mut state = self.lock();
-        while self.bytes() > self.limits.bytes / 4 * 3 {
+        // Counted anew: somebody else may have made room meanwhile.
+        let mut bytes: usize = state.standings.values().filter_map(|standing| standing.seat.held()).map(|(bytes, _)| bytes).sum();
+        if bytes <= self.limits.bytes {
+            return;
+        }
+        while bytes > self.limits.bytes / 4 * 3 {
             let Some(id) = state.greediest_with_bytes() else { return };
-            self.send_away(&mut state, id, Departure::TooManyBytes);
+            bytes = bytes.saturating_sub(self.send_away(&mut state, id, Departure::TooManyBytes));
         }
     }
 
-    fn send_away(&self, state: &mut State, id: u64, departure: Departure) {
-        if let Some(standing) = state.leave(id) {
-            self.bytes.fetch_sub(standing.seat.give_up_bytes(), Ordering::Relaxed);
-            standing.seat.depart(departure);
-        }
+    /// How many bytes became free.
+    fn send_away(&self, state: &mut State, id: u64, departure: Departure) -> usize {
+        let Some(standing) = state.leave(id) else { return 0 };
+        let bytes = standing.seat.give_up_bytes(&self.bytes);
+        standing.seat.depart(departure);
+        bytes
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -267,10 +273,10 @@ impl Seat {
         holds.since.first_key_value().map(|(_, since)| (holds.bytes, *since))
     }
 
-    /// How many bytes don't count any more from now on.
-    fn give_up_bytes(&self) -> usize {
+    /// From now on its bytes don't count in `sum` any more; how many there are.
+    fn give_up_bytes(&self, sum: &AtomicUsize) -> usize {
         let mut holds = self.holds();
-        if std::mem::take(&mut holds.counted) { holds.bytes } else { 0 }
+        if std::mem::take(&mut holds.counted) { sum.fetch_sub(holds.bytes, Ordering::Relaxed).min(holds.bytes) } else { 0 }
     }
 
     fn depart(&self, departure: Departure) {
@@ -377,12 +383,13 @@ impl Held {
     pub fn grow(&mut self, by: usize) {
         self.bytes += by;
         let (crowd, seat) = (&self.member.crowd, &self.member.seat);
-        let counted = {
+        let too_many = {
             let mut holds = seat.holds();
             holds.bytes += by;
-            holds.counted
+            // While it is locked, so that the sum has at any time what each one has.
+            holds.counted && crowd.bytes.fetch_add(by, Ordering::Relaxed) + by > crowd.limits.bytes
         };
-        if counted && crowd.bytes.fetch_add(by, Ordering::Relaxed) + by > crowd.limits.bytes {
+        if too_many {
             crowd.free_bytes();
         }
     }

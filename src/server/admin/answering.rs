@@ -18,8 +18,10 @@ use super::AdminApi;
 use crate::bounds::{FairQueue, Held, Limits};
 use crate::clock::{Clock, within};
 
-/// Questions that are worked on at once, over all connections of a door: a page of a list takes some MiB while it is made.
-const QUESTIONS: Limits = Limits { slots: 4, waiting: 256, patience: Duration::from_secs(10) };
+/// Questions that are worked on at once, over all connections of a door.
+const QUESTIONS: Limits = Limits { slots: 8, waiting: 256, patience: Duration::from_secs(10) };
+/// The same of lists: a page takes some MiB and some time of a processor while it is made, and nobody's short question waits for it.
+const LISTS: Limits = Limits { slots: 2, waiting: 256, patience: Duration::from_secs(10) };
 /// How long an answer may take: a list over a large ledger. Watches go on for longer once they have begun.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 /// Length of a question: a filter has no more.
@@ -44,13 +46,14 @@ pub(super) const HTTP2: Http2 = Http2 {
 pub(super) struct Answering {
     api: AdminServer<AdminApi>,
     turns: Arc<FairQueue>,
+    lists: Arc<FairQueue>,
     clock: Arc<dyn Clock>,
 }
 
 impl Answering {
     pub(super) fn new(api: Arc<AdminApi>, clock: Arc<dyn Clock>) -> Self {
         let api = AdminServer::from_arc(api).max_decoding_message_size(MAX_QUESTION_BYTES);
-        Self { api, turns: FairQueue::new(QUESTIONS, clock.clone()), clock }
+        Self { api, turns: FairQueue::new(QUESTIONS, clock.clone()), lists: FairQueue::new(LISTS, clock.clone()), clock }
     }
 
     /// Answers one question. `who` says who asks, by the question's path and headers.
@@ -70,7 +73,8 @@ impl Answering {
                 Unread::Broken => guarded::malformed(),
             })?;
             request.extensions_mut().insert(operator);
-            let Ok(_turn) = self.turns.enter(connection.share()).await else {
+            let turns = if is_list(request.uri().path()) { &self.lists } else { &self.turns };
+            let Ok(_turn) = turns.enter(connection.share()).await else {
                 return Err(Status::resource_exhausted("too many questions are being answered; try again"));
             };
             // Not before: whoever has many questions in his line is waited for no less.
@@ -84,4 +88,9 @@ impl Answering {
             None => guarded::deadline_exceeded().into_http(),
         }
     }
+}
+
+/// Whether a question's answer may be long: `ListCertificates`, `ListAudit`, and their like.
+fn is_list(path: &str) -> bool {
+    path.rsplit('/').next().is_some_and(|rpc| rpc.starts_with("List"))
 }
