@@ -75,6 +75,8 @@ impl Config {
         let values = [
             one("trustDomain", "cluster.local".to_owned()),
             one("server.listen", csr_listen.to_string()),
+            // Whoever tries it out may look around.
+            one("server.reflection", "true".to_owned()),
             many("server.servingDNSNames", names),
             many("server.servingIPAddresses", vec!["127.0.0.1".to_owned()]),
             many("tokens.audiences", vec!["istio-ca".to_owned()]),

@@ -230,10 +230,15 @@ async fn an_upgrade_keeps_the_place_of_the_state_and_parts_the_roles_and_back() 
     admin.get(&format!("/api/v1/namespaces/{NAMESPACE}/secrets/meshmint-state")).await;
 }
 
-/// Four ports that are free now.
+/// Four ports that are free now, below those that the system gives to whoever connects: between now and the start of the pod others do.
 fn free_ports() -> [u16; 4] {
-    let sockets = [(); 4].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    sockets.map(|socket| socket.local_addr().unwrap().port())
+    let mut sockets = Vec::new();
+    while sockets.len() < 4 {
+        let somewhere = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        sockets.extend(TcpListener::bind(("0.0.0.0", 10_000 + somewhere % 20_000)));
+    }
+    let ports: Vec<_> = sockets.iter().map(|socket| socket.local_addr().unwrap().port()).collect();
+    ports.try_into().unwrap()
 }
 
 fn text(output: &Output) -> String {
