@@ -209,7 +209,12 @@ pub(super) async fn connect(at: &str, server_name: Option<&str>, config: ClientC
     let address = at.to_owned();
     let open = move || {
         let (tls, name, address) = (tls.clone(), name.clone(), address.clone());
-        async move { tls.connect(name, TcpStream::connect(&address).await?).await }
+        async move {
+            let stream = TcpStream::connect(&address).await?;
+            // As every client of a mesh has it: the first words after the handshake don't wait for its last ones to be acknowledged.
+            stream.set_nodelay(true)?;
+            tls.connect(name, stream).await
+        }
     };
     channel(at, open, clock).await
 }
