@@ -25,6 +25,9 @@ pub struct CrowdLimits {
     pub strangers: usize,
     /// Bytes that are kept for all of them. For a moment it may be more: who goes takes a moment to be gone.
     pub bytes: usize,
+    /// Nobody who was waited for for less than this goes for another one of his own address: in a herd, whose clients are slow to go on, everybody would
+    /// go just before his turn. Nothing where herds don't come.
+    pub grace: Duration,
 }
 
 /// There is no room, and nobody who should go instead.
@@ -96,10 +99,6 @@ struct Holds {
 
 /// How many that turn out not to be waited for are passed over before one has to go all the same.
 const TRIES: usize = 8;
-/// Nobody who was waited for for less than this goes for another one of his own group: in a herd, whose clients are slow to go on, everybody would go
-/// just before his turn.
-const GRACE: Duration = Duration::from_secs(5);
-
 impl Crowd {
     /// Nobody is there yet.
     pub fn new(limits: CrowdLimits, clock: Arc<dyn Clock>) -> Arc<Self> {
@@ -109,16 +108,16 @@ impl Crowd {
     /// A place for a stranger who has just come.
     ///
     /// # Errors
-    /// [`NoRoom`] where the newcomer's own group holds most, and all of it are being worked for or came a moment ago.
+    /// [`NoRoom`] where the newcomer's own address holds most, and all of it are being worked for or came a moment ago.
     pub fn enter(self: &Arc<Self>, share: Share) -> Result<Arc<Member>, NoRoom> {
         let now = self.clock.monotonic();
         let mut state = self.lock();
         if state.strangers.count() >= self.limits.strangers {
-            state.make_room(false, share, now)?;
+            state.make_room(false, share, (now, self.limits.grace))?;
         } else if state.standings.len() >= self.limits.places {
             // Strangers have less than their part of the places, so those who are known have more than theirs.
             let known = state.known.count() > 0;
-            state.make_room(known, share, now)?;
+            state.make_room(known, share, (now, self.limits.grace))?;
         }
         let id = state.next;
         state.next += 1;
@@ -215,14 +214,14 @@ impl State {
         Some(standing)
     }
 
-    /// Has the greediest's oldest go, of those that we wait for; after some tries one that we work for, but not for another of its own group.
-    fn make_room(&mut self, known: bool, newcomer: Share, now: Duration) -> Result<(), NoRoom> {
+    /// Has the greediest's oldest go, of those that we wait for; after some tries one that we work for, but not for another of its own address.
+    fn make_room(&mut self, known: bool, newcomer: Share, (now, grace): (Duration, Duration)) -> Result<(), NoRoom> {
         for attempt in 0..=TRIES {
             let Some(mut standing) = self.holders(known).first_to_go().and_then(|id| self.leave(id)) else { return Err(NoRoom) };
             let waited_for = standing.seat.waited_for();
             let first = waited_for.is_some_and(|since| since <= standing.since);
-            let own_group = !known && standing.share.path().first() == newcomer.path().first();
-            let goes = if own_group { first && now.saturating_sub(standing.since) >= GRACE } else { first || attempt == TRIES };
+            let own = !known && standing.share == newcomer;
+            let goes = if own { first && now.saturating_sub(standing.since) >= grace } else { first || attempt == TRIES };
             if goes {
                 standing.seat.depart(Departure::MadeRoom);
                 return Ok(());

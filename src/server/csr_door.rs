@@ -76,7 +76,7 @@ impl CsrDoor {
 
     /// Shows how much of each bound is taken.
     fn watch(&self) {
-        let CrowdLimits { places, strangers, bytes } = self.bounds.crowd;
+        let CrowdLimits { places, strangers, bytes, .. } = self.bounds.crowd;
         let watch = |place, limit, taken: fn(&Crowd) -> usize| {
             let crowd = self.crowd.clone();
             self.metrics.watch(place, limit, move || taken(&crowd));

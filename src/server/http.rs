@@ -56,7 +56,7 @@ pub(super) fn metrics_router(scrape: Arc<Scrape>) -> Router {
 
 /// Connections that one of these doors holds at once. Probes and scrapers come one at a time, so whoever holds more than others goes first: nobody can keep
 /// the kubelet's probe out, who has one connection and asks at once.
-const CROWD: CrowdLimits = CrowdLimits { places: 64, strangers: 64, bytes: 8 * 1024 * 1024 };
+const CROWD: CrowdLimits = CrowdLimits { places: 64, strangers: 64, bytes: 8 * 1024 * 1024, grace: Duration::ZERO };
 /// How long a request may take to come, and how long the whole connection.
 const REQUEST_TIME: Duration = Duration::from_secs(2);
 const CONNECTION_TIME: Duration = Duration::from_secs(10);

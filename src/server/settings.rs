@@ -357,6 +357,8 @@ fn threads() -> usize {
 
 /// A stranger is told to go away after this time.
 const STRANGER_TIME: Duration = Duration::from_secs(30);
+/// A herd from one address (a gateway, a NAT) has this time to go on before one of it makes room for another.
+const GRACE: Duration = Duration::from_secs(5);
 /// How long an answer may wait for its peer to read it.
 const READING_TIME: Duration = Duration::from_secs(10);
 
@@ -366,7 +368,7 @@ pub(super) fn bounds(config: &Config) -> Bounds {
     // that there is always somebody who could go.
     let strangers = (server.max_connections / 2).max(1);
     Bounds {
-        crowd: CrowdLimits { places: server.max_connections, strangers, bytes: server.max_buffered_bytes },
+        crowd: CrowdLimits { places: server.max_connections, strangers, bytes: server.max_buffered_bytes, grace: GRACE },
         handshakes: Limits { slots: server.max_handshakes, waiting: (strangers * 3 / 4).max(1), patience: server.handshake_queue_time },
         handshake_time: server.handshake_timeout,
         longest_hold: server.request_timeout + READING_TIME,

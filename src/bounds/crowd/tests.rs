@@ -24,9 +24,11 @@ impl Clock for HandClock {
     }
 }
 
+const GRACE: Duration = Duration::from_secs(5);
+
 fn crowd(places: usize, strangers: usize, bytes: usize) -> (Arc<Crowd>, Arc<HandClock>) {
     let clock = Arc::new(HandClock::default());
-    (Crowd::new(CrowdLimits { places, strangers, bytes }, clock.clone()), clock)
+    (Crowd::new(CrowdLimits { places, strangers, bytes, grace: GRACE }, clock.clone()), clock)
 }
 
 fn tick(clock: &HandClock) {

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, Request};
 use hyper::body::Incoming;
@@ -21,7 +22,7 @@ use crate::bounds::{Crowd, CrowdLimits};
 use crate::clock::{Clock, Entropy};
 
 /// Connections at once. A script that forgets to close its own must not take the CSR port's files. Who opened the socket may ask, so nobody is a stranger.
-const CROWD: CrowdLimits = CrowdLimits { places: 64, strangers: 64, bytes: CROWD_BYTES };
+const CROWD: CrowdLimits = CrowdLimits { places: 64, strangers: 64, bytes: CROWD_BYTES, grace: Duration::ZERO };
 
 /// Listens on a Unix socket that only its owner can open. A socket that a killed process left behind is replaced.
 ///

@@ -24,7 +24,7 @@ use crate::bounds::{Crowd, CrowdLimits, Limits, Shares};
 use crate::clock::{Clock, Entropy};
 
 /// Connections at once.
-const CROWD: CrowdLimits = CrowdLimits { places: 128, strangers: 64, bytes: CROWD_BYTES };
+const CROWD: CrowdLimits = CrowdLimits { places: 128, strangers: 64, bytes: CROWD_BYTES, grace: Duration::ZERO };
 /// Handshakes that are worked on at once, and how long they may take.
 const HANDSHAKES: Limits = Limits { slots: 16, waiting: 64, patience: Duration::from_secs(5) };
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);

@@ -11,7 +11,7 @@ use tokio_rustls::StartHandshake;
 use tokio_rustls::server::TlsStream;
 
 use super::super::tls::{ALPN_H2, CurrentTls};
-use crate::bounds::{FairQueue, Limits, Member, Share};
+use crate::bounds::{FairQueue, Held, Limits, Member, Share};
 use crate::clock::{Clock, within};
 
 /// The longest ClientHello: a post-quantum key share has 1.2 KiB, a session ticket less than that.
@@ -62,8 +62,8 @@ impl Handshakes {
             hello = within(clock, self.time, hello(&stream, member)) => hello,
             _ = member.departure() => return Handshake::MadeRoom,
         };
-        let accepted = match hello {
-            Some(Ok(accepted)) => accepted,
+        let (accepted, held) = match hello {
+            Some(Ok(hello)) => hello,
             Some(Err(error)) => return Handshake::Failed(error),
             None => return Handshake::TimedOut,
         };
@@ -73,6 +73,7 @@ impl Handshakes {
             _ = member.departure() => return Handshake::MadeRoom,
         };
         let Ok(turn) = turn else { return Handshake::NoTurn };
+        drop(held);
         let began = clock.monotonic();
         let mut shaking = StartHandshake::from_parts(accepted, stream).into_stream(tls.load_full());
         let mut outcome = within(clock, TURN_TIME, &mut shaking).await;
@@ -95,7 +96,7 @@ impl Handshakes {
 }
 
 /// Waits for a whole ClientHello. What came of one counts as bytes of the connection.
-async fn hello(stream: &TcpStream, member: &Arc<Member>) -> io::Result<Accepted> {
+async fn hello(stream: &TcpStream, member: &Arc<Member>) -> io::Result<(Accepted, Option<Held>)> {
     let (mut acceptor, mut held, mut bytes) = (Acceptor::default(), None, 0);
     loop {
         stream.readable().await?;
@@ -109,7 +110,7 @@ async fn hello(stream: &TcpStream, member: &Arc<Member>) -> io::Result<Accepted>
             Err(error) => return Err(error),
         }
         match acceptor.accept() {
-            Ok(Some(accepted)) => return Ok(accepted),
+            Ok(Some(accepted)) => return Ok((accepted, held)),
             Ok(None) if bytes > MAX_HELLO_BYTES => return Err(io::Error::new(io::ErrorKind::InvalidData, "the ClientHello is too long")),
             Ok(None) => {}
             Err((error, mut alert)) => {

@@ -97,7 +97,7 @@ impl World {
     fn new() -> Self {
         let clock = Arc::new(HandClock(watch::Sender::new(Duration::from_secs(100))));
         let (book, metrics) = (Arc::new(Book::default()), Arc::new(Metrics::new().unwrap()));
-        let crowd = Crowd::new(CrowdLimits { places: 1_000, strangers: 1_000, bytes: 1_000 }, clock.clone());
+        let crowd = Crowd::new(CrowdLimits { places: 1_000, strangers: 1_000, bytes: 1_000, grace: Duration::ZERO }, clock.clone());
         let gate = Gate::new(book.clone(), metrics.clone(), clock.clone());
         Self { gate, book, clock, metrics, crowd, shares: Shares::default() }
     }
