@@ -113,11 +113,11 @@ impl Crowd {
         let now = self.clock.monotonic();
         let mut state = self.lock();
         if state.strangers.count() >= self.limits.strangers {
-            state.make_room(false, share, (now, self.limits.grace))?;
+            state.make_room(false, share, (now, self.limits.grace), &self.bytes)?;
         } else if state.standings.len() >= self.limits.places {
             // Strangers have less than their part of the places, so those who are known have more than theirs.
             let known = state.known.count() > 0;
-            state.make_room(known, share, (now, self.limits.grace))?;
+            state.make_room(known, share, (now, self.limits.grace), &self.bytes)?;
         }
         let id = state.next;
         state.next += 1;
@@ -215,7 +215,7 @@ impl State {
     }
 
     /// Has the greediest's oldest go, of those that we wait for; after some tries one that we work for, but not for another of its own address.
-    fn make_room(&mut self, known: bool, newcomer: Share, (now, grace): (Duration, Duration)) -> Result<(), NoRoom> {
+    fn make_room(&mut self, known: bool, newcomer: Share, (now, grace): (Duration, Duration), bytes: &AtomicUsize) -> Result<(), NoRoom> {
         for attempt in 0..=TRIES {
             let Some(mut standing) = self.holders(known).first_to_go().and_then(|id| self.leave(id)) else { return Err(NoRoom) };
             let waited_for = standing.seat.waited_for();
@@ -223,6 +223,7 @@ impl State {
             let own = !known && standing.share == newcomer;
             let goes = if own { first && now.saturating_sub(standing.since) >= grace } else { first || attempt == TRIES };
             if goes {
+                standing.seat.give_up_bytes(bytes);
                 standing.seat.depart(Departure::MadeRoom);
                 return Ok(());
             }
