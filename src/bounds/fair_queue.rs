@@ -56,7 +56,7 @@ struct State {
     refused_at: Option<Duration>,
 }
 
-/// Lines that belong together, or one line where it is the narrowest group. There is one for whoever waits, and for nobody else.
+/// Lines that belong together, or one line where it is the narrowest group. There is one for whoever waits, and until its next turn for whoever left.
 #[derive(Debug, Default)]
 struct Group {
     /// Who waits in all of it.

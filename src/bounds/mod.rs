@@ -9,6 +9,8 @@ pub mod fair_queue;
 mod holders;
 pub mod rate;
 pub mod share;
+#[cfg(test)]
+mod testing;
 
 pub use crowd::{Crowd, CrowdLimits, Departure, Held, Member, NoRoom, Working};
 pub use fair_queue::{FairQueue, Full, Limits, Slot};

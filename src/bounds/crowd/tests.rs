@@ -1,28 +1,9 @@
 //! The crowd on a clock that only the tests move.
 
 use futures_util::FutureExt;
-use time::OffsetDateTime;
 
+use super::super::testing::HandClock;
 use super::*;
-use crate::clock::Sleep;
-
-/// Stands still until it is moved; nobody sleeps by it.
-#[derive(Debug, Default)]
-struct HandClock(Mutex<Duration>);
-
-impl Clock for HandClock {
-    fn now(&self) -> OffsetDateTime {
-        OffsetDateTime::UNIX_EPOCH
-    }
-
-    fn monotonic(&self) -> Duration {
-        *self.0.lock().unwrap()
-    }
-
-    fn sleep_until(&self, _: Duration) -> Sleep {
-        Box::pin(std::future::pending())
-    }
-}
 
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -32,7 +13,7 @@ fn crowd(places: usize, strangers: usize, bytes: usize) -> (Arc<Crowd>, Arc<Hand
 }
 
 fn tick(clock: &HandClock) {
-    *clock.0.lock().unwrap() += Duration::from_millis(10);
+    clock.advance(Duration::from_millis(10));
 }
 
 const fn address(number: u64) -> Share {
@@ -109,7 +90,7 @@ fn strangers_and_known_ones_have_places_apart() {
     assert_eq!(known.iter().map(|member| went(member)).collect::<Vec<_>>(), [None, Some(Departure::MadeRoom), None, None]);
     let second = crowd.enter(address(1)).unwrap();
     assert_eq!(crowd.enter(address(1)).unwrap_err(), NoRoom, "nobody goes for one of his own group who has just come");
-    *clock.0.lock().unwrap() += GRACE;
+    clock.advance(GRACE);
     let third = crowd.enter(address(1)).unwrap();
     assert_eq!((went(&stranger), went(&second), went(&third)), (Some(Departure::MadeRoom), None, None), "strangers keep nobody else out");
     assert_eq!((crowd.connections(), crowd.strangers()), (4, 2));
@@ -141,10 +122,10 @@ fn who_is_slow_is_sent_away() {
     let (slow, quick) = (crowd.enter(address(1)).unwrap(), crowd.enter(address(1)).unwrap());
     let _slow = slow.holds(1);
     let first = quick.holds(1);
-    *clock.0.lock().unwrap() += Duration::from_secs(8);
+    clock.advance(Duration::from_secs(8));
     let _second = quick.holds(1);
     drop(first);
-    *clock.0.lock().unwrap() += Duration::from_secs(3);
+    clock.advance(Duration::from_secs(3));
     crowd.send_slow_ones_away(Duration::from_secs(10));
     assert_eq!((went(&slow), went(&quick)), (Some(Departure::TooSlow), None));
 }

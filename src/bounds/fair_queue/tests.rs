@@ -1,34 +1,9 @@
 //! The queue on a clock that only the tests move.
 
 use futures_util::FutureExt;
-use time::OffsetDateTime;
 
+use super::super::testing::HandClock;
 use super::*;
-use crate::clock::Sleep;
-
-/// Stands still until it is moved; nobody sleeps by it.
-#[derive(Debug, Default)]
-struct HandClock(Mutex<Duration>);
-
-impl HandClock {
-    fn advance(&self, by: Duration) {
-        *self.0.lock().unwrap() += by;
-    }
-}
-
-impl Clock for HandClock {
-    fn now(&self) -> OffsetDateTime {
-        OffsetDateTime::UNIX_EPOCH
-    }
-
-    fn monotonic(&self) -> Duration {
-        *self.0.lock().unwrap()
-    }
-
-    fn sleep_until(&self, _: Duration) -> Sleep {
-        Box::pin(std::future::pending())
-    }
-}
 
 const PATIENCE: Duration = Duration::from_secs(1);
 

@@ -23,7 +23,7 @@ const TURN_TIME: Duration = Duration::from_millis(250);
 #[derive(Debug, Clone)]
 pub(in crate::server) struct Handshakes {
     turns: Arc<FairQueue>,
-    /// A handshake that takes longer, from the first byte that is waited for to its end, is cut off.
+    /// Each half of a handshake that takes longer is cut off: the wait for the ClientHello, and what follows its turn.
     time: Duration,
     clock: Arc<dyn Clock>,
 }

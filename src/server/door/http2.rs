@@ -128,7 +128,7 @@ where
     let member = connection.member.clone();
     let stream = Gather::new(Paced::new(stream, clock.clone(), connection.fared.clone()));
     let service = service_fn(|mut request: Request<Incoming>| {
-        // This much is done before anything else of the connection is read, so too many fields are gone before more can come.
+        // Done in the connection's own turn, so too many fields are gone before more than the frames of this turn (16 KiB) can come.
         let held = if request.headers().len() > MAX_HEADER_FIELDS {
             request.headers_mut().clear();
             Err(TooManyFields)
