@@ -53,7 +53,7 @@ fn every_reason_of_a_refusal_is_explained() {
 fn every_end_of_a_connection_is_explained() {
     let mut reasons = reasons_after(include_str!("../src/server/csr_door.rs"), &["connection_refused(", "then_some("]);
     reasons.extend(reasons_after(include_str!("../src/server/door/accept.rs"), &["turned_away("]));
-    let serving = include_str!("../src/server/door/http2.rs").split_once("let (reason, time) =").unwrap().1;
+    let serving = include_str!("../src/server/door/http2.rs").split_once("let (reason, time, has_to_go) =").unwrap().1;
     reasons.extend(quoted(serving));
     let (_, page) = PAGE.split_once("## Before there is a request").unwrap();
     let explained: BTreeSet<_> = page.split("connections_closed_total{reason=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();

@@ -4,6 +4,8 @@
 
 #[path = "common/api.rs"]
 mod common;
+#[path = "common/records.rs"]
+mod records;
 
 use common::csrs::request;
 use common::frames::{goaway, h2_frame, headers, hello};
@@ -11,6 +13,7 @@ use common::grpc::{CREATE, Wire, bearer, connect, connect_from, frame, soon, tls
 use common::process::wait_for;
 use common::refused::World;
 use prost::Message;
+use records::{HANDSHAKE, Records, with_keys};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -209,4 +212,42 @@ async fn frames_that_cost_a_peer_nothing_are_read_late() {
     let answered = heard.windows(5).filter(|head| *head == [0, 0, 8, 6, 1]).count();
     assert!(answered < 5_000, "{answered} of 20,000 pings were answered; written: {written:?}");
     world.goes_on().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_messages_that_never_end_count_as_bytes() {
+    const BYTES: &str = r#"meshmint_places_taken{of="bytes"}"#;
+    let world = World::start("", "");
+    let tls = with_keys(&world.tls(None));
+    // A record whose last part never comes.
+    let (mut socket, mut records) = Records::of(connect(world.serve.csr, tls.clone()).await.unwrap());
+    let record = records.seal(HANDSHAKE, &[0; 15_000]);
+    socket.write_all(&record[..14_000]).await.unwrap();
+    wait_for("its bytes count", || (world.metric(BYTES) >= 9_000.0).then_some(()));
+    drop(socket);
+    wait_for_metric(&world, &closed("broken"), 1.0);
+    wait_for("and are given back", || (world.metric(BYTES) == 0.0).then_some(()));
+    // A message of 60 KiB, in records that are whole: the head of a KeyUpdate (RFC 8446 section 4.6.3) that announces it.
+    let (mut socket, mut records) = Records::of(connect(world.serve.csr, tls).await.unwrap());
+    let message = [[24, 0, 0xf0, 0].as_slice(), [0; 4_000].as_slice()].concat();
+    socket.write_all(&records.seal(HANDSHAKE, &message)).await.unwrap();
+    for _ in 0..9 {
+        socket.write_all(&records.seal(HANDSHAKE, &[0; 4_000])).await.unwrap();
+    }
+    wait_for("they count too", || (world.metric(BYTES) >= 36_000.0).then_some(()));
+    drop(socket);
+    wait_for("its bytes are given back", || (world.metric(BYTES) == 0.0).then_some(()));
+    world.goes_on().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_says_nothing_does_not_hold_up_the_end() {
+    let world = World::start(", drainTimeout: 60s, handshakeTimeout: 60s", "");
+    let _silent = TcpStream::connect(world.serve.csr).await.unwrap();
+    let mut deaf = connect(world.serve.csr, world.tls(None)).await.unwrap();
+    deaf.write_all(&hello()).await.unwrap();
+    wait_for("both are there", || (world.metric(r#"meshmint_places_taken{of="connections"}"#) >= 2.0).then_some(()));
+    let began = std::time::Instant::now();
+    assert_eq!(world.serve.terminate().0, Some(0));
+    assert!(began.elapsed() < std::time::Duration::from_secs(30), "nobody waits for a minute");
 }

@@ -230,6 +230,16 @@ async fn answers_that_nobody_reads() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_nobody_reads_where_reflection_is_wanted() {
+    let _alone = ALONE.lock().await;
+    let mut world = World::start_logging("info", ", reflection: true", "");
+    let door = door(&world);
+    let attack = Attack::begin(|seen| answers_unread(seen, door, REFLECTION[0].to_owned(), reflection_questions(95), 95, 0));
+    let complaint = complaint_of(&mut world, "1, with reflection", Duration::from_secs(8), attack).await;
+    assert_eq!(complaint, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn header_fields_that_are_tiny_on_the_wire() {
     let _alone = ALONE.lock().await;
     let mut world = World::start_logging("info", "", "");

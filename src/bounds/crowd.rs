@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::holders::Holders;
+use super::holders::{Holder, Holders};
 use super::share::Share;
 use crate::clock::Clock;
 
@@ -112,11 +112,11 @@ impl Crowd {
     pub fn enter(self: &Arc<Self>, share: Share) -> Result<Arc<Member>, NoRoom> {
         let now = self.clock.monotonic();
         let mut state = self.lock();
-        if state.strangers.count() >= self.limits.strangers {
+        if state.strangers.weight() >= self.limits.strangers {
             state.make_room(false, share, (now, self.limits.grace), &self.bytes)?;
         } else if state.standings.len() >= self.limits.places {
             // Strangers have less than their part of the places, so those who are known have more than theirs.
-            let known = state.known.count() > 0;
+            let known = state.known.weight() > 0;
             state.make_room(known, share, (now, self.limits.grace), &self.bytes)?;
         }
         let id = state.next;
@@ -157,7 +157,7 @@ impl Crowd {
 
     /// Of these, strangers.
     pub fn strangers(&self) -> usize {
-        self.lock().strangers.count()
+        self.lock().strangers.weight()
     }
 
     /// Bytes that are kept.
@@ -173,23 +173,21 @@ impl Crowd {
     /// Brings what is kept down to three quarters of what may be: looking for who holds most is worth more than one request.
     fn free_bytes(&self) {
         let mut state = self.lock();
+        let mut holders = state.holders_of_bytes();
         // Counted anew: somebody else may have made room meanwhile.
-        let mut bytes: usize = state.standings.values().filter_map(|standing| standing.seat.held()).map(|(bytes, _)| bytes).sum();
-        if bytes <= self.limits.bytes {
+        if holders.weight() <= self.limits.bytes {
             return;
         }
-        while bytes > self.limits.bytes / 4 * 3 {
-            let Some(id) = state.greediest_with_bytes() else { return };
-            bytes = bytes.saturating_sub(self.send_away(&mut state, id, Departure::TooManyBytes));
+        while holders.weight() > self.limits.bytes / 4 * 3 {
+            let Some((id, _)) = holders.take_first_to_go() else { return };
+            self.send_away(&mut state, id, Departure::TooManyBytes);
         }
     }
 
-    /// How many bytes became free.
-    fn send_away(&self, state: &mut State, id: u64, departure: Departure) -> usize {
-        let Some(standing) = state.leave(id) else { return 0 };
-        let bytes = standing.seat.give_up_bytes(&self.bytes);
+    fn send_away(&self, state: &mut State, id: u64, departure: Departure) {
+        let Some(standing) = state.leave(id) else { return };
+        standing.seat.give_up_bytes(&self.bytes);
         standing.seat.depart(departure);
-        bytes
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -204,13 +202,13 @@ impl State {
 
     fn stand(&mut self, standing: Standing) {
         let id = standing.seat.id;
-        self.holders(standing.known).insert(standing.share.path(), standing.since, id);
+        self.holders(standing.known).insert(standing.share.path(), Holder { since: standing.since, id, weight: 1 });
         self.standings.insert(id, standing);
     }
 
     fn leave(&mut self, id: u64) -> Option<Standing> {
         let standing = self.standings.remove(&id)?;
-        self.holders(standing.known).remove(standing.share.path(), standing.since, id);
+        self.holders(standing.known).remove(standing.share.path(), Holder { since: standing.since, id, weight: 1 });
         Some(standing)
     }
 
@@ -236,20 +234,15 @@ impl State {
         Err(NoRoom)
     }
 
-    /// Of the group that holds most bytes the group that holds most, and there who has held some for longest.
-    fn greediest_with_bytes(&self) -> Option<u64> {
-        let mut left: Vec<(&Standing, usize, Duration)> =
-            self.standings.values().filter_map(|standing| standing.seat.held().map(|(bytes, since)| (standing, bytes, since))).collect();
-        for level in 0..super::share::DEPTH {
-            let group = |standing: &Standing| standing.share.path().get(level).copied();
-            let mut sums: HashMap<Option<u64>, usize> = HashMap::new();
-            for (standing, bytes, _) in &left {
-                *sums.entry(group(standing)).or_default() += bytes;
+    /// Everybody for whom bytes are kept, by how many they are, and since when.
+    fn holders_of_bytes(&self) -> Holders {
+        let mut holders = Holders::default();
+        for (id, standing) in &self.standings {
+            if let Some((bytes, since)) = standing.seat.held() {
+                holders.insert(standing.share.path(), Holder { since, id: *id, weight: bytes });
             }
-            let (greediest, _) = sums.into_iter().max_by_key(|(_, bytes)| *bytes)?;
-            left.retain(|(standing, ..)| group(standing) == greediest);
         }
-        left.into_iter().min_by_key(|(.., since)| *since).map(|(standing, ..)| standing.seat.id)
+        holders
     }
 }
 
@@ -273,10 +266,12 @@ impl Seat {
         holds.since.first_key_value().map(|(_, since)| (holds.bytes, *since))
     }
 
-    /// From now on its bytes don't count in `sum` any more; how many there are.
-    fn give_up_bytes(&self, sum: &AtomicUsize) -> usize {
+    /// From now on its bytes don't count in `sum` any more.
+    fn give_up_bytes(&self, sum: &AtomicUsize) {
         let mut holds = self.holds();
-        if std::mem::take(&mut holds.counted) { sum.fetch_sub(holds.bytes, Ordering::Relaxed).min(holds.bytes) } else { 0 }
+        if std::mem::take(&mut holds.counted) {
+            sum.fetch_sub(holds.bytes, Ordering::Relaxed);
+        }
     }
 
     fn depart(&self, departure: Departure) {
@@ -312,6 +307,11 @@ impl Member {
     /// Whether somebody has.
     pub fn is_known(&self) -> bool {
         self.seat.known.load(Ordering::Relaxed)
+    }
+
+    /// Whether bytes are kept for it: of a request that is under way, or of an answer that it hasn't read.
+    pub fn holds_bytes(&self) -> bool {
+        self.seat.held().is_some()
     }
 
     /// While this lives it is us who have something to do, and not the peer.

@@ -139,7 +139,7 @@ impl FairQueue {
     /// Whether many lines of several groups wait, and even the shortest wait is long, so that no new work should be let in.
     pub fn is_crowded(&self) -> bool {
         let mut state = self.lock();
-        if state.all.inner.len() < 2 || state.all.lines(CROWD) < CROWD {
+        if state.all.inner.values().filter(|group| group.waiting > 0).nth(1).is_none() || state.all.lines(CROWD) < CROWD {
             return false;
         }
         state.roll_window(self.clock.monotonic(), self.limits.patience);

@@ -1,6 +1,6 @@
-//! Step 3: whose turn it is. Requests stand in a queue that is fair by namespace, then by account, then by pod, so that one that never stops asking
-//! takes nothing from the others, and whoever may make accounts gets no more turns by it; what can't be served in about a second is turned away, because an agent that waits for a moment costs less than one that
-//! connects anew.
+//! Step 3: whose turn it is. Requests stand in a queue that is fair by namespace, then by account, then by pod, so that one that never stops
+//! asking takes nothing from the others, and whoever may make accounts gets no more turns by it. What can't be served in about a second is
+//! turned away, because an agent that waits for a moment costs less than one that connects anew.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -107,7 +107,7 @@ impl Issuer {
     /// # Errors
     /// [`Refusal`]; nothing was issued then.
     pub async fn issue(&self, ask: Ask) -> Result<Issued, Refusal> {
-        // 1. Bound: the listener has limited bytes, streams, time and connections; this is the bound on work in progress.
+        // 1. Bound: the door has limited bytes, streams, time and connections; this is the bound on work in progress.
         let _place = self.parts.admission.begin()?;
 
         let mut watch = self.watch();

@@ -48,10 +48,10 @@ impl CsrApi {
 
     /// The refusal of a request whose turn wouldn't come in time, from its headers alone: what is refused this early costs the least. It
     /// is a matter of cost only; whoever gets past it meets the same question once more.
-    pub(super) fn turn_away<B>(&self, request: &http::Request<B>) -> Option<http::Response<Body>> {
-        let refusal = self.issuer.foresee(bearer(request.headers()).ok()??).err()?;
+    pub(super) fn turn_away(&self, head: &http::request::Parts) -> Option<http::Response<Body>> {
+        let refusal = self.issuer.foresee(bearer(&head.headers).ok()??).err()?;
         self.metrics.csr_received();
-        let status = self.refuse(&refusal, request.extensions().get::<Peer>(), request_id(request.extensions()));
+        let status = self.refuse(&refusal, head.extensions.get::<Peer>(), request_id(&head.extensions));
         Some(status.into_http())
     }
 

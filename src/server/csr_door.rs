@@ -96,7 +96,7 @@ impl Door for CsrDoor {
 
     async fn serve(self: Arc<Self>, visitor: Visitor<TcpStream>) {
         let Visitor { stream, peer, share, member, shutdown } = visitor;
-        let stream = match self.handshakes.shake(stream, share, &member, &self.tls).await {
+        let stream = match self.handshakes.shake(stream, share, &member, &self.tls, shutdown.clone()).await {
             Handshake::Done(stream, took) => {
                 self.metrics.handshake("ok", took);
                 *stream
@@ -112,9 +112,9 @@ impl Door for CsrDoor {
             }
             Handshake::NoTurn => return self.metrics.connection_refused("too_many_handshakes"),
             Handshake::MadeRoom => return self.metrics.connection_refused("made_room"),
+            Handshake::Shutdown => return self.metrics.connection_refused("shutdown"),
         };
-        let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-        let certificate = certificate.map(|der| Arc::new(PresentedCertificate::new(der.clone().into_owned())));
+        let certificate = stream.client_certificate().map(|der| Arc::new(PresentedCertificate::new(der.clone().into_owned())));
         self.metrics.connection_opened();
         let connection = Connection::new(member, share);
         let peer = Peer { address: peer, certificate, connection: connection.clone() };

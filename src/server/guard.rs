@@ -66,7 +66,7 @@ impl Guard {
             Some(Ok(Ok(response))) => self.mended(response),
             Some(Ok(Err(Unanswered::TooManyFields))) => self.refused(guarded::too_many_fields(), "too_many_headers"),
             Some(Ok(Err(Unanswered::Unread(Unread::TooLarge)))) => self.refused(guarded::too_large(), "message_too_large"),
-            Some(Ok(Err(Unanswered::Unread(Unread::Broken)))) => self.refused(guarded::malformed(), "malformed_message"),
+            Some(Ok(Err(Unanswered::Unread(Unread::Broken)))) => self.refused(guarded::broken_off(), "broken_off"),
             Some(Err(panic)) => {
                 self.metrics.panicked();
                 tracing::error!(request_id = id, panic = panic_text(panic.as_ref()), "a request panicked: this is a bug, please report it");

@@ -54,6 +54,11 @@ pub(super) mod guarded {
         Status::invalid_argument(crate::server::codec::MALFORMED_MESSAGE)
     }
 
+    /// The stream or its connection ended within the message; hardly anybody hears this.
+    pub(in crate::server) fn broken_off() -> Status {
+        Status::cancelled("the request broke off")
+    }
+
     /// There are more header fields than any client sends.
     pub(in crate::server) fn too_many_fields() -> Status {
         Status::invalid_argument("the request has too many header fields")

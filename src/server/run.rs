@@ -441,7 +441,7 @@ fn local(key: &'static str, socket: &TcpListener) -> Result<SocketAddr, StartErr
     socket.local_addr().map_err(|error| StartError::Listen { key, address: String::new(), error })
 }
 
-/// The bounds on requests; the listener adds those on connections.
+/// The bounds on requests; the door adds those on connections.
 fn watch_requests(metrics: &Metrics, admission: &Arc<Admission>, ledger: &Arc<dyn Ledger>) {
     let limits = admission.limits();
     metrics.admission_patience(limits.patience);

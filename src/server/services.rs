@@ -1,7 +1,10 @@
 //! Who answers which request of the CSR port: the CSR API, which almost all of them are for, or one of the services beside it.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 
+use futures_util::future::maybe_done;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tonic::Status;
@@ -11,12 +14,14 @@ use tonic_health::server::HealthReporter;
 use tower::{Service, ServiceExt};
 
 use super::csr_api::CsrApi;
-use super::door::{Connection, TooManyFields, in_turn, read_whole};
+use super::door::{Connection, TooManyFields, Unread, in_turn, read_whole};
 use super::guard::Unanswered;
 use super::metrics::Rpc;
 use super::proto;
 use super::proto::istio::istio_certificate_service_server::IstioCertificateServiceServer;
+use super::refusals;
 use crate::bounds::{FairQueue, Full, Held};
+use crate::issuance::Refusal;
 
 /// The CSR API as a gRPC service.
 pub(super) type CsrService = IstioCertificateServiceServer<CsrApi>;
@@ -73,20 +78,35 @@ impl Services {
         let mut held = held.map_err(|TooManyFields| Unanswered::TooManyFields)?;
         let Self { api, mut csr, rest, turns, max_request_bytes } = self;
         let (rpc, share) = (Rpc::of_path(request.uri().path()), connection.share());
-        let crowded = |Full| Ok(api.no_turn(&connection));
+        let crowded = |Full| match rpc {
+            Rpc::CreateCertificate => api.no_turn(&connection),
+            _ => refusals::status(&Refusal::Overloaded).into_http(),
+        };
         match rpc {
-            Rpc::CreateCertificate if api.is_turning_away() => match in_turn(&turns, share, async { api.turn_away(&request) }).await {
-                Ok(None) => {}
-                Ok(Some(response)) => return Ok(response),
-                Err(full) => return crowded(full),
-            },
             // It would be answered for as long as the connection lives; whoever is told so looks no further (gRPC health checking, "Watch").
             Rpc::HealthWatch => return Ok(Status::unimplemented("only Check is served here").into_http()),
             // A conversation: it isn't over when it begins.
             Rpc::Reflection => return rest.oneshot(request.map(Body::new)).await.map_err(|never| match never {}),
             Rpc::CreateCertificate | Rpc::HealthCheck | Rpc::Unknown => {}
         }
-        let request = read_whole(request, &mut held, max_request_bytes).await.map_err(Unanswered::Unread)?;
+        let (head, body) = request.into_parts();
+        let mut reading = pin!(maybe_done(read_whole(body, &mut held, max_request_bytes)));
+        if rpc == Rpc::CreateCertificate && api.is_turning_away() {
+            let mut foreseeing = pin!(in_turn(&turns, share, async { api.turn_away(&head) }));
+            // Read meanwhile: what HTTP/2 itself keeps of a body isn't counted.
+            let foreseen = poll_fn(|context| {
+                let _ = reading.as_mut().poll(context);
+                foreseeing.as_mut().poll(context)
+            });
+            match foreseen.await {
+                Ok(None) => {}
+                Ok(Some(response)) => return Ok(response),
+                Err(full) => return Ok(crowded(full)),
+            }
+        }
+        reading.as_mut().await;
+        let Some(body) = reading.take_output() else { return Err(Unanswered::Unread(Unread::Broken)) };
+        let request = Request::from_parts(head, body.map_err(Unanswered::Unread)?);
         let _working = connection.works();
         let answering = async {
             match rpc {
@@ -96,7 +116,7 @@ impl Services {
         };
         match in_turn(&turns, share, answering).await {
             Ok(answered) => answered.map_err(|never| match never {}),
-            Err(full) => crowded(full),
+            Err(full) => Ok(crowded(full)),
         }
     }
 }

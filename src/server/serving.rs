@@ -73,7 +73,7 @@ impl InUse {
 }
 
 impl Serving {
-    /// Issues the first certificate; returns what the listener reads and what [`Serving::run`] goes on from.
+    /// Issues the first certificate; returns what the doors read and what [`Serving::run`] goes on from.
     ///
     /// # Errors
     /// [`ServingError`].

@@ -68,11 +68,13 @@ impl Answering {
         let answered = within(clock.as_ref(), ANSWER_TIME, async {
             let mut held = held.map_err(|TooManyFields| guarded::too_many_fields())?;
             let operator = who(request.uri().path(), request.headers()).await?;
-            let mut request = read_whole(request, &mut held, MAX_QUESTION_BYTES).await.map_err(|unread| match unread {
+            let (mut head, body) = request.into_parts();
+            let body = read_whole(body, &mut held, MAX_QUESTION_BYTES).await.map_err(|unread| match unread {
                 Unread::TooLarge => guarded::too_large(),
-                Unread::Broken => guarded::malformed(),
+                Unread::Broken => guarded::broken_off(),
             })?;
-            request.extensions_mut().insert(operator);
+            head.extensions.insert(operator);
+            let request = Request::from_parts(head, body);
             let turns = if is_list(request.uri().path()) { &self.lists } else { &self.turns };
             let Ok(_turn) = turns.enter(connection.share()).await else {
                 return Err(Status::resource_exhausted("too many questions are being answered; try again"));

@@ -73,7 +73,7 @@ impl Door for NetworkDoor {
 
     async fn serve(self: Arc<Self>, visitor: Visitor<TcpStream>) {
         let Visitor { stream, peer, share, member, shutdown } = visitor;
-        let Handshake::Done(stream, _) = self.handshakes.shake(stream, share, &member, &self.tls).await else {
+        let Handshake::Done(stream, _) = self.handshakes.shake(stream, share, &member, &self.tls, shutdown.clone()).await else {
             tracing::debug!(?peer, "no handshake on the admin port");
             return;
         };

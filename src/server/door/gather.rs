@@ -8,9 +8,13 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::wire::SEND_BUFFER;
+use crate::bounds::{Held, Member};
 
 /// More than this isn't held back; about thirty answers.
 const MOST: usize = 64 * 1024;
@@ -34,15 +38,32 @@ pub(super) struct Gather<S> {
     early: bool,
     /// The peer will send nothing more.
     ended: bool,
+    member: Arc<Member>,
+    /// What a peer that doesn't read makes us keep, and how much it is.
+    unread: Option<(usize, Held)>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Gather<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream, held: Vec::new(), gone: 0, due: false, opening: OPENING, early: false, ended: false }
+    pub(super) fn new(stream: S, member: Arc<Member>) -> Self {
+        Self { stream, held: Vec::new(), gone: 0, due: false, opening: OPENING, early: false, ended: false, member, unread: None }
     }
 
-    /// Writes what is held, and flushes it.
+    /// Writes what is held, and flushes it. What doesn't leave counts among the connection's bytes, anew whenever some of it has left.
     fn poll_release(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let released = self.poll_all(context);
+        if released.is_ready() {
+            self.unread = None;
+        } else {
+            // What TLS has taken of it can't be seen from here.
+            let bytes = self.held.len() - self.gone + SEND_BUFFER;
+            if self.unread.as_ref().is_none_or(|(counted, _)| *counted != bytes) {
+                self.unread = Some((bytes, self.member.holds(bytes)));
+            }
+        }
+        released
+    }
+
+    fn poll_all(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(rest) = self.held.get(self.gone..).filter(|rest| !rest.is_empty()) {
             match ready!(Pin::new(&mut self.stream).poll_write(context, rest))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -110,7 +131,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gather<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.held.is_empty() {
-            return Pin::new(&mut self.stream).poll_flush(context);
+            return self.poll_release(context);
         }
         if !self.due {
             self.due = true;
@@ -136,6 +157,13 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
+    use crate::bounds::{Crowd, CrowdLimits, Shares};
+    use crate::clock::SystemClock;
+
+    fn member() -> Arc<Member> {
+        let limits = CrowdLimits { places: 1, strangers: 1, bytes: 1024 * 1024, grace: std::time::Duration::ZERO };
+        Crowd::new(limits, SystemClock::shared()).enter(Shares::default().of_names("", "", None)).unwrap()
+    }
 
     /// One turn of a task that reads and finds nothing.
     async fn turn(gather: &mut Gather<tokio::io::DuplexStream>) {
@@ -153,7 +181,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_flushed_in_one_turn_leaves_together_in_the_next() {
         let (ours, mut theirs) = duplex(1024);
-        let mut gather = Gather::new(ours);
+        let mut gather = Gather::new(ours, member());
         open(&mut gather, &mut theirs).await;
         for part in ["one ", "two "] {
             gather.write_all(part.as_bytes()).await.unwrap();
@@ -170,7 +198,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_leaves_before_the_clients_opening_was_read_and_what_that_brings_leaves_with_it() {
         let (ours, mut theirs) = duplex(1024);
-        let mut gather = Gather::new(ours);
+        let mut gather = Gather::new(ours, member());
         gather.write_all(b"settings ").await.unwrap();
         gather.flush().await.unwrap();
         turn(&mut gather).await;
@@ -193,7 +221,7 @@ mod tests {
     #[tokio::test]
     async fn who_has_closed_is_told_nothing() {
         let (ours, theirs) = duplex(1024);
-        let mut gather = Gather::new(ours);
+        let mut gather = Gather::new(ours, member());
         gather.write_all(b"goodbye").await.unwrap();
         drop(theirs);
         assert_eq!(gather.read(&mut [0; 8]).await.unwrap(), 0);
@@ -203,7 +231,7 @@ mod tests {
     #[tokio::test]
     async fn a_peer_that_does_not_read_holds_up_the_writer_and_loses_nothing() {
         let (ours, mut theirs) = duplex(1000);
-        let mut gather = Gather::new(ours);
+        let mut gather = Gather::new(ours, member());
         open(&mut gather, &mut theirs).await;
         let block = [7; 1000];
         let mut written = 0;
@@ -213,6 +241,8 @@ mod tests {
             turn(&mut gather).await;
             assert!(written <= 2 * MOST, "what is held is bounded");
         }
+        let kept = gather.unread.as_ref().map_or(0, |(kept, _)| *kept);
+        assert!(kept >= written - 1000, "{kept} of {written} count while nobody reads them");
         let all = tokio::spawn(async move {
             let mut all = Vec::new();
             theirs.read_to_end(&mut all).await.unwrap();

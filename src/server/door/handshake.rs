@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use rustls::server::{Accepted, Acceptor};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_rustls::StartHandshake;
-use tokio_rustls::server::TlsStream;
 
-use super::super::tls::{ALPN_H2, CurrentTls};
+use super::super::tls::CurrentTls;
+use super::wire::{Secured, Wire};
 use crate::bounds::{FairQueue, Held, Limits, Member, Share};
 use crate::clock::{Clock, within};
 
@@ -23,7 +24,7 @@ const TURN_TIME: Duration = Duration::from_millis(250);
 #[derive(Debug, Clone)]
 pub(in crate::server) struct Handshakes {
     turns: Arc<FairQueue>,
-    /// Each half of a handshake that takes longer is cut off: the wait for the ClientHello, and what follows its turn.
+    /// A handshake that takes longer is cut off, waiting for a turn not counted.
     time: Duration,
     clock: Arc<dyn Clock>,
 }
@@ -32,7 +33,7 @@ pub(in crate::server) struct Handshakes {
 #[derive(Debug)]
 pub(in crate::server) enum Handshake {
     /// TLS with h2, and how long it took, waiting for a turn not counted.
-    Done(Box<TlsStream<TcpStream>>, Duration),
+    Done(Box<Secured>, Duration),
     /// Not TLS as we speak it.
     Failed(io::Error),
     /// The peer took too long.
@@ -43,6 +44,8 @@ pub(in crate::server) enum Handshake {
     NoTurn,
     /// Another one needed the place.
     MadeRoom,
+    /// The server goes down, and the peer said nothing.
+    Shutdown,
 }
 
 impl Handshakes {
@@ -56,12 +59,22 @@ impl Handshakes {
     }
 
     /// One handshake. Dropping the future is safe.
-    pub(in crate::server) async fn shake(&self, stream: TcpStream, share: Share, member: &Arc<Member>, tls: &CurrentTls) -> Handshake {
+    pub(in crate::server) async fn shake(
+        &self,
+        stream: TcpStream,
+        share: Share,
+        member: &Arc<Member>,
+        tls: &CurrentTls,
+        mut shutdown: watch::Receiver<bool>,
+    ) -> Handshake {
         let clock = self.clock.as_ref();
+        let came = clock.monotonic();
         let hello = tokio::select! {
             hello = within(clock, self.time, hello(&stream, member)) => hello,
             _ = member.departure() => return Handshake::MadeRoom,
+            _ = shutdown.wait_for(|stop| *stop) => return Handshake::Shutdown,
         };
+        let left = self.time.saturating_sub(clock.monotonic().saturating_sub(came));
         let (accepted, held) = match hello {
             Some(Ok(hello)) => hello,
             Some(Err(error)) => return Handshake::Failed(error),
@@ -75,19 +88,18 @@ impl Handshakes {
         let Ok(turn) = turn else { return Handshake::NoTurn };
         drop(held);
         let began = clock.monotonic();
-        let mut shaking = StartHandshake::from_parts(accepted, stream).into_stream(tls.load_full());
+        let mut shaking = StartHandshake::from_parts(accepted, Wire::new(stream, member.clone())).into_stream(tls.load_full());
         let mut outcome = within(clock, TURN_TIME, &mut shaking).await;
         drop((turn, working));
         if outcome.is_none() {
             outcome = tokio::select! {
-                outcome = within(clock, self.time, shaking) => outcome,
+                outcome = within(clock, left, shaking) => outcome,
                 _ = member.departure() => return Handshake::MadeRoom,
+                _ = shutdown.wait_for(|stop| *stop) => return Handshake::Shutdown,
             };
         }
-        match outcome {
-            Some(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(ALPN_H2) => {
-                Handshake::Done(Box::new(stream), clock.monotonic().saturating_sub(began))
-            }
+        match outcome.map(|outcome| outcome.map(Secured::new)) {
+            Some(Ok(stream)) if stream.is_http2() => Handshake::Done(Box::new(stream), clock.monotonic().saturating_sub(began)),
             Some(Ok(_)) => Handshake::NotHttp2,
             Some(Err(error)) => Handshake::Failed(error),
             None => Handshake::TimedOut,

@@ -46,7 +46,7 @@ const MAX_PENDING_RESETS: usize = 50;
 /// Bytes of requests that may be on their way on a stream, and on a connection: a few requests' worth. They are read as they come.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 128 * 1024;
-/// How long somebody who has to go, and isn't slow, has to take notice.
+/// How long somebody who has to go, and isn't slow, has to take notice; and whoever has nothing under way.
 const NOTICE: Duration = Duration::from_secs(1);
 
 /// What is known of a connection while its requests are answered; it travels in their extensions.
@@ -126,7 +126,7 @@ where
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     let member = connection.member.clone();
-    let stream = Gather::new(Paced::new(stream, clock.clone(), connection.fared.clone()));
+    let stream = Gather::new(Paced::new(stream, clock.clone(), connection.fared.clone()), member.clone());
     let service = service_fn(|mut request: Request<Incoming>| {
         // Done in the connection's own turn, so too many fields are gone before more than the frames of this turn (16 KiB) can come.
         let held = if request.headers().len() > MAX_HEADER_FIELDS {
@@ -158,22 +158,37 @@ where
     };
     // Without random bytes every connection just has the same age.
     let share = 0.9 + 0.2 * fraction(entropy).unwrap_or(0.5);
-    let (reason, time) = tokio::select! {
+    let (reason, time, has_to_go) = tokio::select! {
         ended = served.as_mut() => return if ended.is_ok() { "closed_by_peer" } else { "broken" },
-        () = clock.sleep_until(clock.monotonic() + bounds.age.mul_f64(share)) => ("age", bounds.drain_time),
-        () = stays => ("stranger", NOTICE),
+        () = clock.sleep_until(clock.monotonic() + bounds.age.mul_f64(share)) => ("age", bounds.drain_time, false),
+        () = stays => ("stranger", bounds.drain_time, false),
         departure = member.departure() => match departure {
-            Departure::MadeRoom => ("made_room", NOTICE),
-            Departure::Dismissed => ("dismissed", NOTICE),
-            Departure::TooManyBytes => return "too_many_bytes",
-            Departure::TooSlow => return "too_slow",
+            Departure::MadeRoom | Departure::Dismissed => (label(departure), NOTICE, true),
+            Departure::TooManyBytes | Departure::TooSlow => return label(departure),
         },
-        _ = shutdown.wait_for(|stop| *stop) => ("shutdown", bounds.drain_time),
+        _ = shutdown.wait_for(|stop| *stop) => ("shutdown", bounds.drain_time, false),
     };
     served.as_mut().graceful_shutdown();
+    let taking_leave = async {
+        let noticed = within(clock.as_ref(), NOTICE.min(time), served.as_mut()).await.is_some();
+        // Who has no request under way, and takes no notice, isn't waited for.
+        if noticed || member.holds_bytes() && within(clock.as_ref(), time.saturating_sub(NOTICE), served).await.is_some() {
+            reason
+        } else {
+            "cut_off"
+        }
+    };
     tokio::select! {
-        ended = within(clock.as_ref(), time, served) => if ended.is_some() { reason } else { "cut_off" },
-        // Whoever was told already is not waited for any longer than that.
-        _ = member.departure(), if reason == "age" => "made_room",
+        ended = taking_leave => ended,
+        departure = member.departure(), if !has_to_go => label(departure),
+    }
+}
+
+fn label(departure: Departure) -> &'static str {
+    match departure {
+        Departure::MadeRoom => "made_room",
+        Departure::Dismissed => "dismissed",
+        Departure::TooManyBytes => "too_many_bytes",
+        Departure::TooSlow => "too_slow",
     }
 }

@@ -10,6 +10,7 @@ mod http2;
 mod paced;
 mod turns;
 mod whole;
+mod wire;
 
 pub(super) use accept::{Door, Visitor, accept, listen};
 pub(super) use handshake::{Handshake, Handshakes};

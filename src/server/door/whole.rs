@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Request};
+use http::HeaderMap;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use tonic::body::Body;
@@ -13,7 +13,7 @@ use crate::bounds::{Held, Member};
 /// gRPC's prefix of a message: a flag and a length.
 const PREFIX: usize = 5;
 /// What a stream costs beside the bytes of its headers and of its message: HTTP/2's own, and the task that answers it.
-const STREAM: usize = 6 * 1024;
+const STREAM: usize = 8 * 1024;
 /// What a header costs beside its name and value.
 const FIELD: usize = 64;
 
@@ -32,12 +32,11 @@ pub(super) fn hold_headers(headers: &HeaderMap, member: &Arc<Member>) -> Held {
     member.holds(bytes + STREAM)
 }
 
-/// The request with its whole body of one message of at most `most` bytes.
+/// A request's whole body: one message of at most `most` bytes.
 ///
 /// # Errors
 /// [`Unread`].
-pub(in crate::server) async fn read_whole(request: Request<Incoming>, held: &mut Held, most: usize) -> Result<Request<Body>, Unread> {
-    let (parts, mut body) = request.into_parts();
+pub(in crate::server) async fn read_whole(mut body: Incoming, held: &mut Held, most: usize) -> Result<Body, Unread> {
     // Copied out of the connection's own buffers, which are much larger and stay as long as the smallest piece of them.
     let mut whole = Vec::new();
     while let Some(frame) = body.frame().await {
@@ -47,8 +46,10 @@ pub(in crate::server) async fn read_whole(request: Request<Incoming>, held: &mut
                 return Err(Unread::TooLarge);
             }
             held.grow(data.len());
+            // No more room than what counts.
+            whole.reserve_exact(data.len());
             whole.extend_from_slice(data);
         }
     }
-    Ok(Request::from_parts(parts, Body::new(Full::new(Bytes::from(whole)))))
+    Ok(Body::new(Full::new(Bytes::from(whole))))
 }

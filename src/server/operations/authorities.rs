@@ -4,14 +4,11 @@ use std::collections::BTreeMap;
 
 use time::OffsetDateTime;
 
-use super::error::OperationError;
+use super::error::{FEWEST_DIGITS, OperationError};
 use crate::authority::{Authority, AuthorityId, AuthorityState, Origin, Phase, Role, TrustEntry};
 use crate::pki::certificates_from_pem;
 use crate::pki::inspect::{CertificateReport, inspect_chain};
 use crate::spiffe::TrustDomain;
-
-/// The fewest digits of an id that stand for it.
-pub(super) const FEWEST_DIGITS: usize = 4;
 
 /// All that there are.
 #[derive(Debug, Clone)]

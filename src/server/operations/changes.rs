@@ -4,13 +4,10 @@ use std::sync::Arc;
 
 use rustls::RootCertStore;
 
-use super::error::OperationError;
+use super::error::{MAX_REASON, OperationError};
 use super::operator::Operator;
 use crate::pki::certificates_from_pem;
 use crate::rotation::{Keeper, TrustOrder, Trusted};
-
-/// The longest reason, in bytes.
-pub(super) const MAX_REASON: usize = 1_000;
 
 /// A root that shall join the trust bundle.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,13 +1,16 @@
 //! What an operation refuses. Each door has one table from these to its own protocol.
 
 use super::MAX_WATCHERS;
-use super::authorities::FEWEST_DIGITS;
-use super::changes::MAX_REASON;
 use crate::authority::AuthorityId;
 use crate::ledger::LedgerError;
 use crate::pki::PemError;
 use crate::rotation::TrustRefusal;
 use crate::spiffe::bundle::BundleError;
+
+/// The fewest digits of an authority's id that stand for it.
+pub(super) const FEWEST_DIGITS: usize = 4;
+/// The longest reason of a change, in bytes.
+pub(super) const MAX_REASON: usize = 1_000;
 
 /// Why an operation wasn't done.
 #[derive(Debug, thiserror::Error)]
