@@ -37,9 +37,11 @@ const TOGETHER: usize = 2_000;
 /// Where the last commit carried this many commands, more are on their way.
 const SEVERAL: usize = 3;
 
-/// For how many commands a commit then waits, and how long: what a flush and a switch of threads cost is shared by all that it carries.
+/// For how many commands a commit then waits, and how long: what a flush and a switch of threads cost is shared by all that it carries. Where so many
+/// didn't come in time, there is time for more commits, and the next one waits for less.
 const GATHERED: usize = 16;
 const GATHERING: Duration = Duration::from_millis(4);
+const GATHERING_FEW: Duration = Duration::from_micros(1_500);
 
 /// After so long without a command, what was appended is indexed, however little it is.
 const QUIET: Duration = Duration::from_millis(200);
@@ -103,6 +105,8 @@ pub(super) struct Writer {
     prunes: VecDeque<Job>,
     /// How many commands the last commit carried.
     carried: usize,
+    /// Whether as many as a commit waits for came in time.
+    gathered: bool,
     /// New rows since the last step of a chore that was due.
     since_step: usize,
     /// Whether that step pruned: the next one indexes, if it can.
@@ -144,6 +148,7 @@ impl Writer {
             checkpoints,
             prunes: VecDeque::new(),
             carried: 0,
+            gathered: false,
             since_step: 0,
             pruned: false,
             rest: 0,
@@ -174,9 +179,13 @@ impl Writer {
     }
 
     /// Waits for something to do; `None` when nothing will come any more. A command that comes alone is not kept waiting.
-    fn wait(&self, queue: &Receiver<Job>) -> Option<Woken> {
-        if self.carried >= SEVERAL && queue.wait(GATHERED, Some(GATHERING)) == Woken::Filled {
-            return Some(Woken::Filled);
+    fn wait(&mut self, queue: &Receiver<Job>) -> Option<Woken> {
+        if self.carried >= SEVERAL {
+            let time = if self.gathered { GATHERING } else { GATHERING_FEW };
+            self.gathered = queue.wait(GATHERED, Some(time)) == Woken::Filled;
+            if self.gathered {
+                return Some(Woken::Filled);
+            }
         }
         let complete = self.opened.as_ref().and_then(|opened| opened.index.as_ref()).is_none_or(Index::is_complete);
         let patience = if self.is_due() { Some(GATHERING) } else { (!complete || !self.prunes.is_empty()).then_some(QUIET) };

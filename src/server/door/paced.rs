@@ -16,10 +16,10 @@ use super::frames::Frames;
 use crate::clock::{Clock, Sleep};
 
 /// A pause: short beside the time that a request may wait for its turn, and long enough for a few requests to come.
-const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(250);
 /// It is longer by this many refusals for each request that was served meanwhile: for whoever goes on asking for what it doesn't get, and not for one
 /// of many who all ask for too much.
-const REFUSALS: u32 = 4;
+const REFUSALS: u32 = 16;
 /// Bytes that are read before others have their turn at the processor: some requests' worth.
 const AT_ONCE: usize = 16 * 1024;
 /// The longest pause, whatever came: a peer that has come to its senses isn't lost for ever.
@@ -190,7 +190,7 @@ mod tests {
             fared.pause().unwrap()
         };
         assert_eq!([after(1, 0), after(7, 0), after(50, 50), after(90, 30)], [PAUSE; 4], "in an overload everybody is refused now and then");
-        assert_eq!((after(100, 0), after(100, 9)), (PAUSE * 25, PAUSE * 2));
+        assert_eq!((after(200, 0), after(400, 9)), (PAUSE * 12, PAUSE * 2));
         assert_eq!(after(10_000, 0), LONGEST_PAUSE);
     }
 }
