@@ -211,6 +211,32 @@ fn a_sec1_key_and_a_root_in_the_chain_file() {
     openssl_verify(&answer, true).unwrap();
 }
 
+#[test]
+fn no_root_of_the_root_file_is_lost() {
+    let pki = Pki::new();
+    pki.make("one", P256, ROOT, None);
+    pki.make("two", P256, ROOT, None);
+    pki.make("ca-cert", P256, DEEP, Some("one"));
+    let (one, two) = (pki.read("one.pem"), pki.read("two.pem"));
+    let indented: String = two.lines().map(|line| format!("    {line}\n")).collect();
+    for (name, text) in [
+        ("joined", format!("{}{two}", one.trim_end())),
+        ("byte order mark first", format!("\u{feff}{one}{two}")),
+        ("byte order mark in between", format!("{one}\u{feff}{two}")),
+        ("indented", format!("{one}{indented}")),
+        ("CRLF", format!("{one}{two}").replace('\n', "\r\n")),
+        ("one line", format!("{one}{two}").replace('\n', "")),
+    ] {
+        pki.write("roots.pem", &text);
+        let world = World::new(&import(&pki, &[("certFile", "ca-cert.pem"), ("keyFile", "ca-cert-key.pem"), ("rootFile", "roots.pem")]));
+        let serve = world.start();
+        let answer = world.ask(&serve, &one);
+        answer.verify().expect("webpki accepts the chain");
+        assert_eq!(answer.bundle().matches("-----BEGIN").count(), 2, "{name}: both roots in the bundle");
+        assert_eq!(serve.terminate().0, Some(0));
+    }
+}
+
 /// certFile, keyFile, chainFile, rootFile, and what is said.
 type Refused = (&'static str, &'static str, Option<&'static str>, Option<&'static str>, &'static str);
 
@@ -230,6 +256,11 @@ fn what_cant_be_imported_is_refused_in_words() {
     openssl(pki.dir(), &["ec", "-aes128", "-in", "other-key.pem", "-passout", "pass:secret", "-out", "encrypted-sec1-key.pem"]);
     pki.write("broken-chain.pem", &(pki.read("root-cert.pem") + &pki.read("ca-cert.pem")));
     pki.write("empty.pem", "");
+    let private = pki.read("other-key.pem");
+    pki.write("key-one-line.pem", &private.replace('\n', "\\n"));
+    pki.write("key-in-between.pem", &format!("{}{}", pki.read("other.pem"), private.replacen("-----BEGIN", "key: -----BEGIN", 1)));
+    pki.write("lost-root.pem", &format!("{}{}", pki.read("root-cert.pem"), pki.read("other.pem").replacen("-----BEGIN", "----BEGIN", 1)));
+    openssl(pki.dir(), &["ec", "-in", "other-key.pem", "-no_public", "-out", "no-public-key.pem"]);
 
     let cases: &[Refused] = &[
         ("other.pem", "root-cert-key.pem", None, None, "the private key does not belong to the certificate"),
@@ -246,6 +277,12 @@ fn what_cant_be_imported_is_refused_in_words() {
         ("empty.pem", "other-key.pem", None, None, "certFile: "),
         ("other.pem", "empty.pem", None, None, "keyFile: no private key"),
         ("absent.pem", "other-key.pem", None, None, "authority.import.certFile: can't read"),
+        ("key-one-line.pem", "other-key.pem", None, None, "certFile: there is no CERTIFICATE block in it, but a private key"),
+        ("key-in-between.pem", "other-key.pem", None, None, "certFile: line "),
+        ("other.pem", "other-key.pem", Some("key-one-line.pem"), None, "chainFile: there is no CERTIFICATE block in it, but a private key"),
+        ("ca-cert.pem", "ca-cert-key.pem", None, Some("key-one-line.pem"), "rootFile: there is no CERTIFICATE block in it, but a private key"),
+        ("ca-cert.pem", "ca-cert-key.pem", None, Some("lost-root.pem"), "rootFile: line "),
+        ("other.pem", "no-public-key.pem", None, None, "keyFile: the EC private key comes without its public key"),
     ];
     let issuer = issuer_folder();
     for (certificate, key, chain, root, sentence) in cases {
@@ -258,6 +295,9 @@ fn what_cant_be_imported_is_refused_in_words() {
         let error = said.lines().find(|line| line.starts_with("error: ")).unwrap_or_else(|| panic!("{files:?}: {said}"));
         assert!(error.contains("authority.import") && error.contains(sentence), "{files:?}: {error}");
         assert!(!said.contains("PRIVATE KEY-----"), "{files:?}");
+        let secret = private.lines().nth(1).unwrap();
+        let octets = format!("{:?}", secret.as_bytes());
+        assert!(!said.contains(&secret[..16]) && !said.contains(&octets[1..60]), "{files:?}: no content of a file in an error");
         assert!(!folder.path().join("state/authority.json").exists(), "{files:?}: nothing is founded");
     }
 }

@@ -16,7 +16,7 @@ mod tbs;
 pub use csr::{CsrError, MAX_CSR_BYTES, check_csr};
 pub use keys::{IssuerKey, KeyAlgorithm, KeyError};
 pub use lint::LintError;
-pub use pem::{PemError, certificate_to_pem, certificates_from_pem};
+pub use pem::{PemError, PemFault, certificate_to_pem, certificates_from_pem};
 pub use prepare::{PrepareError, Prepared, prepare};
 pub use profile::{Profile, TooLittleLeft, Validity};
 pub use public_key::{CheckedKey, PublicKeyAlgorithm, PublicKeyError};

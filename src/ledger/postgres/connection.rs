@@ -9,8 +9,6 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use hyper_rustls::ConfigBuilderExt as _;
 use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_postgres::error::{Severity, SqlState};
@@ -19,6 +17,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::settings::{PostgresSettings, Target, UrlError, chain_of, target};
 use crate::clock::{Clock, TlsTime, within};
+use crate::pki::certificates_from_pem;
 
 /// How long it may take to connect, over all hosts.
 const CONNECT_TIME: Duration = Duration::from_secs(3);
@@ -150,12 +149,9 @@ impl Connector {
             Some(path) => {
                 let pem = tokio::fs::read(path).await.map_err(|error| unreadable(path, &error))?;
                 let mut store = RootCertStore::empty();
-                for certificate in CertificateDer::pem_slice_iter(&pem) {
-                    let certificate = certificate.map_err(|error| refused(error.to_string()))?;
-                    store.add(certificate).map_err(|error| refused(error.to_string()))?;
-                }
-                if store.is_empty() {
-                    return Err(refused(format!("{} holds no certificate", path.display())));
+                let unusable = |reason: &dyn std::fmt::Display| refused(format!("{}: {reason}", path.display()));
+                for certificate in certificates_from_pem(&String::from_utf8_lossy(&pem)).map_err(|error| unusable(&error))? {
+                    store.add(certificate).map_err(|error| unusable(&error))?;
                 }
                 builder.with_root_certificates(store)
             }
