@@ -190,9 +190,13 @@ pub(super) fn token_keys(index: usize, of: usize, status: &IssuerStatus) -> Fact
         Some(_) if status.keys == 0 => (Severity::Failed, "hold none that can be used".to_owned()),
         Some(age) if age > status.timing.refresh_interval * 2 => (Severity::Warning, format!("are {} old and can't be read again", text(age))),
         Some(age) if status.last_error.is_some() => (Severity::Warning, format!("are {} old; the latest reading failed", text(age))),
+        Some(age) if !status.faulty.is_empty() => {
+            (Severity::Warning, format!("are {} old; {} can be used, {} are passed over as mistakes", text(age), status.keys, status.faulty.len()))
+        }
         Some(age) => (Severity::Ok, format!("are {} old; {} can be used", text(age), status.keys)),
     };
-    let error = status.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+    let error = status.last_error.as_ref().map(ToString::to_string).or_else(|| status.faulty.first().map(ToString::to_string));
+    let error = error.map(|error| format!(": {error}")).unwrap_or_default();
     Fact::new(Check::TokenKeys, severity, format!("{whose} {what}")).with_detail(format!("{}{error}", status.issuer))
 }
 
