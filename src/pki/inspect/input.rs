@@ -42,8 +42,6 @@ pub(super) struct Contents {
     pub(super) unreadable: Vec<String>,
     /// What was passed over, each a sentence.
     pub(super) notes: Vec<String>,
-    /// Whether a private key is among it.
-    pub(super) has_key: bool,
 }
 
 /// Takes the input apart. Certificates and requests come out as bytes that are one DER value of that kind.
@@ -122,7 +120,6 @@ impl Contents {
         let (kind, der) = (block.kind(), block.der());
         match (kind, der) {
             (Kind::PrivateKey, _) => {
-                self.has_key = true;
                 self.notes
                     .push(format!("{place} is a private key: it was not looked at, and it doesn't belong beside certificates that are passed on"));
             }

@@ -8,6 +8,7 @@ use super::table::Check;
 use crate::cluster::{ClusterStatus, IssuerStatus, LeaseStatus, WatchStatus};
 use crate::ledger::{Figures, Standby};
 use crate::pki::inspect::{Severity, lifetime, span};
+use crate::spiffe::x509_svid::PeerRefusal;
 
 /// One line of the report.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +93,18 @@ pub(super) fn issuing(now: OffsetDateTime, chain_end: OffsetDateTime, renewal: O
         (Severity::Ok, due)
     };
     Fact::new(Check::IssuingCertificate, severity, format!("the signing chain {text}; {more}"))
+}
+
+/// What peers refuse in the authorities and roots of the state, each with its subject.
+pub(super) fn accepted(refused: &[(String, PeerRefusal)]) -> Fact {
+    match refused.first() {
+        None => Fact::ok(Check::AuthorityAccepted, "no verifier of a mesh is known to refuse our authorities and roots"),
+        Some((subject, refusal)) => {
+            let what = format!("an authority or root {refusal}");
+            let others = if refused.len() > 1 { format!("; and {} more", refused.len() - 1) } else { String::new() };
+            Fact::failed(Check::AuthorityAccepted, what).with_detail(format!("{subject}{others}"))
+        }
+    }
 }
 
 /// Our own serving certificate, where there is one yet.

@@ -82,6 +82,14 @@ fn a_standby_that_may_lack_records_and_a_spool_that_holds_some() {
 }
 
 #[test]
+fn an_authority_that_peers_refuse_has_failed() {
+    assert_eq!(accepted(&[]).severity, Ok);
+    let fact = accepted(&[("CN=a".to_owned(), PeerRefusal::NegativeSerial), ("CN=b".to_owned(), PeerRefusal::UriConstraints)]);
+    assert_eq!((fact.severity, fact.detail.as_str()), (Failed, "CN=a; and 1 more"));
+    assert!(fact.message.contains("negative serial number") && !fact.message.contains("CN="), "{}", fact.message);
+}
+
+#[test]
 fn keys_age() {
     let timing = Timing { refresh_interval: HOUR, refetch_interval: HOUR, max_age: DAY, fetch_timeout: HOUR };
     let good = IssuerStatus {
