@@ -167,7 +167,9 @@ pub fn import(
     let key = IssuerKey::from_pem(key)?;
     let signer = Signer::new(ders.first().ok_or(ImportError::Unreadable("certFile"))?, key.clone())?;
     let (own, above) = parsed.split_first().ok_or(ImportError::Unreadable("certFile"))?;
-    let line = Search { above, roots: &parsed_roots, left: MAX_SIGNATURES }.way_up(vec![own]).ok_or_else(|| no_way(&parsed, &parsed_roots))?;
+    // To a root of rootFile, or else to one that came along in the chain.
+    let search = |any_root| Search { above, roots: &parsed_roots, any_root, left: MAX_SIGNATURES }.way_up(vec![own]);
+    let line = search(false).or_else(|| search(true)).ok_or_else(|| no_way(&parsed, &parsed_roots))?;
     let root = *line.last().unwrap_or(&own);
     let left_out = cross_certificates(&parsed, &parsed_roots, &line)?;
 
@@ -247,6 +249,8 @@ const MAX_SIGNATURES: usize = 200;
 struct Search<'c> {
     above: &'c [X509Certificate<'c>],
     roots: &'c [X509Certificate<'c>],
+    /// Whether a root that isn't among `roots` is an end of the way.
+    any_root: bool,
     left: usize,
 }
 
@@ -255,7 +259,8 @@ impl<'c> Search<'c> {
     fn way_up(&mut self, way: Vec<&'c X509Certificate<'c>>) -> Option<Vec<&'c X509Certificate<'c>>> {
         let last = *way.last()?;
         if is_root(last) {
-            return Some(way);
+            let is_end = self.any_root || self.roots.iter().any(|root| root.as_raw() == last.as_raw());
+            return is_end.then_some(way);
         }
         let (roots, above) = (self.roots, self.above);
         for next in roots.iter().filter(|root| is_root(root)).chain(above) {
