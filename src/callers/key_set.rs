@@ -155,7 +155,7 @@ struct Jwk<'a>(&'a Members<'a>);
 impl Jwk<'_> {
     /// `None` for a key that is not for us.
     fn read(&self) -> Result<Option<(String, VerificationKey)>, KeyFault> {
-        let kind = self.text("kty")?.ok_or_else(|| KeyFault::Member("kty"))?;
+        let kind = self.text("kty")?.ok_or(KeyFault::Member("kty"))?;
         let for_signatures = self.text("use")?.is_none_or(|purpose| purpose == "sig") && self.may_verify()?;
         let only = match self.text("alg")? {
             None => Ok(None),
@@ -172,7 +172,7 @@ impl Jwk<'_> {
         if self.0.get("d").is_some() {
             return Err(KeyFault::Private);
         }
-        let key = VerificationKey::new(public, only).ok_or_else(|| KeyFault::Member("alg"))?;
+        let key = VerificationKey::new(public, only).ok_or(KeyFault::Member("alg"))?;
         Ok(Some((kid.to_owned(), key)))
     }
 
@@ -198,7 +198,7 @@ impl Jwk<'_> {
 
     /// RFC 7518 §6.2.1. A point off the curve is noticed by ring at the first signature, which then can't be right.
     fn elliptic(&self) -> Result<Option<PublicKey>, KeyFault> {
-        let bytes = match self.text("crv")?.ok_or_else(|| KeyFault::Member("crv"))? {
+        let bytes = match self.text("crv")?.ok_or(KeyFault::Member("crv"))? {
             "P-256" => 32,
             "P-384" => 48,
             _ => return Ok(None),
@@ -221,7 +221,7 @@ impl Jwk<'_> {
     }
 
     fn base64(&self, member: &'static str) -> Result<Vec<u8>, KeyFault> {
-        let text = self.text(member)?.ok_or_else(|| KeyFault::Member(member))?;
+        let text = self.text(member)?.ok_or(KeyFault::Member(member))?;
         URL_SAFE_NO_PAD.decode(text).map_err(|_| KeyFault::Member(member))
     }
 

@@ -94,7 +94,8 @@ mod tests {
         let below = root.below(authority_params("one name"));
         let pinned = |params: &mut CertificateParams| params.key_identifier_method = KeyIdMethod::PreSpecified(vec![7; 20]);
         let (mut above, mut same) = (authority_params("one name"), authority_params("one name"));
-        (pinned(&mut above), pinned(&mut same));
+        pinned(&mut above);
+        pinned(&mut same);
         let twin = Made::self_signed(above).below(same);
         let (root, below, twin) = (parsed(&root.der), parsed(&below.der), parsed(&twin.der));
         assert!(is_root(&root) && !names_another_key(&root));
