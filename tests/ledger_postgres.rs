@@ -23,6 +23,7 @@ use meshmint::ledger::{CertificateFilter, CertificateRecord, CommitObserver, Com
 use meshmint::tasks::{Ended, Vigil};
 use server::{Database, Postgres};
 use time::OffsetDateTime;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 
 fn settings(database: &Database) -> PostgresSettings {
@@ -541,7 +542,7 @@ async fn who_answers_is_verified_and_refusals_say_what_to_do() {
         (PostgresSettings { ca_file: file("other.pem", &own), ..good.clone() }, "UnknownIssuer"),
         (PostgresSettings { url: url(own_name, "127.0.0.1", port, own_name), ..good.clone() }, "not valid for name"),
         (PostgresSettings { ca_file: Some(folder.path().join("missing.pem")), ..good.clone() }, "can't read"),
-        (PostgresSettings { ca_file: file("empty.pem", "nothing"), ..good.clone() }, "holds no certificate"),
+        (PostgresSettings { ca_file: file("empty.pem", "nothing"), ..good.clone() }, "there is no CERTIFICATE block in it"),
         (PostgresSettings { password_file: file("wrong", "wrong-and-secret\n"), ..good.clone() }, "password authentication failed"),
         (PostgresSettings { password_file: None, ..good.clone() }, "passwordFile"),
         (PostgresSettings { url: url(own_name, "localhost", port, "nowhere"), ..good.clone() }, "does not exist"),
@@ -585,6 +586,52 @@ async fn a_database_that_forgets_what_it_commits_is_refused() {
         until("it is taken again", || async { ledger.check_writable().await.is_ok() }).await;
     }
     ledger.record(leaf(1)).await.unwrap();
+}
+
+/// A pooler as PgBouncer is one by session: it passes everything on, and refuses start-up parameters that it doesn't know. Its port.
+async fn pooler(port: u16) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let own = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let length = client.read_u32().await.unwrap();
+                let mut startup = vec![0; length as usize - 4];
+                client.read_exact(&mut startup).await.unwrap();
+                // Protocol 3.0, then names and values, each ending in a zero; a request to cancel is another message.
+                let names: Vec<_> = startup[4..].split(|byte| *byte == 0).step_by(2).map(|name| String::from_utf8_lossy(name).into_owned()).collect();
+                if startup.starts_with(&[0, 3]) && names.iter().any(|name| name == "options") {
+                    let said = b"SFATAL\0C08P01\0Munsupported startup parameter: options\0\0";
+                    client.write_u8(b'E').await.unwrap();
+                    client.write_u32(said.len() as u32 + 4).await.unwrap();
+                    client.write_all(said).await.unwrap();
+                    return;
+                }
+                let mut server = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                server.write_u32(length).await.unwrap();
+                server.write_all(&startup).await.unwrap();
+                _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    own
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pooler_by_session_is_as_good_as_the_database() {
+    let database = Postgres::shared().database();
+    let name = &database.name;
+    let port = pooler(database.port).await;
+    let by_pooler = |more: &str| PostgresSettings {
+        url: format!("postgresql://{name}@127.0.0.1:{port}/{name}?sslmode=disable{more}"),
+        ca_file: None,
+        ..settings(&database)
+    };
+    let ledger = try_open(&by_pooler(""), "a").await.unwrap();
+    ledger.open_generation(FIRST, &issuer(), START).await.unwrap();
+    ledger.record(leaf(1)).await.unwrap();
+    let told = refusal(&by_pooler("&options=-cwork_mem%3D1MB")).await;
+    assert!(told.contains("PgBouncer takes no `options`"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -69,6 +69,10 @@ impl Pki {
     }
 
     fn make_for(&self, name: &str, key: &[&str], extensions: &str, issuer: Option<&str>, days: &str) {
+        self.make_by(name, key, extensions, issuer, days, "-sha256");
+    }
+
+    fn make_by(&self, name: &str, key: &[&str], extensions: &str, issuer: Option<&str>, days: &str, hash: &str) {
         let (pem, key_file, csr, config) = (format!("{name}.pem"), format!("{name}-key.pem"), format!("{name}.csr"), format!("{name}.ext"));
         openssl(self.dir(), &[&["genpkey", "-out", &key_file], key].concat());
         openssl(self.dir(), &["req", "-new", "-key", &key_file, "-subj", &format!("/O=Istio/CN={name}"), "-out", &csr]);
@@ -76,7 +80,7 @@ impl Pki {
         let (issuer_pem, issuer_key) =
             issuer.map_or((pem.clone(), key_file.clone()), |issuer| (format!("{issuer}.pem"), format!("{issuer}-key.pem")));
         let signer = if issuer.is_some() { vec!["-CA", &*issuer_pem, "-CAkey", &*issuer_key, "-CAcreateserial"] } else { vec!["-key", &*issuer_key] };
-        let args = ["x509", "-req", "-sha256", "-in", &csr, "-days", days, "-extfile", &config, "-out", &pem];
+        let args = ["x509", "-req", hash, "-in", &csr, "-days", days, "-extfile", &config, "-out", &pem];
         openssl(self.dir(), &[&args, signer.as_slice()].concat());
     }
 }
@@ -211,6 +215,78 @@ fn a_sec1_key_and_a_root_in_the_chain_file() {
     openssl_verify(&answer, true).unwrap();
 }
 
+#[test]
+fn a_chain_in_another_order_and_with_cross_certificates() {
+    let pki = Pki::new();
+    pki.make("one", P256, ROOT, None);
+    pki.make("two", P256, ROOT, None);
+    pki.make("upper", P256, DEEP, Some("one"));
+    pki.make("lower", P256, DEEP, Some("upper"));
+    // The second root certified the upper one, and the first root, too.
+    for (name, of) in [("upper-by-two", "upper"), ("one-by-two", "one")] {
+        let args = ["x509", "-req", "-in", &format!("{of}.csr"), "-days", "3650", "-extfile", "upper.ext", "-CA", "two.pem", "-CAkey", "two-key.pem"];
+        openssl(pki.dir(), &[&args, ["-CAcreateserial", "-out", &format!("{name}.pem")].as_slice()].concat());
+    }
+    let all = |names: &[&str]| names.iter().map(|name| pki.read(&format!("{name}.pem"))).collect::<String>();
+    for (chain, roots) in [
+        (vec!["one", "upper"], vec!["one"]),
+        (vec!["upper-by-two", "upper"], vec!["one"]),
+        (vec!["upper-by-two", "upper"], vec!["two", "one"]),
+        (vec!["upper", "one-by-two", "two"], vec!["one"]),
+        (vec!["upper-by-two", "two", "upper", "one-by-two", "one"], vec!["one"]),
+    ] {
+        pki.write("chain.pem", &all(&chain));
+        pki.write("roots.pem", &all(&roots));
+        let files = [("certFile", "lower.pem"), ("keyFile", "lower-key.pem"), ("chainFile", "chain.pem"), ("rootFile", "roots.pem")];
+        let world = World::new(&import(&pki, &files));
+        let serve = world.start();
+        let answer = world.ask(&serve, &all(&roots));
+        answer.verify().expect("webpki accepts the chain");
+        openssl_verify(&answer, true).unwrap();
+        let first = world.state()["history"][0]["what"].as_str().unwrap().to_owned();
+        assert_eq!(first.contains("lead to other roots"), chain.iter().any(|name| name.contains("-by-two")), "{chain:?}: {first}");
+        assert_eq!(serve.terminate().0, Some(0));
+    }
+}
+
+#[test]
+fn an_intermediate_with_its_root_s_name_and_a_root_whose_own_signature_can_not_be_checked() {
+    let pki = Pki::new();
+    pki.make_by("root", P256, ROOT, None, "3650", "-sha512");
+    pki.make("ca", P256, DEEP, Some("root"));
+    openssl(pki.dir(), &["req", "-new", "-key", "ca-key.pem", "-subj", "/O=Istio/CN=root", "-out", "ca.csr"]);
+    let args = ["x509", "-req", "-in", "ca.csr", "-days", "3650", "-extfile", "ca.ext", "-CA", "root.pem", "-CAkey", "root-key.pem"];
+    openssl(pki.dir(), &[&args, ["-CAcreateserial", "-out", "ca.pem"].as_slice()].concat());
+    let world = World::new(&import(&pki, &[("certFile", "ca.pem"), ("keyFile", "ca-key.pem"), ("rootFile", "root.pem")]));
+    openssl_verify(&world.imports(&pki.read("root.pem")), true).unwrap();
+}
+
+#[test]
+fn no_root_of_the_root_file_is_lost() {
+    let pki = Pki::new();
+    pki.make("one", P256, ROOT, None);
+    pki.make("two", P256, ROOT, None);
+    pki.make("ca-cert", P256, DEEP, Some("one"));
+    let (one, two) = (pki.read("one.pem"), pki.read("two.pem"));
+    let indented: String = two.lines().map(|line| format!("    {line}\n")).collect();
+    for (name, text) in [
+        ("joined", format!("{}{two}", one.trim_end())),
+        ("byte order mark first", format!("\u{feff}{one}{two}")),
+        ("byte order mark in between", format!("{one}\u{feff}{two}")),
+        ("indented", format!("{one}{indented}")),
+        ("CRLF", format!("{one}{two}").replace('\n', "\r\n")),
+        ("one line", format!("{one}{two}").replace('\n', "")),
+    ] {
+        pki.write("roots.pem", &text);
+        let world = World::new(&import(&pki, &[("certFile", "ca-cert.pem"), ("keyFile", "ca-cert-key.pem"), ("rootFile", "roots.pem")]));
+        let serve = world.start();
+        let answer = world.ask(&serve, &one);
+        answer.verify().expect("webpki accepts the chain");
+        assert_eq!(answer.bundle().matches("-----BEGIN").count(), 2, "{name}: both roots in the bundle");
+        assert_eq!(serve.terminate().0, Some(0));
+    }
+}
+
 /// certFile, keyFile, chainFile, rootFile, and what is said.
 type Refused = (&'static str, &'static str, Option<&'static str>, Option<&'static str>, &'static str);
 
@@ -228,12 +304,50 @@ fn what_cant_be_imported_is_refused_in_words() {
     pki.make("foreign", P256, &format!("{ROOT}subjectAltName=URI:spiffe://other.example\n"), None);
     openssl(pki.dir(), &["pkcs8", "-topk8", "-in", "other-key.pem", "-passout", "pass:secret", "-out", "encrypted-key.pem"]);
     openssl(pki.dir(), &["ec", "-aes128", "-in", "other-key.pem", "-passout", "pass:secret", "-out", "encrypted-sec1-key.pem"]);
-    pki.write("broken-chain.pem", &(pki.read("root-cert.pem") + &pki.read("ca-cert.pem")));
+    let policies = "certificatePolicies=critical,2.5.29.32.0\n";
+    pki.make("policies", P256, &format!("{DEEP}{policies}"), Some("root-cert"));
+    pki.make("policies-root", P256, &format!("{ROOT}{policies}"), None);
+    pki.make("mapped", P256, &format!("{DEEP}policyConstraints=critical,requireExplicitPolicy:0\n"), Some("root-cert"));
+    pki.make("below-mapped", P256, DEEP, Some("mapped"));
+    pki.make("servers", P256, &format!("{DEEP}extendedKeyUsage=serverAuth\n"), Some("root-cert"));
+    pki.make("clients", P256, &format!("{DEEP}extendedKeyUsage=clientAuth\n"), Some("root-cert"));
+    pki.make("negative", P256, ROOT, None);
+    openssl(pki.dir(), &["req", "-x509", "-key", "negative-key.pem", "-subj", "/CN=negative", "-set_serial", "-5", "-out", "negative.pem"]);
+    openssl(pki.dir(), &["req", "-x509", "-key", "other-key.pem", "-subj", "/CN=ca", "-sha512", "-out", "sha512.pem"]);
+    pki.make_by("below-sha512", P256, DEEP, Some("ca-cert"), "3650", "-sha512");
+    pki.write("roots-and-negative.pem", &(pki.read("root-cert.pem") + &pki.read("negative.pem")));
+    pki.write("broken-chain.pem", &pki.read("root-cert.pem"));
     pki.write("empty.pem", "");
+    let private = pki.read("other-key.pem");
+    pki.write("key-one-line.pem", &private.replace('\n', "\\n"));
+    pki.write("key-in-between.pem", &format!("{}{}", pki.read("other.pem"), private.replacen("-----BEGIN", "key: -----BEGIN", 1)));
+    pki.write("lost-root.pem", &format!("{}{}", pki.read("root-cert.pem"), pki.read("other.pem").replacen("-----BEGIN", "----BEGIN", 1)));
+    openssl(pki.dir(), &["ec", "-in", "other-key.pem", "-no_public", "-out", "no-public-key.pem"]);
 
     let cases: &[Refused] = &[
         ("other.pem", "root-cert-key.pem", None, None, "the private key does not belong to the certificate"),
         ("sub-cert.pem", "sub-cert-key.pem", Some("broken-chain.pem"), None, "the chain is broken: certificate 1 (O=Istio, CN=sub-cert)"),
+        ("policies.pem", "policies-key.pem", None, Some("root-cert.pem"), "CN=policies has the critical extension certificatePolicies"),
+        ("policies-root.pem", "policies-root-key.pem", None, None, "has the critical extension certificatePolicies"),
+        (
+            "below-mapped.pem",
+            "below-mapped-key.pem",
+            Some("mapped.pem"),
+            Some("root-cert.pem"),
+            "CN=mapped has the critical extension policyConstraints",
+        ),
+        ("servers.pem", "servers-key.pem", None, Some("root-cert.pem"), "CN=servers has an extendedKeyUsage without clientAuth"),
+        ("clients.pem", "clients-key.pem", None, Some("root-cert.pem"), "CN=clients has an extendedKeyUsage without serverAuth"),
+        ("negative.pem", "negative-key.pem", None, None, "CN=negative has a negative serial number"),
+        ("ca-cert.pem", "ca-cert-key.pem", None, Some("roots-and-negative.pem"), "CN=negative has a negative serial number"),
+        ("below-sha512.pem", "below-sha512-key.pem", Some("ca-cert.pem"), Some("root-cert.pem"), "(ECDSA with SHA-512) can't be checked here"),
+        (
+            "ca-cert.pem",
+            "ca-cert-key.pem",
+            Some("other.pem"),
+            Some("root-cert.pem"),
+            "certificate 2 (O=Istio, CN=other) of certFile and chainFile is not between",
+        ),
         ("ca-cert.pem", "ca-cert-key.pem", None, None, "give the root in rootFile"),
         ("ca-cert.pem", "ca-cert-key.pem", None, Some("other.pem"), "the chain ends at \"O=Istio, CN=ca-cert\""),
         ("expired.pem", "expired-key.pem", None, None, "is not valid now (from "),
@@ -246,6 +360,12 @@ fn what_cant_be_imported_is_refused_in_words() {
         ("empty.pem", "other-key.pem", None, None, "certFile: "),
         ("other.pem", "empty.pem", None, None, "keyFile: no private key"),
         ("absent.pem", "other-key.pem", None, None, "authority.import.certFile: can't read"),
+        ("key-one-line.pem", "other-key.pem", None, None, "certFile: there is no CERTIFICATE block in it, but a private key"),
+        ("key-in-between.pem", "other-key.pem", None, None, "certFile: line "),
+        ("other.pem", "other-key.pem", Some("key-one-line.pem"), None, "chainFile: there is no CERTIFICATE block in it, but a private key"),
+        ("ca-cert.pem", "ca-cert-key.pem", None, Some("key-one-line.pem"), "rootFile: there is no CERTIFICATE block in it, but a private key"),
+        ("ca-cert.pem", "ca-cert-key.pem", None, Some("lost-root.pem"), "rootFile: line "),
+        ("other.pem", "no-public-key.pem", None, None, "keyFile: the EC private key comes without its public key"),
     ];
     let issuer = issuer_folder();
     for (certificate, key, chain, root, sentence) in cases {
@@ -258,6 +378,9 @@ fn what_cant_be_imported_is_refused_in_words() {
         let error = said.lines().find(|line| line.starts_with("error: ")).unwrap_or_else(|| panic!("{files:?}: {said}"));
         assert!(error.contains("authority.import") && error.contains(sentence), "{files:?}: {error}");
         assert!(!said.contains("PRIVATE KEY-----"), "{files:?}");
+        let secret = private.lines().nth(1).unwrap();
+        let octets = format!("{:?}", secret.as_bytes());
+        assert!(!said.contains(&secret[..16]) && !said.contains(&octets[1..60]), "{files:?}: no content of a file in an error");
         assert!(!folder.path().join("state/authority.json").exists(), "{files:?}: nothing is founded");
     }
 }

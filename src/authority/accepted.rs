@@ -8,7 +8,7 @@ use x509_parser::prelude::FromDer;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::{AuthorityId, AuthorityState, Phase, Role};
-use crate::pki::{PemError, certificates_from_pem};
+use crate::pki::{PemError, PemFault, certificates_from_pem};
 
 /// The issuing authorities of a state.
 #[derive(Debug, Clone, Default)]
@@ -56,7 +56,7 @@ impl AcceptedIssuers {
     pub fn of_state(state: &AuthorityState) -> Result<Self, PemError> {
         let mut issuers = Vec::new();
         for authority in state.authorities.iter().filter(|authority| matches!(authority.role, Role::Issuing(_))) {
-            let unreadable = || PemError::Block { number: 1, reason: "not an X.509 certificate".to_owned() };
+            let unreadable = || PemError::Line { line: 1, fault: PemFault::NotACertificate };
             let certificates = certificates_from_pem(&authority.certificate)?;
             let der = certificates.first().ok_or(PemError::None)?;
             let (_, certificate) = X509Certificate::from_der(der).map_err(|_| unreadable())?;

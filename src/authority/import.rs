@@ -5,11 +5,12 @@ use time::OffsetDateTime;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::{FromDer, GeneralName};
 
-use super::{Authority, AuthorityId, GenerationNumber, KeyRef, Origin, Phase, Role, TrustEntry};
+use super::{Authority, AuthorityId, AuthorityState, GenerationNumber, KeyRef, Origin, Phase, Role, TrustEntry};
 use crate::clock::readable;
-use crate::pki::inspect::{printable, printable_name};
-use crate::pki::{IssuerKey, KeyError, PemError, Signer, SignerError, certificate_to_pem, certificates_from_pem};
+use crate::pki::inspect::{printable, printable_name, signature_algorithm};
+use crate::pki::{IssuerKey, KeyError, PemError, SignedBy, Signer, SignerError, certificate_to_pem, certificates_from_pem, is_root, signed_by};
 use crate::spiffe::TrustDomain;
+use crate::spiffe::x509_svid::{PeerRefusal, refused_by_peers};
 
 /// An authority that passed every check.
 #[derive(Debug, Clone)]
@@ -22,6 +23,8 @@ pub struct Imported {
     pub may_sign_authorities: bool,
     /// Between it and its root, nearest first, PEM.
     pub upstream_chain: Vec<String>,
+    /// Certificates of its chain that lead to other roots: they are not needed, because everybody gets the bundle.
+    pub left_out: usize,
     /// The root that it chains to.
     pub root: AuthorityId,
     /// Every root that came with it; those whose key isn't imported are foreign.
@@ -48,9 +51,9 @@ pub enum ImportError {
     /// A certificate is PEM, but not X.509.
     #[error("a certificate of {0} can't be read as X.509")]
     Unreadable(&'static str),
-    /// A certificate of the chain isn't signed by the next one.
+    /// A certificate of the chain is signed by none of the others.
     #[error(
-        "the chain is broken: certificate {position} ({subject}) is not signed by the next one ({next}); order it from the authority up to the root"
+        "the chain is broken: certificate {position} ({subject}) is not signed by the next one ({next}), nor by another one here; an intermediate is missing"
     )]
     Broken {
         /// Counted from 1, the imported authority being 1.
@@ -94,9 +97,35 @@ pub enum ImportError {
     /// More roots than a bundle should hold: every root travels in every handshake.
     #[error("rootFile holds {0} certificates; at most {MAX_ROOTS} are accepted")]
     TooManyRoots(usize),
-    /// It is a CA that carries URI name constraints, which ztunnel's verifier refuses in every chain.
-    #[error("{0} has URI name constraints, and ztunnel (rustls-webpki) rejects every chain with them; use an authority without them")]
-    NameConstraints(String),
+    /// Peers would refuse it, or everything below it.
+    #[error("{subject} {refusal}")]
+    Peers {
+        /// Its subject.
+        subject: String,
+        /// Why.
+        refusal: PeerRefusal,
+    },
+    /// A signature between it and its root can't be checked here, and not by every peer.
+    #[error(
+        "the signature of {subject} ({algorithm}) can't be checked here, and not by every proxy of a mesh; have it signed with SHA-256 or SHA-384 by a key on \
+         P-256 or P-384, or by RSA of at least 2048 bits"
+    )]
+    SignatureAlgorithm {
+        /// Its subject.
+        subject: String,
+        /// What it is signed with.
+        algorithm: String,
+    },
+    /// A certificate in the chain that has nothing to do with the authority.
+    #[error(
+        "certificate {position} ({subject}) of certFile and chainFile is not between the authority and its root; leave it out, or put a root into rootFile"
+    )]
+    Stray {
+        /// Counted from 1, the imported authority being 1.
+        position: usize,
+        /// Its subject.
+        subject: String,
+    },
 }
 
 /// The most roots that an import may bring.
@@ -137,26 +166,20 @@ pub fn import(
 
     let key = IssuerKey::from_pem(key)?;
     let signer = Signer::new(ders.first().ok_or(ImportError::Unreadable("certFile"))?, key.clone())?;
-    for (index, pair) in parsed.windows(2).enumerate() {
-        if let [below, above] = pair
-            && !signed_by(below, above)
-        {
-            return Err(ImportError::Broken { position: index + 1, subject: printable_name(below.subject()), next: printable_name(above.subject()) });
-        }
-    }
-    let last = parsed.last().ok_or(ImportError::Unreadable("certFile"))?;
-    let root = if signed_by(last, last) { Some(last) } else { parsed_roots.iter().find(|root| signed_by(last, root) && signed_by(root, root)) };
-    let root = root.ok_or_else(|| ImportError::NoRoot(printable_name(last.subject())))?;
+    let (own, above) = parsed.split_first().ok_or(ImportError::Unreadable("certFile"))?;
+    // To a root of rootFile, or else to one that came along in the chain.
+    let search = |any_root| Search { above, roots: &parsed_roots, any_root, left: MAX_SIGNATURES }.way_up(vec![own]);
+    let line = search(false).or_else(|| search(true)).ok_or_else(|| no_way(&parsed, &parsed_roots))?;
+    let root = *line.last().unwrap_or(&own);
+    let left_out = cross_certificates(&parsed, &parsed_roots, &line)?;
 
     if parsed_roots.len() > MAX_ROOTS {
         return Err(ImportError::TooManyRoots(parsed_roots.len()));
     }
-    for each in parsed.iter().chain(std::iter::once(root)).chain(&parsed_roots) {
+    for each in line.iter().copied().chain(&parsed_roots) {
         check(each, trust_domain, now)?;
     }
-    // The authorities from the imported one up to its root; a self-signed end of the chain is that root.
-    let root_in_chain = std::ptr::eq(root, last);
-    let line: Vec<&X509Certificate<'_>> = parsed.iter().chain((!root_in_chain).then_some(root)).collect();
+    // The authorities from the imported one up to its root.
     if let Some(short) = line.iter().enumerate().find(|(below, authority)| !allows_below(authority, *below)) {
         return Err(ImportError::PathLength(printable_name(short.1.subject())));
     }
@@ -170,12 +193,13 @@ pub fn import(
             trust.push(TrustEntry { foreign: id != authority_id, certificate: certificate_to_pem(each.as_raw()), id });
         }
     }
-    let between = parsed.iter().skip(1).filter(|each| AuthorityId::of_certificate(each.as_raw()) != root_id);
+    let between = line.iter().skip(1).filter(|each| each.as_raw() != root.as_raw());
     Ok(Imported {
         upstream_chain: between.map(|each| certificate_to_pem(each.as_raw())).collect(),
         root: root_id,
         trust,
         may_sign_authorities,
+        left_out,
         signer,
         key,
     })
@@ -210,18 +234,109 @@ impl Imported {
             if self.may_sign_authorities { "signs issuing intermediates" } else { "allows no authority below (pathlen), signs leaves itself" };
         let crl = if self.signer.may_sign_crls() { "may sign CRLs" } else { "may not sign CRLs (keyUsage without cRLSign)" };
         let cross = if self.may_sign_authorities { "may cross-sign a new root" } else { "can't cross-sign a new root" };
-        format!("{depth}; {crl}; {cross}; ends {}", readable(self.signer.not_after()))
+        let left_out = match self.left_out {
+            0 => String::new(),
+            count => format!("; certificates of its chain that lead to other roots are left out: {count}"),
+        };
+        format!("{depth}; {crl}; {cross}; ends {}{left_out}", readable(self.signer.not_after()))
     }
 }
 
-pub(super) fn signed_by(below: &X509Certificate<'_>, above: &X509Certificate<'_>) -> bool {
-    below.issuer().as_raw() == above.subject().as_raw() && below.verify_signature(Some(above.public_key())).is_ok()
+/// The most signatures that are checked in search of a root: many certificates of one name must not cost much.
+const MAX_SIGNATURES: usize = 200;
+
+/// A search for the way from an authority to a root, through certificates in any order.
+struct Search<'c> {
+    above: &'c [X509Certificate<'c>],
+    roots: &'c [X509Certificate<'c>],
+    /// Whether a root that isn't among `roots` is an end of the way.
+    any_root: bool,
+    left: usize,
+}
+
+impl<'c> Search<'c> {
+    /// The rest of the way, whose first steps are given. The shortest first: a cross-certificate is a way round where its subject is a root here.
+    fn way_up(&mut self, way: Vec<&'c X509Certificate<'c>>) -> Option<Vec<&'c X509Certificate<'c>>> {
+        let last = *way.last()?;
+        if is_root(last) {
+            let is_end = self.any_root || self.roots.iter().any(|root| root.as_raw() == last.as_raw());
+            return is_end.then_some(way);
+        }
+        let (roots, above) = (self.roots, self.above);
+        for next in roots.iter().filter(|root| is_root(root)).chain(above) {
+            if next.subject().as_raw() != last.issuer().as_raw() || way.iter().any(|taken| taken.as_raw() == next.as_raw()) {
+                continue;
+            }
+            self.left = self.left.checked_sub(1)?;
+            if signed_by(last, next) == SignedBy::Yes
+                && let Some(found) = self.way_up([way.as_slice(), &[next]].concat())
+            {
+                return Some(found);
+            }
+        }
+        None
+    }
+}
+
+/// Why there is no way from the authority to a root.
+fn no_way(chain: &[X509Certificate<'_>], roots: &[X509Certificate<'_>]) -> ImportError {
+    let all = || chain.iter().chain(roots);
+    let signed = |below: &X509Certificate<'_>, by: SignedBy| all().any(|above| above.as_raw() != below.as_raw() && signed_by(below, above) == by);
+    if let Some(below) = chain.iter().find(|below| !signed(below, SignedBy::Yes) && signed(below, SignedBy::Unknown)) {
+        let algorithm = signature_algorithm(&below.signature_algorithm.algorithm);
+        return ImportError::SignatureAlgorithm { subject: printable_name(below.subject()), algorithm };
+    }
+    for (index, pair) in chain.windows(2).enumerate() {
+        if let [below, next] = pair
+            && !signed(below, SignedBy::Yes)
+        {
+            return ImportError::Broken { position: index + 1, subject: printable_name(below.subject()), next: printable_name(next.subject()) };
+        }
+    }
+    ImportError::NoRoot(chain.last().map(|last| printable_name(last.subject())).unwrap_or_default())
+}
+
+/// How many certificates of the chain are not on the way, because they lead an authority on it to another root: cross-certificates, and what is above them.
+fn cross_certificates(chain: &[X509Certificate<'_>], roots: &[X509Certificate<'_>], line: &[&X509Certificate<'_>]) -> Result<usize, ImportError> {
+    let known = |each: &&(usize, &X509Certificate<'_>)| line.iter().copied().chain(roots).all(|other| other.as_raw() != each.1.as_raw());
+    let numbered: Vec<_> = chain.iter().zip(1..).map(|(each, position)| (position, each)).collect();
+    let mut others: Vec<_> = numbered.iter().filter(known).copied().collect();
+    let count = others.len();
+    let mut reached: Vec<&X509Certificate<'_>> = line.to_vec();
+    // Each round takes what belongs to something that was taken before.
+    loop {
+        let same = |one: &X509Certificate<'_>, other: &X509Certificate<'_>| {
+            one.subject().as_raw() == other.subject().as_raw() && one.public_key().raw == other.public_key().raw
+        };
+        let belongs = |each: &X509Certificate<'_>| reached.iter().any(|taken| same(each, taken) || signed_by(taken, each) == SignedBy::Yes);
+        let (more, rest): (Vec<_>, Vec<_>) = others.iter().copied().partition(|(_, each)| belongs(each));
+        others = rest;
+        match (more.is_empty(), others.first()) {
+            (_, None) => return Ok(count),
+            (true, Some((position, each))) => return Err(ImportError::Stray { position: *position, subject: printable_name(each.subject()) }),
+            (false, Some(_)) => reached.extend(more.into_iter().map(|(_, each)| each)),
+        }
+    }
 }
 
 /// Whether `authority` allows `below` authorities between itself and a leaf.
 fn allows_below(authority: &X509Certificate<'_>, below: usize) -> bool {
     let limit = authority.basic_constraints().ok().flatten().and_then(|constraints| constraints.value.path_len_constraint);
     limit.is_none_or(|limit| u64::try_from(below).is_ok_and(|below| below <= u64::from(limit)))
+}
+
+/// What peers refuse among the certificates that what signs now stands on, and in the bundle, each with its subject: an authority that was imported before
+/// this was looked at, or by another program.
+pub fn refused_by_peers_in(state: &AuthorityState) -> Vec<(String, PeerRefusal)> {
+    let signing = state.issuing().map(|(issuing, _)| std::iter::once(&issuing.certificate).chain(&issuing.upstream_chain));
+    let pems = signing.into_iter().flatten().chain(state.trust.iter().map(|entry| &entry.certificate));
+    let mut found = Vec::new();
+    for der in pems.filter_map(|pem| certificates_from_pem(pem).ok()).flatten() {
+        let Ok((_, certificate)) = X509Certificate::from_der(&der) else { continue };
+        let refusal = refused_by_peers(&certificate).map(|refusal| (printable_name(certificate.subject()), refusal));
+        found.extend(refusal.filter(|refusal| !found.contains(refusal)));
+    }
+    found
 }
 
 pub(super) fn check(certificate: &X509Certificate<'_>, trust_domain: &TrustDomain, now: OffsetDateTime) -> Result<(), ImportError> {
@@ -234,10 +349,8 @@ pub(super) fn check(certificate: &X509Certificate<'_>, trust_domain: &TrustDomai
     if !certificate.is_ca() || !may_sign {
         return Err(ImportError::NotAnAuthority(subject));
     }
-    let constraints = certificate.name_constraints().ok().flatten().map(|constraints| constraints.value);
-    let subtrees = constraints.into_iter().flat_map(|each| [&each.permitted_subtrees, &each.excluded_subtrees]).flatten().flatten();
-    if subtrees.into_iter().any(|subtree| matches!(subtree.base, GeneralName::URI(_))) {
-        return Err(ImportError::NameConstraints(subject));
+    if let Some(refusal) = refused_by_peers(certificate) {
+        return Err(ImportError::Peers { subject, refusal });
     }
     let names = certificate.subject_alternative_name().ok().flatten().map(|san| san.value.general_names.as_slice()).unwrap_or_default();
     for name in names {

@@ -14,7 +14,7 @@ mod trust;
 pub use accepted::{AcceptedIssuers, PresentedLeaf, Rejection};
 pub use birth::{AuthorityPolicy, BirthError, Certified, certify_intermediate, certify_issuing, first_state, issuing_name, make_root};
 pub use generation::{Generation, GenerationError};
-pub use import::{ImportError, Imported, MAX_ROOTS, import};
+pub use import::{ImportError, Imported, MAX_ROOTS, import, refused_by_peers_in};
 pub use outlook::{Held, Outlook};
 pub use state::{
     Authority, AuthorityId, AuthorityState, GenerationNumber, HistoryEntry, KeyRef, LedgerMark, MadeBy, Origin, Phase, Role, Rotation, StateError,

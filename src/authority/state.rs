@@ -237,7 +237,8 @@ impl AuthorityState {
         struct Format {
             format: u32,
         }
-        let malformed = |error: serde_json::Error| StateError::Malformed(error.to_string());
+        // The parser's words may quote what it read; where it is, is enough.
+        let malformed = |error: serde_json::Error| StateError::Malformed(format!("line {} column {}", error.line(), error.column()));
         let Format { format } = serde_json::from_slice(bytes).map_err(malformed)?;
         match format {
             Self::FORMAT => {}

@@ -11,7 +11,7 @@ use x509_parser::prelude::FromDer;
 use super::import::{self, ImportError, MAX_ROOTS};
 use super::{AuthorityId, AuthorityState, TrustEntry};
 use crate::pki::inspect::printable_name;
-use crate::pki::{CheckedKey, PemError, PublicKeyError, certificate_to_pem, certificates_from_pem};
+use crate::pki::{CheckedKey, PemError, PublicKeyError, certificate_to_pem, certificates_from_pem, is_root};
 
 /// The longest certificate of a root, DER: it travels in every answer and in every handshake.
 const MAX_ROOT_BYTES: usize = 8 * 1024;
@@ -107,7 +107,7 @@ pub fn foreign_root(state: &AuthorityState, pem: &str, now: OffsetDateTime) -> R
         return Err(TrustError::Serial);
     }
     CheckedKey::from_subject_public_key_info(root.public_key())?;
-    if !import::signed_by(&root, &root) {
+    if !is_root(&root) {
         return Err(TrustError::NotSelfSigned(subject));
     }
     import::check(&root, &state.trust_domain, now)?;

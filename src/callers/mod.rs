@@ -17,7 +17,7 @@ pub use caller::{AcceptedCertificate, AuthenticationError, Caller, CertificateRe
 pub use claims::Claims;
 pub use impersonation::{Denial, NodeFacts, PodFact, ServiceAccountName, ServiceAccountNameError, may_speak_for};
 pub use jws::{AccountHint, UnverifiedToken, VerifiedClaims};
-pub use key_set::{KeySet, KeySetError};
+pub use key_set::{FaultyKey, KeyFault, KeySet, KeySetError};
 pub use strict_json::{Json, Members, NotStrictJson, strict_object};
 pub use token::{ObjectRef, TokenError, TokenIdentity};
 pub use token_rules::{RulesError, TokenRules};

@@ -213,7 +213,8 @@ impl Target {
                 dir.display()
             )
         })?;
-        let endpoints: Endpoints = serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", file.display()))?;
+        let place = |error: serde_json::Error| format!("{}: line {} column {}", file.display(), error.line(), error.column());
+        let endpoints: Endpoints = serde_json::from_slice(&text).map_err(place)?;
         Ok(endpoints.admin)
     }
 }

@@ -14,7 +14,7 @@ use serde::Serialize;
 use self::live::Server;
 use super::{Outcome, Output};
 use crate::clock::Clock;
-use crate::pki::inspect::{InspectError, MAX_INPUT, Palette, Report, Severity, inspect, inspect_chain, render_text, roots_of};
+use crate::pki::inspect::{ChainStatus, InspectError, MAX_INPUT, Palette, Report, Severity, inspect, inspect_chain, render_text, roots_of};
 
 /// Looks at a certificate, chain, trust bundle, CSR or live TLS server.
 #[derive(Debug, clap::Args)]
@@ -151,6 +151,9 @@ async fn look(args: &InspectArgs, clock: &Arc<dyn Clock>, stdin: impl Read) -> R
     let mut report = inspect_chain(&seen.chain, roots, clock.now());
     if let Some(trouble) = &seen.server.handshake_trouble {
         report.remark(Severity::Warning, format!("the server ended the handshake after it had shown its certificate: {trouble}"));
+    }
+    if report.chain.as_ref().is_none_or(|chain| !chain.roots_given || chain.status == ChainStatus::NotChecked) {
+        report.remark(Severity::Warning, "the server was not verified: give the roots that you trust with --roots FILE");
     }
     remark_on_name(&mut report, &seen.chain, &name, args.server_name.is_some());
     Ok(Findings { server: Some(seen.server), report })

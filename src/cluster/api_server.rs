@@ -14,7 +14,7 @@ use hyper::body::Bytes;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::client::Body;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError, LoadDataError};
 use kube::core::WatchEvent;
 use kube::core::response::Status;
 use serde::de::DeserializeOwned;
@@ -121,21 +121,20 @@ impl ApiServer {
         let mut config = match access {
             Access::InCluster => kube::Config::incluster().map_err(|error| refused(&error))?,
             Access::Kubeconfig(path) => {
-                let kubeconfig = Kubeconfig::read_from(path).map_err(|error| refused(&error))?;
+                let kubeconfig = Kubeconfig::read_from(path).map_err(|error| unreadable(&error))?;
                 let options = KubeConfigOptions::default();
-                kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| refused(&error))?
+                kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| unreadable(&error))?
             }
             Access::Person { kubeconfig, context } => {
                 let read = kubeconfig.as_ref().map_or_else(Kubeconfig::read, Kubeconfig::read_from);
                 let options = KubeConfigOptions { context: context.clone(), ..KubeConfigOptions::default() };
-                kube::Config::from_custom_kubeconfig(read.map_err(|error| refused(&error))?, &options).await.map_err(|error| refused(&error))?
+                kube::Config::from_custom_kubeconfig(read.map_err(|error| unreadable(&error))?, &options).await.map_err(|error| unreadable(&error))?
             }
             Access::Contents(text) => {
-                // The parser's words may quote what it read.
-                let kubeconfig = Kubeconfig::from_yaml(text).map_err(|_| ApiError::Access("not a kubeconfig".to_owned()))?;
+                let kubeconfig = Kubeconfig::from_yaml(text).map_err(|error| unreadable(&error))?;
                 reads_nothing(&kubeconfig)?;
                 let options = KubeConfigOptions::default();
-                kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| refused(&error))?
+                kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| unreadable(&error))?
             }
         };
         if config.cluster_url.scheme_str() != Some("https") || config.accept_invalid_certs {
@@ -145,7 +144,11 @@ impl ApiServer {
         // Who waits here has a limit of its own, and the watches have their own pauses.
         config.default_retry = false;
         let (address, credentials) = (config.cluster_url.to_string(), Validity::of(&config.auth_info));
-        let client = kube::Client::try_from(config).map_err(|error| refused(&error))?;
+        let client = kube::Client::try_from(config).map_err(|error| match error {
+            // Its words may quote what it read.
+            kube::Error::RustlsTls(_) => ApiError::Access("the certificates or the key of the kubeconfig can't be used: are they PEM?".to_owned()),
+            error => refused(&error),
+        })?;
         Ok(Arc::new(Self { client, address, credentials, clock }))
     }
 
@@ -319,6 +322,20 @@ pub(super) fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(body).map_err(|error| ApiError::Unreadable(format!("line {} column {}", error.line(), error.column())))
 }
 
+/// Why a kubeconfig can't be used. The parsers' words may quote what they read, and that may be a token or a key.
+pub(super) fn unreadable(error: &KubeconfigError) -> ApiError {
+    ApiError::Access(match error {
+        KubeconfigError::Parse(_) => "not a kubeconfig".to_owned(),
+        KubeconfigError::ParseClusterUrl(_) => "the server's address in the kubeconfig is not a URL".to_owned(),
+        KubeconfigError::ParseProxyUrl(_) => "the proxy's address in the kubeconfig is not a URL".to_owned(),
+        KubeconfigError::ParseCertificates(_) => "the certificate authority in the kubeconfig is not PEM".to_owned(),
+        KubeconfigError::LoadCertificateAuthority(LoadDataError::DecodeBase64(_))
+        | KubeconfigError::LoadClientCertificate(LoadDataError::DecodeBase64(_))
+        | KubeconfigError::LoadClientKey(LoadDataError::DecodeBase64(_)) => "something in the kubeconfig that should be base64 isn't".to_owned(),
+        other => chain_of(other),
+    })
+}
+
 fn no_answer(error: kube::Error) -> ApiError {
     ApiError::NoAnswer(chain_of(&error))
 }
@@ -393,6 +410,28 @@ mod tests {
             assert!(matches!(&error, ApiError::Access(_)) && error.to_string().contains("must be verified"), "{error}");
         }
         assert!(matches!(connect("clusters: 7").await, Err(ApiError::Access(_))));
+        // Base64 of `a-secret`, which stands where something else is expected.
+        let data = "certificate-authority-data: YS1zZWNyZXQ=";
+        let server = "server: 'https://127.0.0.1:1'";
+        for spoilt in [
+            "a-secret".to_owned(),
+            "clusters: a-secret".to_owned(),
+            kubeconfig("server: 'a-secret\\a'"),
+            kubeconfig(&format!("{server}, proxy-url: 'a-secret\\a'")),
+            kubeconfig(&format!("{server}, {data}")),
+            kubeconfig(&format!("{server}, certificate-authority-data: a-secret")),
+            kubeconfig(server).replace("token: a-secret", "client-certificate-data: YS1zZWNyZXQ=, client-key-data: YS1zZWNyZXQ="),
+            kubeconfig(server).replace("token: a-secret", "client-certificate-data: YS1zZWNyZXQ=, client-key-data: a-secret"),
+            // -----BEGIN a-secret
+            kubeconfig(&format!("{server}, certificate-authority-data: LS0tLS1CRUdJTiBhLXNlY3JldAo=")),
+            kubeconfig(server)
+                .replace("token: a-secret", "client-certificate-data: LS0tLS1CRUdJTiBhLXNlY3JldAo=, client-key-data: LS0tLS1CRUdJTiBhLXNlY3JldAo="),
+        ] {
+            // An authority that holds no certificate is taken, and then verifies nobody.
+            let Err(error) = connect(&spoilt).await else { continue };
+            let words = format!("{error} {error:?}");
+            assert!(!words.contains("a-secret") && !words.contains("YS1z") && !words.contains("97, 45, 115"), "{spoilt}: {words}");
+        }
         let missing = ApiServer::connect(&Access::Kubeconfig("/nowhere/kubeconfig".into()), SystemClock::shared()).await;
         assert!(matches!(missing, Err(ApiError::Access(_))));
     }

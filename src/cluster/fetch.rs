@@ -16,13 +16,12 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use rustls::client::WantsClientCert;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
 use tokio::io::AsyncReadExt as _;
 
 use super::api_server::{ApiError, ApiServer};
 use crate::callers::{Json, KeySet, KeySetError, strict_object};
 use crate::clock::{Clock, TlsTime, within};
+use crate::pki::certificates_from_pem;
 
 /// Where an issuer's keys are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -182,12 +181,10 @@ async fn tls(ca_file: Option<&Path>, clock: &Arc<dyn Clock>) -> Result<ClientCon
     let verified: ConfigBuilder<ClientConfig, WantsClientCert> = match ca_file {
         Some(path) => {
             let pem = read(path).await?;
+            let unusable = |reason: &dyn Display| roots(&format_args!("{}: {reason}", path.display()));
             let mut store = RootCertStore::empty();
-            for certificate in CertificateDer::pem_slice_iter(&pem) {
-                store.add(certificate.map_err(|error| roots(&error))?).map_err(|error| roots(&error))?;
-            }
-            if store.is_empty() {
-                return Err(roots(&format_args!("{} holds no certificate", path.display())));
+            for certificate in certificates_from_pem(&String::from_utf8_lossy(&pem)).map_err(|error| unusable(&error))? {
+                store.add(certificate).map_err(|error| unusable(&error))?;
             }
             builder.with_root_certificates(store)
         }

@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use super::api_server::ApiServer;
 use super::fetch::{FetchError, KeySource, fetch};
 use crate::bounds::rate::Rate;
-use crate::callers::{KeySet, TokenError, VerificationKey};
+use crate::callers::{FaultyKey, KeySet, TokenError, VerificationKey};
 use crate::clock::Clock;
 
 /// An issuer whose tokens are accepted.
@@ -81,6 +81,8 @@ pub struct IssuerStatus {
     pub keys: usize,
     /// Keys of the set that were skipped.
     pub skipped: usize,
+    /// Those among them that can only be mistakes.
+    pub faulty: Vec<FaultyKey>,
     /// Failed fetches since the start.
     pub failures: u64,
     /// The latest fetch's error, where it failed.
@@ -104,6 +106,8 @@ struct Tracked {
 
 /// Tokens that may wait for a fetch at once; more are answered as if the fetch had failed.
 const MAX_WAITING: usize = 64;
+/// Keys that can't be used, in one line of the log.
+const MAX_FAULTY_SHOWN: usize = 5;
 
 struct Loaded {
     set: KeySet,
@@ -222,6 +226,7 @@ impl Tracked {
         let (at, wall) = (clock.monotonic(), clock.now());
         match fetch(&self.issuer.issuer, &self.issuer.source, self.api.as_deref(), &clock, timeout).await {
             Ok(set) => {
+                self.warn_of_faulty(&set);
                 self.current.store(Some(Arc::new(Loaded { set, at, wall })));
                 self.progress().last_error = None;
             }
@@ -235,6 +240,17 @@ impl Tracked {
         drop(flight);
     }
 
+    /// Once for each change, not at each fetch.
+    fn warn_of_faulty(&self, set: &KeySet) {
+        let faulty = set.faulty();
+        if faulty.is_empty() || self.current.load().as_ref().is_some_and(|before| before.set.faulty() == faulty) {
+            return;
+        }
+        let shown: Vec<_> = faulty.iter().take(MAX_FAULTY_SHOWN).map(ToString::to_string).collect();
+        let (issuer, keys) = (&self.issuer.issuer, shown.join("; "));
+        tracing::warn!(issuer, count = faulty.len(), keys, "keys of a token issuer can't be used and are passed over");
+    }
+
     fn status(&self, now: Duration) -> IssuerStatus {
         let loaded = self.current.load();
         let progress = self.progress();
@@ -245,6 +261,7 @@ impl Tracked {
             timing: self.issuer.timing,
             keys: loaded.as_ref().map_or(0, |loaded| loaded.set.usable()),
             skipped: loaded.as_ref().map_or(0, |loaded| loaded.set.skipped()),
+            faulty: loaded.as_ref().map_or_else(Vec::new, |loaded| loaded.set.faulty().to_vec()),
             failures: progress.failures,
             last_error: progress.last_error.clone(),
         }

@@ -82,7 +82,7 @@ impl RemoteSecret<'_> {
     /// The API server's address, and the roots that it is verified with (base64 of PEM).
     fn place(&self) -> Result<(String, String), ApiError> {
         let refused = |reason: &str| ApiError::Access(reason.to_owned());
-        let kubeconfig = Kubeconfig::read_from(self.kubeconfig).map_err(|error| ApiError::Access(super::fetch::chain_of(&error)))?;
+        let kubeconfig = Kubeconfig::read_from(self.kubeconfig).map_err(|error| super::api_server::unreadable(&error))?;
         let current = kubeconfig.current_context.as_deref().ok_or_else(|| refused("the kubeconfig has no current context"))?;
         let context = kubeconfig.contexts.iter().find(|named| named.name == current).and_then(|named| named.context.as_ref());
         let context = context.ok_or_else(|| refused("the kubeconfig lacks its current context"))?;

@@ -10,12 +10,12 @@ use x509_parser::oid_registry::{
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::AlgorithmIdentifier;
 
+use super::pem::{Blocks, Kind};
 use super::public_key::{CheckedKey, PublicKeyAlgorithm, PublicKeyError};
 
 /// The longest request that is looked at, in bytes of PEM. An RSA-4096 request with a dozen names has about 3 KiB.
 pub const MAX_CSR_BYTES: usize = 16 * 1024;
 
-const BEGIN: &str = "-----BEGIN";
 const LABEL: &str = "CERTIFICATE REQUEST";
 
 /// Why a request can't be accepted.
@@ -27,7 +27,7 @@ pub enum CsrError {
     /// More than [`MAX_CSR_BYTES`].
     #[error("the CSR has more than {MAX_CSR_BYTES} bytes")]
     TooLarge,
-    /// Not one PEM block, with nothing before and after it (RFC 7468 §3).
+    /// Not one PEM block, with nothing but blanks before and after it (RFC 7468 §3).
     #[error("the CSR is not exactly one PEM block")]
     NotPem,
     /// A PEM block of something else.
@@ -89,18 +89,17 @@ pub fn check_csr(pem: &str) -> Result<CheckedKey, CsrError> {
     Ok(key)
 }
 
-/// Exactly one PEM block (RFC 7468 §3, "strict"), with lines that end in LF, CR or CRLF.
+/// Exactly one PEM block, in whatever lines; Netscape's label for it counts too (RFC 7468 §7).
 fn decode(pem: &str) -> Result<Vec<u8>, CsrError> {
-    // The decoder allows text before the first boundary; we don't.
-    if !pem.starts_with(BEGIN) {
-        return Err(CsrError::NotPem);
+    let blocks = Blocks::of(pem.as_bytes());
+    let ([Ok(block)], false) = (blocks.found.as_slice(), blocks.has_text) else { return Err(CsrError::NotPem) };
+    if !matches!(block.kind(), Kind::Request) {
+        return Err(CsrError::Label);
     }
-    let (label, der) = pem_rfc7468::decode_vec(pem.as_bytes()).map_err(|_| CsrError::NotPem)?;
-    if label == LABEL { Ok(der) } else { Err(CsrError::Label) }
+    block.der().map_err(|_| CsrError::NotPem)
 }
 
-/// The same for the one form that nearly everybody writes: the right label, lines of 64 characters that end in LF. It is several times faster, because
-/// [`decode`]'s base64 takes the same time whatever it reads, as if a request were a secret. `None` says nothing: [`decode`] is to be asked.
+/// The same for the one form that nearly everybody writes: the right label, lines of 64 characters that end in LF. It is several times faster. `None` says nothing: [`decode`] is to be asked.
 fn decode_usual(pem: &str) -> Option<Vec<u8>> {
     let block = pem.strip_suffix('\n').unwrap_or(pem);
     let text = block.strip_prefix("-----BEGIN CERTIFICATE REQUEST-----\n")?.strip_suffix("\n-----END CERTIFICATE REQUEST-----")?;
@@ -153,19 +152,40 @@ mod tests {
     }
 
     #[test]
+    fn reads_the_forms_that_other_parsers_read() {
+        let good = request(&PKCS_ECDSA_P256_SHA256);
+        let der = decode(&good).unwrap();
+        let base64 = STANDARD.encode(&der);
+        let in_lines = |length: usize, end: &str| {
+            let lines = base64.as_bytes().chunks(length).map(|line| format!("{}{end}", str::from_utf8(line).unwrap()));
+            format!("-----BEGIN {LABEL}-----{end}{}-----END {LABEL}-----{end}", lines.collect::<String>())
+        };
+        for (name, text) in [
+            ("76 columns", in_lines(76, "\n")),
+            ("one long line", in_lines(base64.len(), "\n")),
+            ("a single line", in_lines(base64.len(), "")),
+            ("CRLF", in_lines(64, "\r\n")),
+            ("blank lines", in_lines(64, "\n\n")),
+            ("blanks around", format!(" \n{good}\n\t\n")),
+            ("a byte order mark", format!("\u{feff}{good}")),
+            ("Netscape's label", encode("NEW CERTIFICATE REQUEST", &der)),
+        ] {
+            assert_eq!(check_csr(&text).map(|key| key.algorithm()), Ok(PublicKeyAlgorithm::P256), "{name}");
+        }
+    }
+
+    #[test]
     fn wants_exactly_one_block_and_nothing_else() {
         let good = request(&PKCS_ECDSA_P256_SHA256);
         for (bad, error) in [
             (String::new(), CsrError::Empty),
             ("x".repeat(MAX_CSR_BYTES + 1), CsrError::TooLarge),
             ("hello".to_owned(), CsrError::NotPem),
-            (format!(" {good}"), CsrError::NotPem),
             (format!("text\n{good}"), CsrError::NotPem),
             (format!("{good}{good}"), CsrError::NotPem),
             (format!("{good}trailing"), CsrError::NotPem),
             (good.replacen('M', "*", 1), CsrError::NotPem),
             (encode("CERTIFICATE", &decode(&good).unwrap()), CsrError::Label),
-            (encode("NEW CERTIFICATE REQUEST", &decode(&good).unwrap()), CsrError::Label),
             (encode(LABEL, &[decode(&good).unwrap(), vec![0]].concat()), CsrError::Malformed),
             (encode(LABEL, b""), CsrError::NotPem),
             (encode(LABEL, b"\x30\x00"), CsrError::Malformed),

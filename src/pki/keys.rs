@@ -4,10 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use ring::signature::RsaKeyPair;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{AlgorithmIdentifier, PrivateKeyDer, PrivatePkcs8KeyDer, alg_id};
+use rustls_pki_types::{AlgorithmIdentifier, PrivatePkcs8KeyDer, alg_id};
 use serde::{Deserialize, Serialize};
 
+use super::pem::{Blocks, PemError};
 use super::public_key::{CheckedKey, PublicKeyError};
 
 /// Which key an authority or a server makes for itself.
@@ -30,6 +30,14 @@ pub enum KeyError {
     /// No PEM block with a private key.
     #[error("no private key: expected one PEM block PRIVATE KEY, EC PRIVATE KEY or RSA PRIVATE KEY")]
     NotAPrivateKey,
+    /// Not PEM.
+    #[error("no private key can be read: {0}")]
+    Pem(#[from] PemError),
+    /// An EC key that lacks its optional public part (RFC 5915 §3), as JDK 17 and `openssl ec -no_public` write it; ring wants both.
+    #[error(
+        "the EC private key comes without its public key, which is needed here: write it anew with both, for example with `openssl ec -in KEY -out WHOLE`"
+    )]
+    NoPublicKey,
     /// It is encrypted.
     #[error("the private key is encrypted: decrypt it first, for example with `openssl pkey -in KEY -out PLAIN`")]
     Encrypted,
@@ -63,17 +71,24 @@ impl IssuerKey {
         if pem.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") || pem.contains("Proc-Type: 4,ENCRYPTED") {
             return Err(KeyError::Encrypted);
         }
-        let pkcs8 = match PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| KeyError::NotAPrivateKey)? {
-            PrivateKeyDer::Pkcs8(der) => der.secret_pkcs8_der().to_vec(),
-            PrivateKeyDer::Sec1(der) => pkcs8_of_sec1(der.secret_sec1_der())?,
-            PrivateKeyDer::Pkcs1(der) => pkcs8_of_pkcs1(der.secret_pkcs1_der()),
-            _ => return Err(KeyError::NotAPrivateKey),
-        };
-        Self::from_pkcs8(&pkcs8)
+        for block in Blocks::of(pem.as_bytes()).found {
+            let block = block?;
+            let pkcs8 = match block.label {
+                "PRIVATE KEY" => block.der()?,
+                "EC PRIVATE KEY" => pkcs8_of_sec1(&block.der()?)?,
+                "RSA PRIVATE KEY" => pkcs8_of_pkcs1(&block.der()?),
+                _ => continue,
+            };
+            return Self::from_pkcs8(&pkcs8);
+        }
+        Err(KeyError::NotAPrivateKey)
     }
 
     fn from_pkcs8(der: &[u8]) -> Result<Self, KeyError> {
         let unsupported = |error: &dyn fmt::Display| KeyError::Unsupported(error.to_string());
+        if lacks_public_key(der) {
+            return Err(KeyError::NoPublicKey);
+        }
         let pair = rcgen::KeyPair::try_from(&PrivatePkcs8KeyDer::from(der)).map_err(|error| unsupported(&error))?;
         if pair.algorithm() == &rcgen::PKCS_RSA_SHA256 {
             let bits = RsaKeyPair::from_pkcs8(der).map_err(|error| unsupported(&error))?.public().modulus_len() * 8;
@@ -130,9 +145,11 @@ impl fmt::Debug for IssuerKey {
     }
 }
 
+/// id-ecPublicKey (RFC 5480 §2.1.1).
+const EC_PUBLIC_KEY: &[u64] = &[1, 2, 840, 10045, 2, 1];
+
 /// Wraps an `ECPrivateKey` (RFC 5915 §3) as PKCS#8 (RFC 5208 §5): the curve moves into the algorithm.
 fn pkcs8_of_sec1(der: &[u8]) -> Result<Vec<u8>, KeyError> {
-    const EC_PUBLIC_KEY: &[u64] = &[1, 2, 840, 10045, 2, 1];
     let curve = yasna::parse_der(der, |reader| {
         reader.read_sequence(|reader| {
             reader.next().read_u8()?;
@@ -149,6 +166,33 @@ fn pkcs8_of_sec1(der: &[u8]) -> Result<Vec<u8>, KeyError> {
             writer.next().write_oid(&curve);
         });
     }))
+}
+
+/// Whether a PKCS#8 key is an `ECPrivateKey` without `publicKey` (RFC 5915 §3).
+fn lacks_public_key(der: &[u8]) -> bool {
+    let inner = yasna::parse_der(der, |reader| {
+        reader.read_sequence(|reader| {
+            reader.next().read_u8()?;
+            let is_elliptic = reader.next().read_sequence(|reader| {
+                let algorithm = reader.next().read_oid()?;
+                while reader.read_optional(|reader| reader.read_der())?.is_some() {}
+                Ok(algorithm.components().as_slice() == EC_PUBLIC_KEY)
+            })?;
+            let key = reader.next().read_bytes()?;
+            while reader.read_optional(|reader| reader.read_der())?.is_some() {}
+            Ok(is_elliptic.then_some(key))
+        })
+    });
+    let Ok(Some(key)) = inner else { return false };
+    let public = yasna::parse_der(&key, |reader| {
+        reader.read_sequence(|reader| {
+            reader.next().read_u8()?;
+            reader.next().read_bytes()?;
+            reader.read_optional(|reader| reader.read_tagged(yasna::Tag::context(0), |reader| reader.read_der()))?;
+            reader.read_optional(|reader| reader.read_tagged(yasna::Tag::context(1), |reader| reader.read_der()))
+        })
+    });
+    matches!(public, Ok(None))
 }
 
 /// Wraps an `RSAPrivateKey` (RFC 8017 §A.1.2) as PKCS#8.
@@ -197,6 +241,35 @@ mod tests {
         assert_eq!(IssuerKey::from_pem("-----BEGIN ENCRYPTED PRIVATE KEY-----\n").unwrap_err(), KeyError::Encrypted);
         for pem in [include_str!("../../tests/corpus/keys/p521-sec1.pem"), include_str!("../../tests/corpus/keys/rsa1024-pkcs1.pem")] {
             assert!(matches!(IssuerKey::from_pem(pem), Err(KeyError::Unsupported(_))));
+        }
+    }
+
+    #[test]
+    fn an_ec_key_without_its_public_part_is_called_that() {
+        for pem in [
+            include_str!("../../tests/corpus/keys/p256-sec1-no-public.pem"),
+            include_str!("../../tests/corpus/keys/p256-pkcs8-no-public.pem"),
+            include_str!("../../tests/corpus/keys/p384-pkcs8-no-public.pem"),
+        ] {
+            assert_eq!(IssuerKey::from_pem(pem).unwrap_err(), KeyError::NoPublicKey);
+        }
+    }
+
+    #[test]
+    fn reads_a_key_in_whatever_lines_and_never_quotes_one() {
+        let key = IssuerKey::from_pem(SEC1).unwrap();
+        for text in [
+            SEC1.replace('\n', ""),
+            format!("\u{feff}{SEC1}"),
+            SEC1.replace('\n', "\r\n"),
+            format!("{}{SEC1}", PKCS1.replace("RSA PRIVATE", "OTHER PUBLIC")),
+        ] {
+            assert_eq!(IssuerKey::from_pem(&text).unwrap().public_key_info(), key.public_key_info());
+        }
+        let secret = SEC1.lines().nth(1).unwrap();
+        for text in [SEC1.replace('\n', "\\n"), SEC1.replace(secret, &format!("{secret}*")), SEC1.replace("-----END", "----END")] {
+            let error = IssuerKey::from_pem(&text).unwrap_err();
+            assert!(matches!(error, KeyError::Pem(_)) && !format!("{error} {error:?}").contains(&secret[8..24]), "{error}");
         }
     }
 

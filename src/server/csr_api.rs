@@ -15,8 +15,10 @@ use super::metrics::Metrics;
 use super::proto::istio::istio_certificate_service_server::IstioCertificateService;
 use super::proto::istio::{IstioCertificateRequest, IstioCertificateResponse};
 use super::refusals;
+use crate::callers::{TokenError, UnverifiedToken};
 use crate::clock::{Clock, readable};
 use crate::issuance::{Ask, Credential, Issued, Issuer, KeyProof, Refusal, RequestError, Wants};
+use crate::pki::inspect::printable;
 
 /// The service.
 #[derive(Debug)]
@@ -51,11 +53,11 @@ impl CsrApi {
     pub(super) fn turn_away(&self, head: &http::request::Parts) -> Option<http::Response<Body>> {
         let refusal = self.issuer.foresee(bearer(&head.headers).ok()??).err()?;
         self.metrics.csr_received();
-        let status = self.refuse(&refusal, head.extensions.get::<Peer>(), request_id(&head.extensions));
+        let status = self.refuse(&refusal, &head.headers, head.extensions.get::<Peer>(), request_id(&head.extensions));
         Some(status.into_http())
     }
 
-    fn refuse(&self, refusal: &Refusal, peer: Option<&Peer>, request_id: &str) -> Status {
+    fn refuse(&self, refusal: &Refusal, headers: &HeaderMap, peer: Option<&Peer>, request_id: &str) -> Status {
         // Whoever can't say who he is, and never could on this connection, has time.
         let nobody = matches!(refusal, Refusal::Unauthenticated(_) | Refusal::UnusableCredential(_) | Refusal::Gone(_));
         if let Some(Peer { connection, .. }) = peer
@@ -67,7 +69,8 @@ impl CsrApi {
         self.metrics.refused(refusal, status.code());
         if self.log_budget.take(self.clock.monotonic()) {
             let peer = peer.and_then(|peer| peer.address).map(|address| address.to_string()).unwrap_or_default();
-            tracing::info!(request_id, peer, code = refusals::code_label(status.code()), reason = refusal.reason(), detail = %refusal, "refused");
+            let (code, iss) = (refusals::code_label(status.code()), refused_issuer(refusal, headers));
+            tracing::info!(request_id, peer, code, reason = refusal.reason(), iss = iss.as_deref(), detail = %refusal, "refused");
         } else {
             self.metrics.log_line_left_out();
         }
@@ -82,7 +85,8 @@ impl IstioCertificateService for CsrApi {
         let (metadata, extensions, message) = request.into_parts();
         let peer = extensions.get::<Peer>();
         let request_id = request_id(&extensions);
-        let outcome = match ask(&metadata.into_headers(), peer, message) {
+        let headers = metadata.into_headers();
+        let outcome = match ask(&headers, peer, message) {
             Ok(ask) => self.issuer.issue(ask).await,
             Err(refusal) => Err(refusal),
         };
@@ -103,9 +107,22 @@ impl IstioCertificateService for CsrApi {
                 );
                 Ok(Response::new(response(&issued)))
             }
-            Err(refusal) => Err(self.refuse(&refusal, peer, request_id)),
+            Err(refusal) => Err(self.refuse(&refusal, &headers, peer, request_id)),
         }
     }
+}
+
+/// The longest `iss` that is logged, in characters.
+const MAX_ISSUER: usize = 200;
+
+/// Which issuer a token names that isn't one of ours: mostly a word of the configuration is wrong, and this is the right one. It isn't verified.
+fn refused_issuer(refusal: &Refusal, headers: &HeaderMap) -> Option<String> {
+    if refusal.reason() != TokenError::WrongIssuer.reason() {
+        return None;
+    }
+    let token = UnverifiedToken::parse(bearer(headers).ok()??).ok()?;
+    let issuer: String = token.issuer()?.chars().take(MAX_ISSUER).collect();
+    Some(printable(&issuer))
 }
 
 fn request_id(extensions: &Extensions) -> &str {
@@ -142,4 +159,28 @@ fn response(issued: &Issued) -> IstioCertificateResponse {
     cert_chain.extend(issued.chain.iter().cloned());
     cert_chain.push(issued.bundle.to_string());
     IstioCertificateResponse { cert_chain }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+    use super::*;
+    use crate::callers::AuthenticationError;
+
+    #[test]
+    fn the_issuer_of_a_refused_token_is_told_bounded_and_printable() {
+        let headers = |iss: &str| {
+            let encode = |json: serde_json::Value| URL_SAFE_NO_PAD.encode(json.to_string());
+            let (header, claims) = (encode(serde_json::json!({"alg": "RS256", "kid": "k"})), encode(serde_json::json!({"iss": iss})));
+            HeaderMap::from_iter([(http::header::AUTHORIZATION, format!("Bearer {header}.{claims}.c2ln").parse().unwrap())])
+        };
+        let wrong = Refusal::Unauthenticated(AuthenticationError::BadToken(TokenError::WrongIssuer));
+        assert_eq!(refused_issuer(&wrong, &headers("https://issuer.example")).as_deref(), Some("https://issuer.example"));
+        assert_eq!(refused_issuer(&wrong, &headers("a\u{1b}[2J\nb")).as_deref(), Some("a\\u{1b}[2J\\nb"));
+        assert_eq!(refused_issuer(&wrong, &headers(&"x".repeat(5000))).map(|issuer| issuer.len()), Some(MAX_ISSUER));
+        assert_eq!(refused_issuer(&wrong, &HeaderMap::new()), None);
+        assert_eq!(refused_issuer(&Refusal::Overloaded, &headers("https://issuer.example")), None);
+    }
 }

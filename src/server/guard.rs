@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use tonic::body::Body;
 use tonic::{Code, Status};
 
@@ -21,6 +21,9 @@ use crate::clock::{Clock, within};
 
 /// The name of gRPC's status header, which an error without a body carries in its headers.
 const GRPC_STATUS: &str = "grpc-status";
+
+/// How long its client waits for the answer, where it says so (gRPC over HTTP/2, `Timeout`): at most eight digits and a unit.
+const GRPC_TIMEOUT: &str = "grpc-timeout";
 
 /// Why a request reached no service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,11 +61,13 @@ impl Guard {
         let id = format!("{}-{}", self.id_prefix, self.count.fetch_add(1, Ordering::Relaxed));
         request.extensions_mut().insert(RequestId(id.clone()));
         self.metrics.rpc_started(rpc);
+        // Nobody waits any longer for what comes after the client's own deadline.
+        let deadline = timeout_of(request.headers()).map_or(self.deadline, |timeout| timeout.min(self.deadline));
         let trace = self.traces.begin(request.headers(), rpc, &id);
 
         // In a place of its own: whatever is wrapped around it would be as large again, for each request that waits.
         let work = AssertUnwindSafe(Box::pin(async { service(request).await })).catch_unwind();
-        let mut response = match trace.around(within(self.clock.as_ref(), self.deadline, work)).await {
+        let mut response = match trace.around(within(self.clock.as_ref(), deadline, work)).await {
             Some(Ok(Ok(response))) => self.mended(response),
             Some(Ok(Err(Unanswered::TooManyFields))) => self.refused(guarded::too_many_fields(), "too_many_headers"),
             Some(Ok(Err(Unanswered::Unread(Unread::TooLarge)))) => self.refused(guarded::too_large(), "message_too_large"),
@@ -103,6 +108,24 @@ impl Guard {
     fn refused(&self, status: Status, reason: &'static str) -> Response<Body> {
         self.metrics.refused_as(status.code(), reason);
         status.into_http()
+    }
+}
+
+/// What a client says in `grpc-timeout`; what isn't one counts as none, as with other servers.
+fn timeout_of(headers: &HeaderMap) -> Option<Duration> {
+    let (digits, unit) = headers.get(GRPC_TIMEOUT)?.to_str().ok()?.split_at_checked(headers.get(GRPC_TIMEOUT)?.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    let count: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(count * 3600)),
+        "M" => Some(Duration::from_secs(count * 60)),
+        "S" => Some(Duration::from_secs(count)),
+        "m" => Some(Duration::from_millis(count)),
+        "u" => Some(Duration::from_micros(count)),
+        "n" => Some(Duration::from_nanos(count)),
+        _ => None,
     }
 }
 
@@ -157,6 +180,41 @@ mod tests {
         assert_eq!(code_of(&response), Code::DeadlineExceeded);
         assert!(response.headers().contains_key("x-request-id"));
         assert!(text(&guard).contains(r#"grpc_code="DeadlineExceeded""#));
+    }
+
+    #[tokio::test]
+    async fn the_earlier_of_both_deadlines_counts() {
+        let hangs = |_| std::future::pending();
+        let within = |timeout: &'static str| {
+            let mut request = request();
+            request.headers_mut().insert(GRPC_TIMEOUT, HeaderValue::from_static(timeout));
+            request
+        };
+        // Ours would be an hour.
+        let response = guard(Duration::from_secs(3600)).answer(within("1m"), hangs).await;
+        assert_eq!(code_of(&response), Code::DeadlineExceeded);
+        let response = guard(Duration::from_millis(1)).answer(within("99999999H"), hangs).await;
+        assert_eq!(code_of(&response), Code::DeadlineExceeded);
+    }
+
+    #[test]
+    fn a_timeout_is_digits_and_a_unit() {
+        let read = |text: &str| timeout_of(&HeaderMap::from_iter([(http::HeaderName::from_static(GRPC_TIMEOUT), text.parse().unwrap())]));
+        for (text, expected) in [
+            ("2H", Duration::from_secs(7200)),
+            ("3M", Duration::from_secs(180)),
+            ("99999999S", Duration::from_secs(99_999_999)),
+            ("0S", Duration::ZERO),
+            ("250m", Duration::from_millis(250)),
+            ("7u", Duration::from_micros(7)),
+            ("00000009n", Duration::from_nanos(9)),
+        ] {
+            assert_eq!(read(text), Some(expected), "{text}");
+        }
+        for text in ["", "S", "5", "5s", "-5S", "+5S", "5 S", "5.5S", "123456789S", "5SS"] {
+            assert_eq!(read(text), None, "{text}");
+        }
+        assert_eq!(timeout_of(&HeaderMap::new()), None);
     }
 
     #[tokio::test]

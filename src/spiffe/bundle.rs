@@ -66,7 +66,9 @@ pub fn bundle_json(roots_der: &[impl AsRef<[u8]>], sequence: u64, refresh_hint: 
 /// # Errors
 /// [`BundleError::NotABundle`] and [`BundleError::Base64`].
 pub fn roots_of_bundle_json(json: &[u8]) -> Result<BundleDocument, BundleError> {
-    let document: ReadDocument = serde_json::from_slice(json).map_err(|error| BundleError::NotABundle(error.to_string()))?;
+    // The parser's words may quote what it read; where it is, is enough.
+    let place = |error: serde_json::Error| BundleError::NotABundle(format!("line {} column {}", error.line(), error.column()));
+    let document: ReadDocument = serde_json::from_slice(json).map_err(place)?;
     let mut bundle = BundleDocument {
         sequence: document.spiffe_sequence,
         refresh_hint: document.spiffe_refresh_hint.map(Duration::from_secs),

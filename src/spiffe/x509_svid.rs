@@ -15,8 +15,11 @@ use super::{IdError, SpiffeId};
 
 #[cfg(test)]
 pub(crate) mod makers;
+mod peers;
 mod profile;
 
+pub use peers::{PeerRefusal, refused_by_peers};
+pub(crate) use peers::{extension_name, is_critical_to_peers};
 pub(crate) use profile::Extensions;
 
 /// One point in which a certificate doesn't hold to a rule.
@@ -137,6 +140,9 @@ pub fn signing_departures(tbs: &TbsCertificate<'_>) -> Vec<Departure> {
     }
     if extensions.names_uri_constraints() {
         found.should("X509-SVID §4.2", "name constraints on URIs, with which ztunnel and others refuse the whole chain");
+    }
+    if let Some(purpose) = peers::missing_purpose(&extensions) {
+        found.should("RFC 5280 §4.2.1.12", format!("extendedKeyUsage lacks {purpose}, so that peers refuse what is signed below it"));
     }
     found.0
 }

@@ -46,7 +46,7 @@ pub(super) fn dev_endpoints(dir: &Path) -> Result<DevEndpoints, String> {
     let file = dir.join("endpoints.json");
     let text = std::fs::read(&file)
         .map_err(|error| format!("can't read {}: {error}. Is `meshmint dev --dir {}` running?", file.display(), dir.display()))?;
-    serde_json::from_slice(&text).map_err(|error| format!("{} can't be read: {error}", file.display()))
+    serde_json::from_slice(&text).map_err(|error| format!("{} can't be read: line {} column {}", file.display(), error.line(), error.column()))
 }
 
 /// How a target is verified and how it sees us.

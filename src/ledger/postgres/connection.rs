@@ -2,23 +2,22 @@
 
 use std::future::{Future, poll_fn};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use hyper_rustls::ConfigBuilderExt as _;
 use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_postgres::error::{Severity, SqlState};
-use tokio_postgres::{AsyncMessage, CancelToken, Client, Config, NoTls};
+use tokio_postgres::{AsyncMessage, CancelToken, Client, Config, NoTls, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::settings::{PostgresSettings, Target, UrlError, chain_of, target};
 use crate::clock::{Clock, TlsTime, within};
+use crate::pki::certificates_from_pem;
 
 /// How long it may take to connect, over all hosts.
 const CONNECT_TIME: Duration = Duration::from_secs(3);
@@ -62,6 +61,7 @@ pub(super) struct Connector {
     ca_file: Option<PathBuf>,
     password_file: Option<PathBuf>,
     clock: Arc<dyn Clock>,
+    sessions: Sessions,
 }
 
 impl Connector {
@@ -69,7 +69,7 @@ impl Connector {
     /// [`UrlError`].
     pub(super) fn new(settings: &PostgresSettings, clock: Arc<dyn Clock>) -> Result<Self, UrlError> {
         let (ca_file, password_file) = (settings.ca_file.clone(), settings.password_file.clone());
-        Ok(Self { target: target(&settings.url)?, ca_file, password_file, clock })
+        Ok(Self { target: target(&settings.url)?, ca_file, password_file, clock, sessions: Sessions::default() })
     }
 
     /// The database, for people.
@@ -122,22 +122,18 @@ impl Connector {
         Err(trouble.unwrap_or_else(|| ConnectError::Refused("the URL names no host".to_owned())))
     }
 
-    async fn connect_to(&self, mut config: Config, tls: Option<ClientConfig>, purpose: Purpose) -> Result<Connection, ConnectError> {
-        // A server that lost its client goes on with its work, and holds its locks, until it notices.
-        let timeouts = match purpose {
-            Purpose::Write => "-c idle_in_transaction_session_timeout=30s",
-            Purpose::Read => "-c idle_in_transaction_session_timeout=30s -c statement_timeout=10s",
-        };
-        let options = config.get_options().map_or_else(|| timeouts.to_owned(), |given| format!("{given} {timeouts}"));
-        config.options(options);
+    async fn connect_to(&self, config: Config, tls: Option<ClientConfig>, purpose: Purpose) -> Result<Connection, ConnectError> {
         let failed = |error: tokio_postgres::Error| self.failed(&error);
-        if let Some(tls) = tls {
+        let mut connection = if let Some(tls) = tls {
             let (client, connection) = config.connect(MakeRustlsConnect::new(tls.clone())).await.map_err(failed)?;
-            Ok(Connection::new(client, Some(tls), connection, self.clock.clone()))
+            Connection::new(client, Some(tls), connection, self.clock.clone())
         } else {
             let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
-            Ok(Connection::new(client, None, connection, self.clock.clone()))
-        }
+            Connection::new(client, None, connection, self.clock.clone())
+        };
+        let session = connection.settle(purpose).await.map_err(failed)?;
+        connection.session = self.sessions.begin(&session).ok_or_else(|| ConnectError::Refused(format!("{}: {SHARED}", self.name())))?;
+        Ok(connection)
     }
 
     async fn tls(&self) -> Result<ClientConfig, ConnectError> {
@@ -150,12 +146,9 @@ impl Connector {
             Some(path) => {
                 let pem = tokio::fs::read(path).await.map_err(|error| unreadable(path, &error))?;
                 let mut store = RootCertStore::empty();
-                for certificate in CertificateDer::pem_slice_iter(&pem) {
-                    let certificate = certificate.map_err(|error| refused(error.to_string()))?;
-                    store.add(certificate).map_err(|error| refused(error.to_string()))?;
-                }
-                if store.is_empty() {
-                    return Err(refused(format!("{} holds no certificate", path.display())));
+                let unusable = |reason: &dyn std::fmt::Display| refused(format!("{}: {reason}", path.display()));
+                for certificate in certificates_from_pem(&String::from_utf8_lossy(&pem)).map_err(|error| unusable(&error))? {
+                    store.add(certificate).map_err(|error| unusable(&error))?;
                 }
                 builder.with_root_certificates(store)
             }
@@ -174,6 +167,7 @@ impl Connector {
             Some(&SqlState::INVALID_PASSWORD | &SqlState::INVALID_AUTHORIZATION_SPECIFICATION) => (true, " (user, password file, pg_hba.conf?)"),
             Some(&SqlState::INVALID_CATALOG_NAME) => (true, " (make the database first)"),
             Some(&SqlState::INSUFFICIENT_PRIVILEGE) => (true, ""),
+            Some(&SqlState::PROTOCOL_VIOLATION) if said.contains("startup parameter") => (true, " (PgBouncer takes no `options` in the URL)"),
             Some(_) => (false, ""),
             None if said.contains("invalid peer certificate") => (true, " (is caFile the root of the server's certificate, and the host in it?)"),
             None if said.contains("password missing") => (true, " (the server wants a password: name a passwordFile)"),
@@ -189,6 +183,29 @@ fn unreadable(path: &Path, error: &std::io::Error) -> ConnectError {
     ConnectError::Refused(format!("can't read {}: {error}", path.display()))
 }
 
+/// What is said where two connections turn out to be one session.
+const SHARED: &str = "a pooler in between gives one session to several connections at once (PgBouncer with pool_mode transaction or statement): \
+                      set pool_mode = session for this database, or connect to it directly";
+
+/// The sessions of the database that our connections have. Each has one of its own, unless a pooler works by transaction; then settings, locks and
+/// statements would be anybody's.
+#[derive(Debug, Default)]
+struct Sessions(Mutex<Vec<Weak<str>>>);
+
+impl Sessions {
+    /// Takes a session of this name for as long as what is returned lives; `None` where another connection has it.
+    fn begin(&self, name: &str) -> Option<Arc<str>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|session| session.strong_count() > 0);
+        if all.iter().filter_map(Weak::upgrade).any(|session| &*session == name) {
+            return None;
+        }
+        let session: Arc<str> = name.into();
+        all.push(Arc::downgrade(&session));
+        Some(session)
+    }
+}
+
 /// A connection. When it is dropped, its socket is closed at once, whatever is under way.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -197,6 +214,8 @@ pub(super) struct Connection {
     tls: Option<ClientConfig>,
     task: AbortHandle,
     clock: Arc<dyn Clock>,
+    /// Its session at the database, ours alone while this lives.
+    session: Arc<str>,
 }
 
 impl Connection {
@@ -222,7 +241,28 @@ impl Connection {
                 }
             }
         });
-        Self { client, warned, tls, task: task.abort_handle(), clock }
+        Self { client, warned, tls, task: task.abort_handle(), clock, session: Arc::default() }
+    }
+
+    /// Sets the time limits of the session, and returns its name. Not by start-up options: PgBouncer refuses these.
+    async fn settle(&self, purpose: Purpose) -> Result<String, tokio_postgres::Error> {
+        // A server that lost its client goes on with its work, and holds its locks, until it notices.
+        let limits = match purpose {
+            Purpose::Write => "SET idle_in_transaction_session_timeout = '30s'",
+            Purpose::Read => "SET idle_in_transaction_session_timeout = '30s'; SET statement_timeout = '10s'",
+        };
+        self.client.batch_execute(limits).await?;
+        // A process id comes again; with the time of its start it doesn't.
+        let named = "SELECT pid || ' ' || backend_start AS name FROM pg_stat_activity WHERE pid = pg_backend_pid()";
+        for message in self.client.simple_query(named).await? {
+            if let SimpleQueryMessage::Row(row) = message
+                && let Some(name) = row.get("name")
+            {
+                return Ok(name.to_owned());
+            }
+        }
+        // Nobody says which; then it counts as one of its own.
+        Ok(format!("{:p}", Arc::as_ptr(&self.warned)))
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -264,5 +304,22 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_belongs_to_one_connection_at_a_time() {
+        let sessions = Sessions::default();
+        let first = sessions.begin("7 2026-12-01").unwrap();
+        assert!(sessions.begin("7 2026-12-01").is_none(), "a pooler gave it to two");
+        let second = sessions.begin("8 2026-12-01").unwrap();
+        assert!(sessions.begin("7 2026-12-02").is_some(), "another process of the same number");
+        drop(first);
+        assert!(sessions.begin("7 2026-12-01").is_some() && sessions.begin("8 2026-12-01").is_none());
+        drop(second);
     }
 }

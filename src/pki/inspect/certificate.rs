@@ -7,7 +7,7 @@ use ring::digest::{SHA256, digest};
 use serde::Serialize;
 use time::OffsetDateTime;
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::{GeneralName, SubjectAlternativeName};
+use x509_parser::extensions::{ExtendedKeyUsage, GeneralName, KeyUsage, SubjectAlternativeName};
 use x509_parser::oid_registry::{
     OID_EC_P256, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_PKCS1_RSASSAPSS, OID_PKCS1_SHA1WITHRSA, OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA,
     OID_PKCS1_SHA512WITHRSA, OID_SIG_ECDSA_WITH_SHA256, OID_SIG_ECDSA_WITH_SHA384, OID_SIG_ECDSA_WITH_SHA512, OID_SIG_ED25519, Oid,
@@ -15,6 +15,7 @@ use x509_parser::oid_registry::{
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::{SubjectPublicKeyInfo, X509Name};
 
+use super::super::signed_by::names_another_key;
 use crate::spiffe::x509_svid::{Departure, Extensions, certificate_departures, leaf_departures, signing_departures, svid_id};
 
 /// What a certificate is for.
@@ -36,7 +37,7 @@ impl Kind {
     pub fn of(certificate: &X509Certificate<'_>) -> Self {
         let uri = |names: &SubjectAlternativeName<'_>| names.general_names.iter().any(|name| matches!(name, GeneralName::URI(_)));
         match certificate.is_ca() {
-            true if certificate.subject.as_raw() == certificate.issuer.as_raw() => Self::Root,
+            true if certificate.subject.as_raw() == certificate.issuer.as_raw() && !names_another_key(certificate) => Self::Root,
             true => Self::Intermediate,
             false if Extensions::of(certificate).san.is_some_and(|(names, _)| uri(names)) => Self::Leaf,
             false => Self::Serving,
@@ -88,6 +89,15 @@ pub struct CertificateReport {
     pub public_key: KeyReport,
     /// How it is signed, for example `ECDSA with SHA-256`.
     pub signature_algorithm: String,
+    /// Its keyUsage in RFC 5280's words (§4.2.1.3), where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_usage: Option<Vec<&'static str>>,
+    /// Its extendedKeyUsage, by name or number, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extended_key_usage: Option<Vec<String>>,
+    /// How many authorities may stand below it (pathLenConstraint), where that is limited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_length: Option<u32>,
     /// Valid from.
     #[serde(with = "time::serde::rfc3339")]
     pub not_before: OffsetDateTime,
@@ -123,6 +133,9 @@ impl CertificateReport {
             issuer: name(&certificate.issuer),
             public_key: key_report(certificate.public_key()),
             signature_algorithm: signature_algorithm(&certificate.signature_algorithm.algorithm),
+            key_usage: extensions.key_usage.map(|(usage, _)| key_usages(usage)),
+            extended_key_usage: extensions.extended_key_usage.map(|(usage, _)| purposes(usage)),
+            path_length: extensions.basic_constraints.and_then(|(constraints, _)| constraints.path_len_constraint),
             not_before: certificate.validity.not_before.to_datetime(),
             not_after,
             remaining_seconds: (not_after - now).whole_seconds(),
@@ -153,6 +166,37 @@ pub(crate) fn printable(text: &str) -> String {
 
 pub(crate) fn name(name: &X509Name<'_>) -> String {
     printable(&name.to_string())
+}
+
+/// RFC 5280 §4.2.1.3.
+fn key_usages(usage: &KeyUsage) -> Vec<&'static str> {
+    let all = [
+        (usage.digital_signature(), "digitalSignature"),
+        (usage.non_repudiation(), "nonRepudiation"),
+        (usage.key_encipherment(), "keyEncipherment"),
+        (usage.data_encipherment(), "dataEncipherment"),
+        (usage.key_agreement(), "keyAgreement"),
+        (usage.key_cert_sign(), "keyCertSign"),
+        (usage.crl_sign(), "cRLSign"),
+        (usage.encipher_only(), "encipherOnly"),
+        (usage.decipher_only(), "decipherOnly"),
+    ];
+    all.into_iter().filter(|(set, _)| *set).map(|(_, name)| name).collect()
+}
+
+/// RFC 5280 §4.2.1.12.
+fn purposes(usage: &ExtendedKeyUsage<'_>) -> Vec<String> {
+    let named = [
+        (usage.any, "any"),
+        (usage.server_auth, "serverAuth"),
+        (usage.client_auth, "clientAuth"),
+        (usage.code_signing, "codeSigning"),
+        (usage.email_protection, "emailProtection"),
+        (usage.time_stamping, "timeStamping"),
+        (usage.ocsp_signing, "OCSPSigning"),
+    ];
+    let named = named.into_iter().filter(|(set, _)| *set).map(|(_, name)| name.to_owned());
+    named.chain(usage.other.iter().map(ToString::to_string)).collect()
 }
 
 pub(super) fn general_name(name: &GeneralName<'_>) -> String {
@@ -192,7 +236,7 @@ pub(super) fn key_report(info: &SubjectPublicKeyInfo<'_>) -> KeyReport {
     KeyReport { algorithm, bits }
 }
 
-pub(super) fn signature_algorithm(oid: &Oid<'_>) -> String {
+pub(crate) fn signature_algorithm(oid: &Oid<'_>) -> String {
     let known: [(&Oid<'_>, &str); 9] = [
         (&OID_SIG_ECDSA_WITH_SHA256, "ECDSA with SHA-256"),
         (&OID_SIG_ECDSA_WITH_SHA384, "ECDSA with SHA-384"),
@@ -235,6 +279,14 @@ mod tests {
         assert_eq!(report.authority_key_id, self::report(&root.der).subject_key_id);
         assert_eq!(report.sha256, hex::encode(digest(&SHA256, &leaf.der)));
         assert_eq!(report.departures, []);
+        assert_eq!(report.key_usage, Some(vec!["digitalSignature"]));
+        assert_eq!((report.extended_key_usage, report.path_length), (Some(vec!["serverAuth".to_owned(), "clientAuth".to_owned()]), None));
+        let mut params = authority_params("limited");
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::Other(vec![1, 2, 3])];
+        let authority = self::report(&root.below(params).der);
+        assert_eq!((authority.key_usage, authority.path_length), (Some(vec!["keyCertSign", "cRLSign"]), Some(0)));
+        assert_eq!(authority.extended_key_usage, Some(vec!["1.2.3".to_owned()]));
     }
 
     #[test]

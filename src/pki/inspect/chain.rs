@@ -7,15 +7,16 @@ mod error;
 
 use time::OffsetDateTime;
 use x509_parser::certificate::X509Certificate;
-use x509_parser::error::X509Error;
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::oid_registry::{OID_PKCS1_SHA1WITHRSA, OID_SHA1_WITH_RSA, OID_X509_EXT_NAME_CONSTRAINTS};
 use x509_parser::prelude::FromDer;
 
 pub use error::{ChainError, Place};
 
+use super::super::signed_by::{SignedBy, identifiers_differ, is_root, signature};
+use super::certificate::signature_algorithm;
 use crate::spiffe::SpiffeId;
-use crate::spiffe::x509_svid::{Extensions, leaf_departures, svid_id};
+use crate::spiffe::x509_svid::{Extensions, extension_name, is_critical_to_peers, leaf_departures, svid_id};
 
 /// The longest path from leaf to root. Real ones have up to five certificates, with a cross-certificate.
 const MAX_PATH: usize = 16;
@@ -99,13 +100,14 @@ impl<'w> Walk<'w> {
         if matches!(place, Place::Root(_)) {
             return Ok(true);
         }
-        if let Some(index) = self.roots.iter().position(|root| root.as_raw() == current.as_raw()) {
+        // What is no CA can be nobody's root, whoever gives it as one.
+        if let Some(index) = self.roots.iter().position(|root| root.as_raw() == current.as_raw() && root.is_ca()) {
             // The root came along in the chain.
             self.path.pop();
             self.path.push(Place::Root(index + 1));
             return Ok(true);
         }
-        if current.subject.as_raw() == current.issuer.as_raw() && !current.subject.as_raw().is_empty() && current.is_ca() {
+        if current.is_ca() && is_root(current) {
             self.fail(ChainError::UntrustedRoot(place));
             return Ok(false);
         }
@@ -116,7 +118,10 @@ impl<'w> Walk<'w> {
         let trusted = roots.iter().enumerate().map(|(index, root)| (Place::Root(index + 1), root));
         let presented = chain.iter().enumerate().map(|(index, other)| (Place::Certificate(index + 1), other));
         let mut named = false;
-        for (candidate_place, candidate) in trusted.chain(presented) {
+        let mut candidates: Vec<_> = trusted.chain(presented).collect();
+        // A key identifier tells who is asked first; who signed, the signature says.
+        candidates.sort_by_key(|(_, candidate)| identifiers_differ(current, candidate));
+        for (candidate_place, candidate) in candidates {
             if candidate.subject.as_raw() != current.issuer.as_raw() || self.path.contains(&candidate_place) {
                 continue;
             }
@@ -158,17 +163,14 @@ impl<'w> Walk<'w> {
         below: u32,
     ) -> Result<(), ChainError> {
         let extensions = Extensions::of(issuer);
-        let wanted = Extensions::of(signed).authority_key.and_then(|(key, _)| key.key_identifier.as_ref());
-        if let (Some(wanted), Some((found, _))) = (wanted, extensions.subject_key)
-            && wanted != found
-        {
-            return Err(ChainError::KeyIdentifier { place, issuer: issuer_place });
-        }
         self.signatures += 1;
         if self.signatures > MAX_SIGNATURES {
             return Err(ChainError::TooManySteps);
         }
-        verify_signature(signed, issuer, place, issuer_place)?;
+        verify_signature(signed, issuer, place, issuer_place).map_err(|error| match error {
+            ChainError::Signature { .. } if identifiers_differ(signed, issuer) => ChainError::KeyIdentifier { place, issuer: issuer_place },
+            error => error,
+        })?;
         self.check_itself(issuer, issuer_place)?;
         let limit = match extensions.basic_constraints {
             Some((constraints, _)) if constraints.ca => constraints.path_len_constraint,
@@ -193,9 +195,10 @@ impl<'w> Walk<'w> {
             return Err(ChainError::Expired { place, at });
         }
         for extension in certificate.extensions().iter().filter(|extension| extension.critical) {
-            let unknown = matches!(extension.parsed_extension(), ParsedExtension::UnsupportedExtension { .. } | ParsedExtension::ParseError { .. });
-            if unknown || extension.oid == OID_X509_EXT_NAME_CONSTRAINTS {
-                return Err(ChainError::CriticalExtension { place, oid: extension.oid.to_string() });
+            let unreadable =
+                matches!(extension.parsed_extension(), ParsedExtension::UnsupportedExtension { .. } | ParsedExtension::ParseError { .. });
+            if unreadable || is_critical_to_peers(extension) || extension.oid == OID_X509_EXT_NAME_CONSTRAINTS {
+                return Err(ChainError::CriticalExtension { place, extension: extension_name(&extension.oid) });
             }
         }
         // Validators differ on roots: none looks at the extendedKeyUsage of a trust anchor.
@@ -219,15 +222,11 @@ fn verify_signature(signed: &X509Certificate<'_>, issuer: &X509Certificate<'_>, 
     if *algorithm == OID_PKCS1_SHA1WITHRSA || *algorithm == OID_SHA1_WITH_RSA || signed.signature_algorithm != signed.tbs_certificate.signature {
         return Err(ChainError::SignatureAlgorithm(place));
     }
-    signed.verify_signature(Some(issuer.public_key())).map_err(|error| match error {
-        X509Error::SignatureUnsupportedAlgorithm => ChainError::SignatureAlgorithm(place),
-        _ => ChainError::Signature { place, issuer: issuer_place },
-    })
-}
-
-/// Whether a root's signature is by its own key.
-pub(super) fn is_self_signed(root: &X509Certificate<'_>) -> bool {
-    verify_signature(root, root, Place::Root(1), Place::Root(1)).is_ok()
+    match signature(signed, issuer) {
+        SignedBy::Yes => Ok(()),
+        SignedBy::No => Err(ChainError::Signature { place, issuer: issuer_place }),
+        SignedBy::Unknown => Err(ChainError::Uncheckable { place, algorithm: signature_algorithm(algorithm) }),
+    }
 }
 
 #[cfg(test)]

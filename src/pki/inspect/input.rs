@@ -1,11 +1,10 @@
 //! From bytes to what they hold: PEM blocks, DER, or a SPIFFE bundle document. Bounded, and linear in the input.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
+use super::super::pem::{Block, Blocks, Kind};
 use crate::spiffe::bundle::{BundleDocument, BundleError, roots_of_bundle_json};
 
 /// The largest input, in bytes.
@@ -98,56 +97,37 @@ fn read_der(input: &[u8]) -> Result<Contents, InspectError> {
 }
 
 fn read_pem(input: &[u8]) -> Result<Contents, InspectError> {
+    let blocks = Blocks::of(input).found;
+    if blocks.is_empty() {
+        return Err(InspectError::Unknown);
+    }
+    if blocks.len() > MAX_BLOCKS {
+        return Err(InspectError::TooManyBlocks);
+    }
     let mut contents = Contents::default();
-    let mut blocks = 0;
-    let mut open: Option<(String, Vec<u8>)> = None;
-    for line in input.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii) {
-        if let Some(label) = boundary(line, b"-----BEGIN ") {
-            blocks += 1;
-            if blocks > MAX_BLOCKS {
-                return Err(InspectError::TooManyBlocks);
-            }
-            if open.replace((label, Vec::new())).is_some() {
-                contents.unreadable.push(format!("PEM block {}: it has no END line", blocks - 1));
-            }
-        } else if let Some(label) = boundary(line, b"-----END ") {
-            match open.take() {
-                Some((begun, body)) if begun == label => contents.take_block(blocks, &label, &body),
-                Some(_) => contents.unreadable.push(format!("PEM block {blocks}: BEGIN and END don't agree")),
-                None => contents.unreadable.push("a PEM END line without its BEGIN".to_owned()),
-            }
-        } else if let Some((_, body)) = &mut open {
-            body.extend_from_slice(line);
+    for block in &blocks {
+        match block {
+            Ok(block) => contents.take_block(block),
+            Err(error) => contents.unreadable.push(error.to_string()),
         }
     }
-    if open.is_some() {
-        contents.unreadable.push(format!("PEM block {blocks}: it has no END line"));
-    }
-    if blocks == 0 { Err(InspectError::Unknown) } else { Ok(contents) }
-}
-
-fn boundary(line: &[u8], begin: &[u8]) -> Option<String> {
-    let label = line.strip_prefix(begin)?.strip_suffix(b"-----")?;
-    (label.len() <= 64).then(|| String::from_utf8_lossy(label).into_owned())
+    Ok(contents)
 }
 
 impl Contents {
-    fn take_block(&mut self, number: usize, label: &str, body: &[u8]) {
-        let place = format!("PEM block {number}");
-        if label.ends_with("PRIVATE KEY") {
-            self.notes.push(format!("{place} is a private key: it was not looked at, and it doesn't belong beside certificates that are passed on"));
-            return;
-        }
-        let (certificate, request) =
-            (matches!(label, "CERTIFICATE" | "X509 CERTIFICATE"), matches!(label, "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST"));
-        if !certificate && !request {
-            self.notes.push(format!("{place} was passed over: {}", super::certificate::printable(label)));
-            return;
-        }
-        match STANDARD.decode(body) {
-            Err(_) => self.unreadable.push(format!("{place}: not base64")),
-            Ok(der) if certificate => self.take_certificate(der, &place),
-            Ok(der) => match X509CertificationRequest::from_der(&der).map(|(rest, _)| rest.len()) {
+    fn take_block(&mut self, block: &Block<'_>) {
+        let place = format!("PEM block at line {}", block.line);
+        let (kind, der) = (block.kind(), block.der());
+        match (kind, der) {
+            (Kind::PrivateKey, _) => {
+                self.notes
+                    .push(format!("{place} is a private key: it was not looked at, and it doesn't belong beside certificates that are passed on"));
+            }
+            (Kind::Unread(fault), _) => self.unreadable.push(format!("{place}: {fault}")),
+            (Kind::Other, _) => self.notes.push(format!("{place} was passed over: {}", super::certificate::printable(block.label))),
+            (_, Err(error)) => self.unreadable.push(error.to_string()),
+            (Kind::Certificate, Ok(der)) => self.take_certificate(der, &place),
+            (Kind::Request, Ok(der)) => match X509CertificationRequest::from_der(&der).map(|(rest, _)| rest.len()) {
                 Ok(0) => self.requests.push(der),
                 Ok(count) => self.unreadable.push(format!("{place}: {count} bytes follow the CSR")),
                 Err(_) => self.unreadable.push(format!("{place}: not a CSR")),
@@ -200,6 +180,9 @@ mod tests {
         let good = pem("CERTIFICATE", &root);
         let cases = [
             (good.replace("END CERTIFICATE", "END OTHER"), "BEGIN and END don't agree"),
+            (good.replace("-----BEGIN", "root: -----BEGIN"), "line 1: something like a BEGIN or END line"),
+            (pem("TRUSTED CERTIFICATE", &root), "`openssl x509 -in FILE`"),
+            (pem("PKCS7", &root), "`openssl pkcs7 -print_certs -in FILE`"),
             (good.replace("-----END CERTIFICATE-----", ""), "no END line"),
             (format!("{}{good}", good.replace("-----END CERTIFICATE-----", "")), "no END line"),
             (good.replace("-----BEGIN CERTIFICATE-----\n", "-----BEGIN CERTIFICATE-----\n*"), "not base64"),
@@ -210,7 +193,7 @@ mod tests {
         ];
         for (text, expected) in cases {
             let found = read(text.as_bytes()).unwrap().unreadable;
-            assert!(found.len() == 1 && found[0].contains(expected), "{expected}: {found:?}");
+            assert!(!found.is_empty() && found[0].contains(expected), "{expected}: {found:?}");
         }
         let trailing = read(&[root.as_slice(), &[1, 2]].concat()).unwrap();
         assert_eq!((trailing.certificates.len(), trailing.unreadable), (1, vec!["2 bytes follow certificate 1".to_owned()]));

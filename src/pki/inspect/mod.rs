@@ -18,12 +18,13 @@ use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
 pub use certificate::{CertificateReport, KeyReport, Kind};
-pub(crate) use certificate::{name as printable_name, printable};
+pub(crate) use certificate::{name as printable_name, printable, signature_algorithm};
 pub use chain::{ChainError, Place, Purpose, verify_as_peer};
 pub use input::{InspectError, MAX_BLOCKS, MAX_INPUT};
 pub use request::RequestReport;
 pub use text::{Palette, lifetime, render_text, span};
 
+use super::signed_by::{SignedBy, identifiers_differ, is_root, signed_by};
 use crate::spiffe::bundle::BundleDocument;
 
 /// How grave something is; the gravest decides about the whole.
@@ -181,6 +182,11 @@ fn report(contents: input::Contents, roots: Option<&[Vec<u8>]>, now: OffsetDateT
     } else if report.certificates.iter().any(|certificate| certificate.kind != Kind::Root) {
         check_chain(&mut report, &certificates, roots);
     }
+    if report.certificates.is_empty() && report.requests.is_empty() && report.bundle.is_none() {
+        report.remark(Severity::Failed, "there is neither a certificate nor a CSR in it: nothing was looked at");
+    } else if roots.is_some() && report.certificates.is_empty() {
+        report.remark(Severity::Warning, "there is no certificate in it, so nothing was verified against the given roots");
+    }
     if report.requests.iter().any(|request| !request.self_signature_verifies) {
         report.remark(Severity::Failed, "the CSR is not signed by its own key: it proves nothing, and every CA refuses it");
     }
@@ -221,11 +227,37 @@ fn remark_on_roots(report: &mut Report, certificates: &[X509Certificate<'_>], ro
         if Kind::of(certificate) != Kind::Root {
             continue;
         }
-        if !chain::is_self_signed(certificate) {
-            report.remark(Severity::Failed, format!("{place} has its own name as issuer, but isn't signed by its own key"));
+        match signed_by(certificate, certificate) {
+            SignedBy::Yes => {}
+            SignedBy::No => report.remark(Severity::Failed, format!("{place} has its own name as issuer, but isn't signed by its own key")),
+            SignedBy::Unknown => {
+                let algorithm = signature_algorithm(&certificate.signature_algorithm.algorithm);
+                let what = format!("{place}: its signature by its own key ({algorithm}) can't be checked here; a trusted root needs no such check");
+                report.remark(Severity::Ok, what);
+            }
         }
         if roots.is_some_and(|roots| roots.iter().all(|root| root.as_slice() != certificate.as_raw())) {
             report.remark(Severity::Warning, format!("{place} is a root that is not among the given roots"));
+        }
+    }
+}
+
+/// What nobody can use as a root, or not everybody.
+fn remark_on_given(report: &mut Report, given: &[X509Certificate<'_>]) {
+    let no_ca = given.iter().zip(1..).filter(|(root, _)| !root.is_ca());
+    let positions: Vec<_> = no_ca.map(|(_, position)| format!("root {position}")).collect();
+    match positions.len() {
+        0 => {}
+        all if all == given.len() => report.remark(Severity::Failed, "nothing among the given roots can be a root: none is a CA certificate"),
+        _ => report
+            .remark(Severity::Warning, format!("among the given roots are some that can be none, because they are no CA: {}", positions.join(", "))),
+    }
+    for (root, position) in given.iter().zip(1..) {
+        if root.is_ca() && !is_root(root) {
+            report.remark(
+                Severity::Warning,
+                format!("root {position} of the given ones is signed by another key: openssl doesn't take it as a root by itself"),
+            );
         }
     }
 }
@@ -270,6 +302,9 @@ fn check_chain(report: &mut Report, certificates: &[X509Certificate<'_>], roots:
         report.chain = Some(chain);
         return;
     }
+    if chain.roots_given {
+        remark_on_given(report, &trusted);
+    }
     let all_authorities = certificates.iter().all(|certificate| certificate.is_ca());
     let purpose = match certificates.first().map(Kind::of) {
         Some(Kind::Serving) => Purpose::Server,
@@ -289,6 +324,20 @@ fn check_chain(report: &mut Report, certificates: &[X509Certificate<'_>], roots:
                     Severity::Warning,
                     "the chain is not in order, each certificate followed by its issuer, as TLS 1.2 wants it (RFC 5246 §7.4.2)",
                 );
+            }
+            let of = |place: &Place| match place {
+                Place::Certificate(position) => certificates.get(position - 1),
+                Place::Root(position) => trusted.get(position - 1),
+            };
+            for pair in path.windows(2) {
+                if let [below, above] = pair
+                    && let (Some(signed), Some(issuer)) = (of(below), of(above))
+                    && identifiers_differ(signed, issuer)
+                {
+                    let what =
+                        format!("{below} names another key identifier than that of {above}, by whose key it is signed; some verifiers look at it");
+                    report.remark(Severity::Warning, what);
+                }
             }
             chain.path = path;
         }

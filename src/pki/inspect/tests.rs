@@ -107,6 +107,88 @@ fn bundles() {
 }
 
 #[test]
+fn nothing_that_was_looked_at_is_not_ok() {
+    let root = Made::root("root");
+    let block = |label: &str, der: &[u8]| pem_rfc7468::encode_string(label, pem_rfc7468::LineEnding::LF, der).unwrap();
+    let key = block("PRIVATE KEY", KeyPair::generate().unwrap().serialized_der());
+    for (name, text) in [
+        ("a key alone", key.clone()),
+        ("PKCS #7", block("PKCS7", &root.der)),
+        ("TRUSTED CERTIFICATE", block("TRUSTED CERTIFICATE", &root.der)),
+        ("a CRL", block("X509 CRL", &[0x30, 0])),
+    ] {
+        for roots in [None, Some(vec![root.der.clone()])] {
+            let report = inspect(text.as_bytes(), roots.as_deref(), NOW).unwrap();
+            assert!(report.severity == Severity::Failed && has(&report, Severity::Failed, "nothing was looked at"), "{name}: {report:?}");
+        }
+    }
+    let certificate = block("CERTIFICATE", &root.der);
+    let lost = inspect(format!("{certificate}{}", block("TRUSTED CERTIFICATE", &root.der)).as_bytes(), None, NOW).unwrap();
+    assert!(has(&lost, Severity::Failed, "`openssl x509 -in FILE`"), "a certificate that isn't read is not passed over: {lost:?}");
+    assert_eq!(inspect(format!("{key}{certificate}").as_bytes(), None, NOW).unwrap().severity, Severity::Ok);
+    let request = request_params().serialize_request(&KeyPair::generate().unwrap()).unwrap().der().to_vec();
+    let report = inspect(&request, Some(&[root.der]), NOW).unwrap();
+    assert!(has(&report, Severity::Warning, "nothing was verified"), "{report:?}");
+}
+
+#[test]
+fn what_can_be_no_root_verifies_nothing() {
+    let root = Made::root("root");
+    let intermediate = root.below(authority_params("ca"));
+    let leaf = intermediate.below(leaf_params());
+    let own = look(&[&leaf], Some(&[&leaf]));
+    assert_eq!((own.severity, own.chain.as_ref().unwrap().status), (Severity::Failed, ChainStatus::Failed));
+    assert!(has(&own, Severity::Failed, "none is a CA"), "{own:?}");
+    let mut params = leaf_params();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "self-signed");
+    let self_signed = Made::self_signed(params);
+    assert_eq!(look(&[&self_signed], Some(&[&self_signed])).severity, Severity::Failed);
+    let mixed = look(&[&leaf, &intermediate], Some(&[&leaf, &root]));
+    assert!(mixed.chain.as_ref().unwrap().status == ChainStatus::Verified && has(&mixed, Severity::Warning, "no CA: root 1"), "{mixed:?}");
+    let halfway = look(&[&leaf], Some(&[&intermediate]));
+    assert!(has(&halfway, Severity::Warning, "signed by another key"), "{halfway:?}");
+}
+
+#[test]
+fn a_root_and_an_intermediate_of_one_name() {
+    let method = |bytes: u8| rcgen::KeyIdMethod::PreSpecified(vec![bytes; 20]);
+    let root = Made::root("one name");
+    let intermediate = root.below(authority_params("one name"));
+    let leaf = intermediate.below(leaf_params());
+    let report = look(&[&leaf, &intermediate], Some(&[&root]));
+    assert_eq!((report.severity, report.certificates[1].kind), (Severity::Ok, Kind::Intermediate), "{report:?}");
+    // The root has another identifier than the one that the intermediate names: the signature counts.
+    let key = KeyPair::generate().unwrap();
+    let mut params = authority_params("root");
+    params.key_identifier_method = method(7);
+    let told = Made { der: params.self_signed(&key).unwrap().der().to_vec(), issuer: rcgen::Issuer::new(params, key) };
+    let intermediate = told.below(authority_params("ca"));
+    let mut params = authority_params("root");
+    params.key_identifier_method = method(8);
+    let anew = Made { der: params.self_signed(told.issuer.key()).unwrap().der().to_vec(), issuer: Made::root("unused").issuer };
+    let leaf = intermediate.below(leaf_params());
+    let report = look(&[&leaf, &intermediate], Some(&[&anew]));
+    assert_eq!(report.chain.as_ref().unwrap().status, ChainStatus::Verified, "{report:?}");
+    assert!(report.severity == Severity::Warning && has(&report, Severity::Warning, "another key identifier"), "{report:?}");
+}
+
+#[test]
+fn a_signature_that_can_not_be_checked_is_called_that() {
+    let at = time::macros::datetime!(2027-01-01 12:00 UTC);
+    for pem in [
+        include_str!("../../../tests/corpus/authorities/p256-sha512.pem"),
+        include_str!("../../../tests/corpus/authorities/p521.pem"),
+        include_str!("../../../tests/corpus/authorities/rsa1024.pem"),
+    ] {
+        let report = inspect(pem.as_bytes(), None, at).unwrap();
+        assert!(has(&report, Severity::Ok, "can't be checked here; a trusted root needs no such check"), "{report:?}");
+        assert!(!has(&report, Severity::Failed, "signed"), "{report:?}");
+    }
+    let sha1 = inspect(include_bytes!("../../../tests/corpus/authorities/rsa-sha1.pem"), None, at).unwrap();
+    assert!(sha1.remarks.is_empty(), "{sha1:?}");
+}
+
+#[test]
 fn requests() {
     let request = request_params().serialize_request(&KeyPair::generate().unwrap()).unwrap().der().to_vec();
     let report = inspect(&request, None, NOW).unwrap();

@@ -63,7 +63,8 @@ pub fn render_text(report: &Report, palette: Palette) -> String {
             page.point(remark.severity, &remark.what);
         }
     }
-    page.verdict(report.severity);
+    let unverified = report.chain.as_ref().is_some_and(|chain| chain.status == ChainStatus::NotChecked);
+    page.verdict(report.severity, unverified);
     page.text
 }
 
@@ -142,6 +143,15 @@ impl Page {
         }
         self.field("issuer", or_empty(&certificate.issuer));
         self.field("key", &format!("{}, signed with {}", key(&certificate.public_key), certificate.signature_algorithm));
+        let usage = certificate.key_usage.as_ref().map_or_else(|| "no keyUsage".to_owned(), |usage| usage.join(", "));
+        let purposes =
+            certificate.extended_key_usage.as_ref().map_or_else(|| "any purpose".to_owned(), |purposes| format!("for {}", purposes.join(", ")));
+        let below = match (certificate.kind, certificate.path_length) {
+            (Kind::Intermediate | Kind::Root, None) => "; pathlen unlimited".to_owned(),
+            (_, Some(length)) => format!("; pathlen {length}"),
+            (_, None) => String::new(),
+        };
+        self.field("usage", &format!("{usage}; {purposes}{below}"));
         self.field("SHA-256", &certificate.sha256);
         if let Some(id) = &certificate.authority_key_id {
             self.field("AKI", id);
@@ -190,8 +200,10 @@ impl Page {
         }
     }
 
-    fn verdict(&mut self, severity: Severity) {
+    fn verdict(&mut self, severity: Severity, unverified: bool) {
         let word = match severity {
+            // What wasn't checked isn't ok.
+            Severity::Ok if unverified => "nothing wrong found, but not verified",
             Severity::Ok => "ok",
             Severity::Warning => "warnings",
             Severity::Failed => "failed",
@@ -259,6 +271,8 @@ mod tests {
             "  life       expires in 1d (2026-11-24 12:00:00Z)",
             "  issuer     CN=ca",
             "  key        ECDSA P-256, signed with ECDSA with SHA-256",
+            "  usage      digitalSignature; for serverAuth, clientAuth",
+            "  usage      keyCertSign, cRLSign; any purpose; pathlen unlimited",
             "  - verifies against the given roots: certificate 1 ← certificate 2 ← root 1",
             "ok",
         ] {
@@ -270,5 +284,6 @@ mod tests {
         assert!(failed.contains("x doesn't verify against the given roots, at step issuer") && failed.ends_with("\nfailed\n"), "{failed}");
         let alone = render_text(&inspect_chain(&[&leaf.der], None, NOW), Palette::PLAIN);
         assert!(alone.contains("not checked") && alone.contains("--roots"), "{alone}");
+        assert!(alone.ends_with("\nnothing wrong found, but not verified\n"), "what wasn't checked isn't ok: {alone}");
     }
 }

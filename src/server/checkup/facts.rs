@@ -8,6 +8,7 @@ use super::table::Check;
 use crate::cluster::{ClusterStatus, IssuerStatus, LeaseStatus, WatchStatus};
 use crate::ledger::{Figures, Standby};
 use crate::pki::inspect::{Severity, lifetime, span};
+use crate::spiffe::x509_svid::PeerRefusal;
 
 /// One line of the report.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +93,18 @@ pub(super) fn issuing(now: OffsetDateTime, chain_end: OffsetDateTime, renewal: O
         (Severity::Ok, due)
     };
     Fact::new(Check::IssuingCertificate, severity, format!("the signing chain {text}; {more}"))
+}
+
+/// What peers refuse in the authorities and roots of the state, each with its subject.
+pub(super) fn accepted(refused: &[(String, PeerRefusal)]) -> Fact {
+    match refused.first() {
+        None => Fact::ok(Check::AuthorityAccepted, "no verifier of a mesh is known to refuse our authorities and roots"),
+        Some((subject, refusal)) => {
+            let what = format!("an authority or root {refusal}");
+            let others = if refused.len() > 1 { format!("; and {} more", refused.len() - 1) } else { String::new() };
+            Fact::failed(Check::AuthorityAccepted, what).with_detail(format!("{subject}{others}"))
+        }
+    }
 }
 
 /// Our own serving certificate, where there is one yet.
@@ -190,9 +203,13 @@ pub(super) fn token_keys(index: usize, of: usize, status: &IssuerStatus) -> Fact
         Some(_) if status.keys == 0 => (Severity::Failed, "hold none that can be used".to_owned()),
         Some(age) if age > status.timing.refresh_interval * 2 => (Severity::Warning, format!("are {} old and can't be read again", text(age))),
         Some(age) if status.last_error.is_some() => (Severity::Warning, format!("are {} old; the latest reading failed", text(age))),
+        Some(age) if !status.faulty.is_empty() => {
+            (Severity::Warning, format!("are {} old; {} can be used, {} are passed over as mistakes", text(age), status.keys, status.faulty.len()))
+        }
         Some(age) => (Severity::Ok, format!("are {} old; {} can be used", text(age), status.keys)),
     };
-    let error = status.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+    let error = status.last_error.as_ref().map(ToString::to_string).or_else(|| status.faulty.first().map(ToString::to_string));
+    let error = error.map(|error| format!(": {error}")).unwrap_or_default();
     Fact::new(Check::TokenKeys, severity, format!("{whose} {what}")).with_detail(format!("{}{error}", status.issuer))
 }
 

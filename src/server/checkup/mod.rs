@@ -21,7 +21,7 @@ use self::window::{Counts, Window};
 use super::health::Health;
 use super::metrics::Metrics;
 use super::settings::State;
-use crate::authority::AuthorityState;
+use crate::authority::{AuthorityState, refused_by_peers_in};
 use crate::clock::{Clock, Entropy, readable, within};
 use crate::cluster::{KeySets, Kubernetes, Remotes};
 use crate::controllers::{Cacerts, Distribution, IstiodTls};
@@ -135,6 +135,7 @@ impl Checkup {
         let written = state.as_ref().ok().and_then(newest_time);
         facts.push(facts::clock(self.parts.clock.now(), newest.max(written), self.started.0, self.uptime()));
         facts.extend(self.authority());
+        facts.push(facts::accepted(&refused_by_peers_in(&self.parts.keeper.state())));
         facts.extend(self.ledger(state.as_ref().ok()));
         let election = self.parts.state.election().map(|election| election.status());
         facts.push(facts::leader(matches!(self.parts.state, State::File(..)), election.as_ref()));

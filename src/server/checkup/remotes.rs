@@ -89,6 +89,7 @@ mod tests {
             timing,
             keys: 1,
             skipped: 0,
+            faulty: vec![],
             failures: 0,
             last_error: None,
         };

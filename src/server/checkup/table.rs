@@ -18,6 +18,7 @@ pub enum Check {
     IssuingCertificate,
     ServingCertificate,
     AuthorityRenewals,
+    AuthorityAccepted,
     LedgerWritable,
     LedgerIdentity,
     LedgerComplete,
@@ -82,6 +83,7 @@ impl Check {
         Self::IssuingCertificate,
         Self::ServingCertificate,
         Self::AuthorityRenewals,
+        Self::AuthorityAccepted,
         Self::LedgerWritable,
         Self::LedgerIdentity,
         Self::LedgerComplete,
@@ -153,6 +155,9 @@ impl Check {
             }
             Self::AuthorityRenewals => {
                 authority("authority-renewals", "find `could not be kept up to date` in the log; mostly it is the state folder's disk")
+            }
+            Self::AuthorityAccepted => {
+                authority("authority-accepted", "move to an authority without that: `meshmint inspect` says what departs in a certificate")
             }
             Self::LedgerWritable => ledger(
                 "ledger-writable",

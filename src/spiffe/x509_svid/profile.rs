@@ -10,7 +10,7 @@ use x509_parser::extensions::{
 use x509_parser::oid_registry::OID_KEY_TYPE_EC_PUBLIC_KEY;
 use x509_parser::x509::X509Version;
 
-use super::Findings;
+use super::{Findings, extension_name, is_critical_to_peers};
 
 /// The extensions that the rules look at, each with its criticality; the first one where one is there twice.
 #[derive(Default)]
@@ -91,6 +91,12 @@ fn check_extension_list(tbs: &TbsCertificate<'_>, found: &mut Findings) {
         match extension.parsed_extension() {
             ParsedExtension::UnsupportedExtension { oid } if extension.critical => {
                 found.must("RFC 5280 §4.2", format!("a critical extension that validators don't know: {oid}"));
+            }
+            // These are never critical anyway (§4.2.1.1, §4.2.1.2).
+            ParsedExtension::AuthorityKeyIdentifier(_) | ParsedExtension::SubjectKeyIdentifier(_) => {}
+            _ if is_critical_to_peers(extension) => {
+                let name = extension_name(&extension.oid);
+                found.should("RFC 5280 §4.2", format!("{name} is critical, and ztunnel and others refuse the whole chain with it"));
             }
             ParsedExtension::ParseError { .. } => found.must("RFC 5280 §4.2", format!("an extension that can't be read: {}", extension.oid)),
             _ => {}

@@ -121,10 +121,10 @@ def request(key, digest="sha256", subject=EMPTY_NAME, extensions=(), public=None
     return sequence(info, algorithm or algorithm_of(key, digest), bits(sign(key, digest, info)))
 
 
-def pem(der, label="CERTIFICATE REQUEST"):
+def pem(der, label="CERTIFICATE REQUEST", columns=64, end="\n"):
     text = base64.b64encode(der).decode()
-    lines = [text[at : at + 64] for at in range(0, len(text), 64)]
-    return "\n".join([f"-----BEGIN {label}-----", *lines, f"-----END {label}-----", ""])
+    lines = [text[at : at + columns] for at in range(0, len(text), columns)]
+    return end.join([f"-----BEGIN {label}-----", *lines, f"-----END {label}-----", ""])
 
 
 def key_sentence(what):
@@ -156,6 +156,11 @@ def cases():
     yield "good-agent-rsa2048", pem(request(rsa2048, subject=EMPTY_ORGANISATION, extensions=[identity])), None
     yield "good-p384", pem(request(p384, "sha384")), None
     yield "good-p384-sha256", pem(request(p384)), None
+    yield "good-old-label", pem(good, "NEW CERTIFICATE REQUEST"), None
+    yield "good-76-columns", pem(good, columns=76), None
+    yield "good-one-long-line", pem(good, columns=10000), None
+    yield "good-a-single-line", pem(good, columns=10000, end=""), None
+    yield "good-blank-lines", "\n" + pem(good, end="\n\n"), None
     yield "good-ed25519", pem(request(ed25519.Ed25519PrivateKey.generate())), None
     yield "good-rsa4096", pem(request(rsa.generate_private_key(65537, 4096))), None
     foreign = sequence(
@@ -182,7 +187,6 @@ def cases():
     yield "broken-base64", pem(good).replace("\nM", "\n*", 1), NOT_PEM
     yield "another-end-label", pem(good).replace("END CERTIFICATE REQUEST", "END CERTIFICATE"), NOT_PEM
     yield "wrong-label", pem(good, "CERTIFICATE"), LABEL
-    yield "old-label", pem(good, "NEW CERTIFICATE REQUEST"), LABEL
     yield "private-key-label", pem(good, "PRIVATE KEY"), LABEL
     yield "trailing-der", pem(good + NULL), MALFORMED
     yield "empty-sequence", pem(sequence()), MALFORMED

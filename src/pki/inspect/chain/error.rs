@@ -71,9 +71,17 @@ pub enum ChainError {
         /// The one with the issuer's name.
         issuer: Place,
     },
-    /// A signature that no peer takes, or that can't be checked here.
-    #[error("the signature algorithm of {0} is weak, unknown, or not the same inside and outside")]
+    /// A signature that no peer takes.
+    #[error("the signature algorithm of {0} is weak, or not the same inside and outside")]
     SignatureAlgorithm(Place),
+    /// A signature that can't be checked here, and not by every peer.
+    #[error("the signature of {place} ({algorithm}) can't be checked here, and not by every proxy of a mesh")]
+    Uncheckable {
+        /// The signed certificate.
+        place: Place,
+        /// What it is signed with.
+        algorithm: String,
+    },
     /// It is before notBefore.
     #[error("{place} is not valid before {}", instant(*.from))]
     NotYetValid {
@@ -106,13 +114,13 @@ pub enum ChainError {
         /// CAs below it that aren't self-issued.
         below: u32,
     },
-    /// A critical extension that isn't evaluated here: a validator must refuse then (RFC 5280 §4.2).
-    #[error("{place} has a critical extension that isn't evaluated here ({oid})")]
+    /// A critical extension that ztunnel (rustls-webpki) or we don't evaluate: a validator must refuse then (RFC 5280 §4.2).
+    #[error("{place} has a critical extension that not every proxy of a mesh knows ({extension}): ztunnel refuses the chain")]
     CriticalExtension {
         /// Which one.
         place: Place,
         /// The extension.
-        oid: String,
+        extension: String,
     },
     /// Its extendedKeyUsage forbids what the chain is for.
     #[error("the extendedKeyUsage of {place} lacks {usage}")]
@@ -135,7 +143,7 @@ impl ChainError {
             Self::NoIssuer { .. } => "issuer",
             Self::UntrustedRoot(_) => "root",
             Self::KeyIdentifier { .. } => "keyIdentifier",
-            Self::Signature { .. } | Self::SignatureAlgorithm(_) => "signature",
+            Self::Signature { .. } | Self::SignatureAlgorithm(_) | Self::Uncheckable { .. } => "signature",
             Self::NotYetValid { .. } | Self::Expired { .. } => "validity",
             Self::NotCa(_) => "ca",
             Self::NoKeyCertSign(_) => "keyCertSign",

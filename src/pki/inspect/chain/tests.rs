@@ -108,7 +108,15 @@ fn names_the_certificate_that_is_at_fault() {
         extension.set_criticality(true);
         params.custom_extensions.push(extension);
     };
-    assert_eq!(world(none, unknown, none).verify(), Err(ChainError::CriticalExtension { place: TWO, oid: "1.2.3".to_owned() }));
+    assert_eq!(world(none, unknown, none).verify(), Err(ChainError::CriticalExtension { place: TWO, extension: "1.2.3".to_owned() }));
+    let policies = |params: &mut CertificateParams| {
+        let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 32], vec![0x30, 8, 0x30, 6, 6, 4, 0x55, 0x1d, 0x20, 0]);
+        extension.set_criticality(true);
+        params.custom_extensions.push(extension);
+    };
+    let refused = |place| Err(ChainError::CriticalExtension { place, extension: "certificatePolicies".to_owned() });
+    assert_eq!(world(none, policies, none).verify(), refused(TWO));
+    assert_eq!(world(policies, none, none).verify(), refused(ROOT));
     let domain_only = |params: &mut CertificateParams| params.subject_alt_names = vec![uri("spiffe://cluster.local")];
     assert!(matches!(world(none, none, domain_only).verify(), Err(ChainError::NotAnSvid(what)) if what.contains("no path")));
 }

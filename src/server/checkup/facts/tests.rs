@@ -3,6 +3,7 @@
 use time::macros::datetime;
 
 use super::*;
+use crate::callers::{FaultyKey, KeyFault};
 use crate::cluster::{FetchError, Timing};
 
 const NOW: OffsetDateTime = datetime!(2026-11-24 12:00 UTC);
@@ -81,6 +82,14 @@ fn a_standby_that_may_lack_records_and_a_spool_that_holds_some() {
 }
 
 #[test]
+fn an_authority_that_peers_refuse_has_failed() {
+    assert_eq!(accepted(&[]).severity, Ok);
+    let fact = accepted(&[("CN=a".to_owned(), PeerRefusal::NegativeSerial), ("CN=b".to_owned(), PeerRefusal::UriConstraints)]);
+    assert_eq!((fact.severity, fact.detail.as_str()), (Failed, "CN=a; and 1 more"));
+    assert!(fact.message.contains("negative serial number") && !fact.message.contains("CN="), "{}", fact.message);
+}
+
+#[test]
 fn keys_age() {
     let timing = Timing { refresh_interval: HOUR, refetch_interval: HOUR, max_age: DAY, fetch_timeout: HOUR };
     let good = IssuerStatus {
@@ -90,6 +99,7 @@ fn keys_age() {
         timing,
         keys: 2,
         skipped: 0,
+        faulty: vec![],
         failures: 0,
         last_error: None,
     };
@@ -99,6 +109,9 @@ fn keys_age() {
     assert_eq!(severity(IssuerStatus { age: Some(HOUR * 25), ..good.clone() }), Failed);
     assert_eq!(severity(IssuerStatus { age: None, keys: 0, ..good.clone() }), Failed);
     assert_eq!(severity(IssuerStatus { keys: 0, ..good.clone() }), Failed);
+    let faulty = vec![FaultyKey { index: 1, fault: KeyFault::Member("n") }];
+    let fact = token_keys(0, 1, &IssuerStatus { faulty, ..good.clone() });
+    assert_eq!((fact.severity, fact.detail.as_str()), (Warning, "https://issuer.example: key 1 has no usable \"n\""));
     let broken = IssuerStatus { last_error: Some(FetchError::NotHttps("http://secret.example".to_owned())), ..good };
     let fact = token_keys(1, 3, &broken);
     assert_eq!(fact.severity, Warning);
