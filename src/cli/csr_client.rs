@@ -23,6 +23,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
 use crate::clock::{Clock, Entropy, NoEntropy, SystemClock, SystemEntropy, within};
+use crate::pki::inspect::printable;
 use crate::pki::{IssuerKey, KeyAlgorithm, KeyError, PemError, certificates_from_pem};
 use crate::server::proto::istio::IstioCertificateRequest;
 use crate::server::proto::istio::istio_certificate_service_client::IstioCertificateServiceClient;
@@ -129,7 +130,7 @@ pub(super) async fn request(ask: &CsrRequest) -> Result<Obtained, CsrClientError
     let answer = within(clock.as_ref(), PATIENCE, client.create_certificate(request))
         .await
         .ok_or_else(|| CsrClientError::Silent { address: ask.address.clone() })?
-        .map_err(|status| CsrClientError::Refused { code: code_name(status.code()), message: status.message().to_owned() })?;
+        .map_err(|status| CsrClientError::Refused { code: code_name(status.code()), message: printable(status.message()) })?;
     let mut chain = answer.into_inner().cert_chain;
     match (chain.len(), chain.pop()) {
         (2.., Some(bundle)) => Ok(Obtained { key, chain, bundle }),
@@ -268,7 +269,7 @@ fn innermost(error: &dyn std::error::Error) -> String {
     while let Some(next) = cause.source() {
         cause = next;
     }
-    cause.to_string()
+    printable(&cause.to_string())
 }
 
 /// Writes what came back: the key readable by its owner only, each file whole or not at all.

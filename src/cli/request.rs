@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::csr_client::{self, CsrRequest, KeyType, Obtained};
-use super::{Outcome, Output, failed, inspect};
+use super::{Outcome, Output, failed, inspect, screen};
 use crate::clock::SystemClock;
 use crate::config::parse_duration;
 use crate::pki::certificates_from_pem;
@@ -67,7 +67,7 @@ pub(super) async fn run(args: Args) -> Outcome {
     };
     if let Some(directory) = &args.out_dir {
         match csr_client::write_files(directory, &obtained) {
-            Ok(files) => files.iter().for_each(|file| anstream::eprintln!("wrote {}", file.display())),
+            Ok(files) => files.iter().for_each(|file| screen::tell(&format!("wrote {}", file.display()))),
             Err(error) => return failed(format!("can't write to {}: {error}", directory.display())),
         }
     }

@@ -1,11 +1,11 @@
 //! One run: the load begins, warms up, is measured, ends, and the server comes to rest. Times and counts are taken at the same moments.
 
-use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use super::super::screen;
 use super::args::{Args, Mode};
 use super::herd::{self, Herd};
 use super::idle::{self, Held};
@@ -74,7 +74,7 @@ pub(super) struct ServerUse {
 /// In words, where the server's process goes away.
 pub(super) async fn run(load: &Arc<Load>, args: &Args, server: Option<&Process>) -> Result<Measured, String> {
     let clock = load.clock.as_ref();
-    let progress = Progress::new(std::io::stderr().is_terminal(), clock.monotonic());
+    let progress = Progress::new(screen::is_errors_terminal(), clock.monotonic());
     let mut tasks = JoinSet::new();
     let (mut herd, mut held, mut unread) = (None, None, None);
     let before = server.map(Process::memory).transpose()?;
@@ -134,7 +134,7 @@ pub(super) async fn run(load: &Arc<Load>, args: &Args, server: Option<&Process>)
 
 /// Says that all is open, holds it, and counts what is open still.
 async fn hold(clock: &dyn Clock, held: &Held, time: Duration) -> usize {
-    anstream::eprintln!("{} connections are held for {} s", held.count(), time.as_secs());
+    screen::tell(&format!("{} connections are held for {} s", held.count(), time.as_secs()));
     clock.sleep_until(clock.monotonic() + time).await;
     held.count_open()
 }

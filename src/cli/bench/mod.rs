@@ -39,7 +39,7 @@ use self::questions::{Ingredients, Questions};
 use self::report::{Report, VOID_ABOVE};
 use self::target::{Target, Trust, dev_endpoints};
 use self::tokens::Population;
-use super::{Outcome, Output, answered, failed};
+use super::{Outcome, Output, answered, failed, screen};
 use crate::clock::{Clock, SystemClock, SystemEntropy};
 
 /// How long each of the four pieces of the floor is measured, before the load and after it.
@@ -130,7 +130,7 @@ fn read(path: &Path) -> Result<String, String> {
 fn tell(args: &Args, report: &Report) -> Outcome {
     let text = match args.output {
         Output::Text => report.text(),
-        Output::Json => match serde_json::to_string_pretty(report) {
+        Output::Json => match screen::json(report) {
             Ok(json) => json + "\n",
             Err(error) => return failed(error),
         },
@@ -139,12 +139,12 @@ fn tell(args: &Args, report: &Report) -> Outcome {
         return Outcome::Failed;
     }
     if report.void {
-        anstream::eprintln!(
+        screen::tell(&format!(
             "warning: this run is void: bench itself was busy for {:.0} % of its time (more than {:.0} %), so it may have been what was measured. \
              Give it a core of its own or more --threads",
             report.client_core_share * 100.0,
             VOID_ABOVE * 100.0
-        );
+        ));
     }
     outcome(args, report)
 }

@@ -5,8 +5,8 @@ use std::fmt::Write;
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
-use super::super::Outcome;
-use crate::pki::inspect::Severity;
+use super::super::{Outcome, screen};
+use crate::pki::inspect::{Severity, printable};
 use crate::server::checkup::Check;
 use crate::server::proto::admin::{Fact, Severity as SeverityMessage};
 
@@ -83,7 +83,10 @@ impl Report {
         }
     }
 
-    fn insert(&mut self, line: Line) {
+    /// What stands in a line came from other programs and clusters: one line it stays, and steers no terminal.
+    fn insert(&mut self, mut line: Line) {
+        line.message = printable(&line.message);
+        line.detail = printable(&line.detail);
         let place = |line: &Line| Check::ALL.iter().position(|check| check.row().id == line.check).unwrap_or(Check::ALL.len());
         let after = self.lines.iter().position(|other| place(other) > place(&line)).unwrap_or(self.lines.len());
         self.lines.insert(after, line);
@@ -142,7 +145,7 @@ impl Report {
             server_version: self.server_version.as_deref(),
             checks: &self.lines,
         };
-        serde_json::to_string_pretty(&document).map_err(|error| error.to_string())
+        screen::json(&document)
     }
 }
 

@@ -141,7 +141,7 @@ impl Contents {
         let (certificate, request) =
             (matches!(label, "CERTIFICATE" | "X509 CERTIFICATE"), matches!(label, "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST"));
         if !certificate && !request {
-            self.notes.push(format!("{place} was passed over: {}", super::certificate::printable(label)));
+            self.notes.push(format!("{place} was passed over: {}", super::printable(label)));
             return;
         }
         match STANDARD.decode(body) {
