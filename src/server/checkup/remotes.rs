@@ -91,6 +91,7 @@ mod tests {
             skipped: 0,
             failures: 0,
             last_error: None,
+            named_by_cluster: None,
         };
         let known = ClusterStatus {
             cluster: "west".to_owned(),
