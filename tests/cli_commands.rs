@@ -174,6 +174,19 @@ fn a_socket_of_another_user_is_not_called_an_absent_server() {
 }
 
 #[test]
+fn a_server_is_found_by_the_variable_that_it_was_started_with() {
+    let dev = Dev::start();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_meshmint"));
+    command.arg("bundle").env("MESHMINT_ADMIN_SOCKET", dev.endpoints["admin"].as_str().unwrap()).current_dir(elsewhere.path());
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    assert_eq!((output.status.code(), out(&output)), (Some(0), std::fs::read_to_string(dev.roots()).unwrap()), "{}", err(&output));
+    // Whoever names a folder means it.
+    let output = command.args(["--dir", "nowhere"]).output().unwrap();
+    assert!(output.status.code() == Some(1) && err(&output).contains("no server is running in nowhere"), "{}", err(&output));
+}
+
+#[test]
 fn nothing_that_others_named_steers_the_terminal() {
     let folder = tempfile::tempdir().unwrap();
     let evil = folder.path().join("\u{1b}]0;owned\u{7}\u{202e}\u{61c}\u{9b}2J.pem");

@@ -100,6 +100,17 @@ fn the_effective_configuration_is_printed_and_the_log_never_holds_a_secret() {
 }
 
 #[test]
+fn no_core_dump_holds_its_keys() {
+    let (folder, issuer) = (tempfile::tempdir().unwrap(), issuer_folder());
+    let mut serve = Serve::start(folder.path(), &serve_yaml(folder.path(), issuer.path(), "", ""));
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", serve.child().id())).unwrap();
+    let core: Vec<_> = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap().split_whitespace().collect();
+    assert_eq!(core[4..6], ["0", "0"], "{limits}");
+    assert!(!serve.start_log.iter().any(|line| line.to_string().contains("core dumps can't")));
+    assert_eq!(serve.terminate().0, Some(0));
+}
+
+#[test]
 fn a_hangup_ends_nothing_and_is_answered_in_the_log() {
     let (folder, issuer) = (tempfile::tempdir().unwrap(), issuer_folder());
     let mut serve = Serve::start(folder.path(), &serve_yaml(folder.path(), issuer.path(), "", ""));

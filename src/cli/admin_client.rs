@@ -24,6 +24,13 @@ use crate::cluster::Access;
 use crate::pki::inspect::printable;
 use crate::server::proto::admin::admin_client::AdminClient;
 
+/// The folder that `meshmint dev` has by default.
+const DEV: &str = ".meshmint";
+/// The same variable by which `serve` takes the key `admin.socket`.
+const SOCKET_VARIABLE: &str = "MESHMINT_ADMIN_SOCKET";
+/// The default of that key.
+const USUAL_SOCKET: &str = "/run/meshmint/admin.sock";
+
 /// The part of a command's help that says which server is asked.
 const HEADING: &str = "Which server";
 
@@ -52,9 +59,10 @@ pub(super) struct Target {
 #[group(multiple = false)]
 struct Place {
     /// The folder of a running `meshmint dev`
-    #[arg(long, help_heading = HEADING, value_name = "DIR", default_value = ".meshmint")]
+    #[arg(long, help_heading = HEADING, value_name = "DIR", default_value = DEV)]
     dir: PathBuf,
-    /// The admin socket of a running `meshmint serve` (`admin.socket` in its configuration)
+    /// The admin socket of a running `meshmint serve` (`admin.socket` in its configuration) [default: MESHMINT_ADMIN_SOCKET, then the
+    /// folder of a running `meshmint dev`, then /run/meshmint/admin.sock]
     #[arg(long, help_heading = HEADING, value_name = "SOCKET")]
     admin: Option<PathBuf>,
     /// The admin port of a running `meshmint serve` (`admin.listen`); needs --roots and --token-file
@@ -207,6 +215,16 @@ impl Target {
             return Ok(socket.clone());
         }
         let file = dir.join("endpoints.json");
+        // Only where nobody said which server it is.
+        if dir == Path::new(DEV) {
+            if let Some(socket) = std::env::var_os(SOCKET_VARIABLE).filter(|socket| !socket.is_empty()) {
+                return Ok(socket.into());
+            }
+            let usual = Path::new(USUAL_SOCKET);
+            if !file.exists() && usual.exists() {
+                return Ok(usual.to_owned());
+            }
+        }
         let text = std::fs::read(&file).map_err(|error| {
             if error.kind() == ErrorKind::PermissionDenied {
                 return not_ours(&file);

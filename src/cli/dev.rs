@@ -84,6 +84,7 @@ async fn dev(args: &Args, log: &mut Option<Log>) -> Result<Outcome, String> {
     let socket = admin_socket(&dir, entropy.as_ref())?;
     let config = Config::for_dev(&dir, &args.trust_domain, args.csr_listen, &socket, DevIssuer::ISSUER).map_err(|error| error.to_string())?;
     let log = log.insert(logging::start(&config).map_err(|error| format!("the log can't be written: {error}"))?);
+    limits::keep_memory_to_ourselves();
     limits::raise_open_files();
 
     let endpoints_file = dir.join("endpoints.json");

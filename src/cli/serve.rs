@@ -52,6 +52,7 @@ pub(super) async fn run(args: Args) -> Outcome {
         Err(error) => return failed(format!("the log can't be written: {error}")),
     };
     tracing::info!("effective configuration:\n{}", config.effective_yaml());
+    limits::keep_memory_to_ourselves();
     limits::raise_open_files();
     let (mut stop, hangup) = match (StopSignals::new(), signal(SignalKind::hangup())) {
         (Ok(stop), Ok(hangup)) => (stop, hangup),
