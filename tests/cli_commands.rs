@@ -187,6 +187,41 @@ fn a_server_is_found_by_the_variable_that_it_was_started_with() {
 }
 
 #[test]
+fn every_line_of_check_is_explained_without_the_repository() {
+    let unknown = meshmint(&["check", "--explain", "attic"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    let ids: Vec<_> = err(&unknown).split("they are ").nth(1).unwrap().lines().next().unwrap().split(", ").map(str::to_owned).collect();
+    assert!(ids.len() > 40, "{ids:?}");
+    for id in ids {
+        let explained = meshmint(&["check", "--explain", &id]);
+        let said = out(&explained);
+        assert!(
+            explained.status.success() && said.starts_with(&format!("{id}\n\n")) && said.contains("\nWhat to do: ") && !said.contains("###"),
+            "{id}: {said}"
+        );
+    }
+}
+
+#[test]
+fn request_says_why_and_by_which_id() {
+    let dev = Dev::start();
+    let (csr, roots) = (dev.csr(), dev.roots());
+    let ask = |token: &str, more: &[&str]| {
+        let file = dev.dir().join("a-token");
+        std::fs::write(&file, token).unwrap();
+        meshmint(&[&["request", "--address", &csr, "--roots", text(&roots), "--token-file", text(&file)], more].concat())
+    };
+    let refused = ask(&dev.token("shop", "cart", &["--audience", "elsewhere"]), &[]);
+    let said = err(&refused);
+    assert!(refused.status.code() == Some(1) && said.contains("request id ") && said.contains("audience elsewhere"), "{said}");
+    let said = err(&ask("not a token\n", &[]));
+    assert!(said.contains("no JSON web token"), "{said}");
+    let cut = ask(&dev.token("shop", "cart", &[]), &["--ttl", "8760h"]);
+    let said = err(&cut);
+    assert!(cut.status.code() == Some(0) && said.contains("another lifetime than was asked for") && said.contains("request id "), "{said}");
+}
+
+#[test]
 fn nothing_that_others_named_steers_the_terminal() {
     let folder = tempfile::tempdir().unwrap();
     let evil = folder.path().join("\u{1b}]0;owned\u{7}\u{202e}\u{61c}\u{9b}2J.pem");

@@ -43,7 +43,7 @@ pub mod outcome;
 #[derive(Debug, Parser)]
 #[command(
     name = "meshmint",
-    version,
+    version = env!("PROGRAM_VERSION"),
     about = "A SPIFFE certificate authority for Istio meshes",
     after_help = "Begin with:\n  meshmint dev      a CA on this machine, with a demonstration\n\nExit codes: 0 ok, 1 failed, 2 wrong usage, 3 warnings only."
 )]

@@ -119,8 +119,8 @@ impl Report {
             let (sign, style, indent) = mark(line.severity, rich);
             let detail = if line.severity == Severity::Ok || line.detail.is_empty() { String::new() } else { format!(" ({})", line.detail) };
             _ = writeln!(text, "{style}{sign}{style:#} {}{detail}", line.message);
-            if let (Some(hint), Some(doc)) = (line.hint, &line.doc) {
-                _ = writeln!(text, "{indent} {hint}\n{indent} {DIM}{doc}{DIM:#}");
+            if let Some(hint) = line.hint {
+                _ = writeln!(text, "{indent} {hint}\n{indent} {DIM}meshmint check --explain {}{DIM:#}", line.check);
             }
         }
         let verdict = match (self.count(Severity::Failed), self.count(Severity::Warning)) {
@@ -183,8 +183,11 @@ mod tests {
         let text = anstream::adapter::strip_str(&report().text(false)).to_string();
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[..4], ["server", "ok   answers", "", "ledger"]);
-        assert!(lines[4] == "FAIL full" && lines[5].starts_with("     free space") && lines[6] == "     docs/checks.md#ledger-writable", "{text}");
-        assert!(lines[7] == "warn little (/var)" && lines[9] == "     docs/checks.md#ledger-space", "{text}");
+        assert!(
+            lines[4] == "FAIL full" && lines[5].starts_with("     free space") && lines[6] == "     meshmint check --explain ledger-writable",
+            "{text}"
+        );
+        assert!(lines[7] == "warn little (/var)" && lines[9] == "     meshmint check --explain ledger-space", "{text}");
         assert_eq!(lines.last(), Some(&"1 failed, 1 to look at"));
         assert!(text.is_ascii());
         let rich = anstream::adapter::strip_str(&report().text(true)).to_string();
