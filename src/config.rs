@@ -26,8 +26,10 @@ pub use self::values::{
     StateSecrets, TokenIssuer, Tokens, Tracing, Verification,
 };
 
+use crate::spiffe::TrustDomain;
+
 impl Config {
-    /// The configuration from a file (its name, for messages, and its text) and the environment.
+    /// The configuration from a file (its name, for messages and for relative paths in it, which begin at its folder, and its text) and the environment.
     ///
     /// # Errors
     /// [`ConfigError`], with every problem found.
@@ -48,6 +50,7 @@ impl Config {
         let mut problems = Vec::new();
         if let Some((name, text)) = yaml {
             document::read(name, text, &mut values, &mut problems)?;
+            document::begin_at_folder(Path::new(name).parent(), &mut values);
         }
         environment::apply(env, &mut values, &mut problems);
         for (path, text) in flags {
@@ -61,19 +64,19 @@ impl Config {
         check::check(values, problems)
     }
 
-    /// What `meshmint dev` runs with: everything below `dir`, the CSR API at `csr_listen`, the other ports free ones on loopback, the admin
+    /// What `meshmint dev` runs with: everything below `dir`, identities of `trust_domain`, the CSR API at `csr_listen`, the other ports free ones on loopback, the admin
     /// socket at `admin_socket`, and tokens of `issuer` checked against the keys in `dir`/jwks.json.
     ///
     /// # Errors
     /// [`ConfigError`], for example where the socket's path is too long or a path isn't UTF-8.
-    pub fn for_dev(dir: &Path, csr_listen: SocketAddr, admin_socket: &Path, issuer: &str) -> Result<Self, ConfigError> {
+    pub fn for_dev(dir: &Path, trust_domain: &TrustDomain, csr_listen: SocketAddr, admin_socket: &Path, issuer: &str) -> Result<Self, ConfigError> {
         let text = |path: &Path| path.to_str().map(str::to_owned).unwrap_or_default();
         let below = |name: &str| text(&dir.join(name));
         let one = |path: &str, text: String| (path.to_owned(), Given { value: Written::One(text), source: Source::Flag });
         let names = ["localhost", "istiod.istio-system.svc"].map(str::to_owned).to_vec();
         let many = |path: &str, items: Vec<String>| (path.to_owned(), Given { value: Written::Many(items), source: Source::Flag });
         let values = [
-            one("trustDomain", "cluster.local".to_owned()),
+            one("trustDomain", trust_domain.as_str().to_owned()),
             one("server.listen", csr_listen.to_string()),
             // Whoever tries it out may look around.
             one("server.reflection", "true".to_owned()),
@@ -89,6 +92,17 @@ impl Config {
             one("metrics.listen", "127.0.0.1:0".to_owned()),
         ];
         check::check(Values::from(values), Vec::new())
+    }
+
+    /// Files that are named and can't be used: keys, certificates, passwords. Not those that meshmint makes itself. `readable` is asked for each.
+    pub fn missing_files(&self, readable: impl Fn(&Path) -> std::io::Result<()>) -> Vec<Problem> {
+        let named = self.written.iter().filter(|(path, _)| keys::find(&keys::table_path(path)).is_some_and(keys::Key::names_a_given_file));
+        let problem = |(path, given): (&String, &Given)| {
+            let Written::One(file) = &given.value else { return None };
+            let error = readable(Path::new(file)).err()?;
+            Some(Problem { key: path.clone(), source: given.source.clone(), reason: format!("{file} can't be read: {error}") })
+        };
+        named.filter_map(problem).collect()
     }
 
     /// Every value in force, as YAML that [`Config::load`] takes, for printing at start. Secret values are left out (the table marks them).

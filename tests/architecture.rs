@@ -35,6 +35,16 @@ const TIME_AND_CHANCE: [&str; 14] = [
 /// Where that is allowed: the clock itself, and ring's own source for a key and its signatures.
 const MAY: [(&str, &[&str]); 3] =
     [("clock.rs", &TIME_AND_CHANCE), ("cli/dev_issuer.rs", &["SystemRandom"]), ("cli/bench/floor.rs", &["SystemRandom"])];
+/// What writes to the terminal, past the one place that shows what others wrote as escapes.
+const TERMINAL: [&str; 6] = ["println", "eprintln", "eprint", "anstream", "stdout", "stderr"];
+/// Where that is allowed: the way itself, who hands the streams on, the log's lines, the line of figures, and what asks whether it is a terminal.
+const TO_THE_TERMINAL: [(&str, &[&str]); 5] = [
+    ("main.rs", &["stderr"]),
+    ("cli/screen.rs", &["anstream", "stdout", "stderr"]),
+    ("cli/mod.rs", &["stdout", "stderr"]),
+    ("cli/logging.rs", &["stderr"]),
+    ("cli/bench/progress.rs", &["anstream", "eprint"]),
+];
 /// Who may know the built-in token issuer: its module's declaration, `dev`, `token` and `bench`. Never `serve` or anything below it.
 const MAY_KNOW_DEV_ISSUER: [&str; 5] = ["cli/mod.rs", "cli/dev_issuer.rs", "cli/dev.rs", "cli/token.rs", "cli/bench/tokens.rs"];
 const MAY_KNOW_DEV: [&str; 2] = ["cli/mod.rs", "cli/dev.rs"];
@@ -312,6 +322,10 @@ fn operations_know_no_protocol(sources: &[Source]) -> Vec<String> {
     words_outside(sources, &PROTOCOLS, |path, _| !path.starts_with("server/operations/"))
 }
 
+fn one_way_leads_to_the_terminal(sources: &[Source]) -> Vec<String> {
+    words_outside(sources, &TERMINAL, |path, word| TO_THE_TERMINAL.iter().any(|(file, words)| *file == path && words.contains(&word)))
+}
+
 fn nothing_is_unsafe(sources: &[Source]) -> Vec<String> {
     words_outside(sources, &["unsafe"], |_, _| false)
 }
@@ -349,6 +363,7 @@ fn the_code_keeps_every_rule() {
     faults.extend(only_the_clock_knows_time_and_chance(&all));
     faults.extend(serve_never_reaches_the_dev_issuer(&all));
     faults.extend(operations_know_no_protocol(&all));
+    faults.extend(one_way_leads_to_the_terminal(&all));
     faults.extend(main_is_short(&all));
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
     // The reading works: these imports exist.
@@ -415,6 +430,10 @@ fn every_other_rule_can_fail() {
     faulty(operations_know_no_protocol, "server/operations/mod.rs", "use tonic::Status;", "tonic");
     faulty(operations_know_no_protocol, "server/operations/mod.rs", "use super::proto::admin::Authority;", "proto");
     good(operations_know_no_protocol, "server/admin.rs", "use tonic::Status;");
+
+    faulty(one_way_leads_to_the_terminal, "cli/certs.rs", "println!(\"{name}\");", "println");
+    faulty(one_way_leads_to_the_terminal, "cli/certs.rs", "std::io::stdout().write_all(b);", "stdout");
+    good(one_way_leads_to_the_terminal, "cli/screen.rs", "anstream::stdout();");
 
     faulty(nothing_is_unsafe, "pki/keys.rs", "unsafe { f() }", "unsafe");
     good(nothing_is_unsafe, "pki/keys.rs", "// unsafe\nfn unsafe_looking() {}");

@@ -207,6 +207,33 @@ fn refusals_are_counted_by_code() {
 }
 
 #[test]
+fn without_a_credential_one_refusal_is_enough() {
+    let dev = Dev::start();
+    let roots = dev.roots();
+    let output = meshmint(&["bench", &dev.csr(), "--ca", roots.to_str().unwrap(), "--keys", "1", "--duration", "60s"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("the CA refused a first request") && said.contains("UNAUTHENTICATED") && said.contains("--token-file"), "{said}");
+    assert_eq!(dev.metric(r#"meshmint_refusals_total{code="Unauthenticated",reason="no_credential"}"#), 1.0);
+}
+
+#[test]
+fn a_server_that_dies_takes_no_results_with_it() {
+    let mut dev = Dev::start();
+    let args = ["bench", "--dev", dev.dir().to_str().unwrap(), "--keys", "1", "--warm-up", "0s", "--duration", "3s", "-o", "json"];
+    let mut bench = std::process::Command::new(env!("CARGO_BIN_EXE_meshmint"));
+    let bench = bench.args(args).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    process::wait_for("certificates", || (dev.metric("citadel_server_success_cert_issuance_count") > 20.0).then_some(()));
+    dev.child().kill().unwrap();
+    dev.child().wait().unwrap();
+    let output = bench.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"));
+    assert!(report["certificates"].as_u64().unwrap() > 0 && report["server"].is_null(), "{report:#}");
+    assert!(said.contains("what the server used isn't known"), "{said}");
+}
+
+#[test]
 fn what_cannot_be_measured_is_said_at_once() {
     let dev = Dev::start();
     let (dir, roots) = (dev.dir().to_str().unwrap(), dev.roots());

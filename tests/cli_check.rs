@@ -152,7 +152,7 @@ fn without_a_server_one_line_says_so() {
     let printed = meshmint(&["check", "--config", text(&file)]);
     let printed = String::from_utf8(printed.stdout).unwrap();
     assert!(printed.contains("FAIL the configuration can't be used") && printed.contains("did you mean listen?"), "{printed}");
-    assert!(printed.contains("docs/checks.md#config-readable") && printed.ends_with("1 failed\n"), "{printed}");
+    assert!(printed.contains("meshmint check --explain config-readable") && printed.ends_with("1 failed\n"), "{printed}");
     for wrong in [vec!["check", "--wait", "soon"], vec!["check", "--config", "a", "--dir", "b"], vec!["check", "--dir", "a", "--admin", "b"]] {
         assert_eq!(meshmint(&wrong).status.code(), Some(2), "{wrong:?}");
     }
@@ -197,7 +197,7 @@ fn little_space_is_warned_of() {
     assert_eq!(world.verbose().0, 200, "a warning is no reason to send requests elsewhere");
     let printed = String::from_utf8(meshmint(&["check", "--admin", &world.socket]).stdout).unwrap();
     assert!(
-        printed.contains("\nwarn ") && printed.contains("docs/checks.md#ledger-space") && printed.ends_with("well, with 2 to look at\n"),
+        printed.contains("\nwarn ") && printed.contains("meshmint check --explain ledger-space") && printed.ends_with("well, with 2 to look at\n"),
         "{printed}"
     );
 }

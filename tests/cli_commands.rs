@@ -7,7 +7,7 @@ mod process;
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -129,7 +129,8 @@ fn exit_codes() {
     assert_eq!(code(&["config", "print"]), Some(0));
     let config = meshmint(&["config", "print"]);
     let good = file("good.yaml", &out(&config));
-    assert_eq!(code(&["config", "check", &good]), Some(0), "what `config print` prints can be used");
+    assert_eq!(code(&["config", "check", "--elsewhere", &good]), Some(0), "what `config print` prints can be used");
+    assert_eq!(code(&["config", "check", &good]), Some(3), "a file that it names isn't there");
     let bad = file("bad.yaml", "server:\n  listen: nowhere\n");
     let refused = meshmint(&["config", "check", &bad]);
     assert_eq!(refused.status.code(), Some(1));
@@ -147,7 +148,115 @@ fn exit_codes() {
     assert_eq!(problems["ok"], false);
     let listen = problems["problems"].as_array().unwrap().iter().find(|each| each["key"] == "server.listen").unwrap();
     assert_eq!((&listen["file"]["line"], &listen["file"]["column"]), (&Value::from(2), &Value::from(11)));
-    assert_eq!(json(&["config", "check", &good, "-o", "json"])["ok"], true);
+    assert_eq!(json(&["config", "check", "--elsewhere", &good, "-o", "json"])["ok"], true);
+}
+
+#[test]
+fn a_socket_of_another_user_is_not_called_an_absent_server() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    let dev = Dev::start();
+    let mode = |mode, path: &Path| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o755, dev.dir());
+    let socket = dev.endpoints["admin"].as_str().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_meshmint"));
+    command.args(["certs", "list", "--admin", socket]).stdin(Stdio::null());
+    if rustix::process::geteuid().is_root() {
+        // Root may open everything.
+        command.uid(65_534).gid(65_534);
+    } else {
+        mode(0o000, Path::new(socket));
+    }
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = err(&output);
+    assert!(said.contains("may not open") && said.contains("sudo -u USER") && !said.contains("no server answers"), "{said}");
+}
+
+#[test]
+fn a_server_is_found_by_the_variable_that_it_was_started_with() {
+    let dev = Dev::start();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_meshmint"));
+    command.arg("bundle").env("MESHMINT_ADMIN_SOCKET", dev.endpoints["admin"].as_str().unwrap()).current_dir(elsewhere.path());
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    assert_eq!((output.status.code(), out(&output)), (Some(0), std::fs::read_to_string(dev.roots()).unwrap()), "{}", err(&output));
+    // Whoever names a folder means it.
+    let output = command.args(["--dir", "nowhere"]).output().unwrap();
+    assert!(output.status.code() == Some(1) && err(&output).contains("no server is running in nowhere"), "{}", err(&output));
+}
+
+#[test]
+fn every_line_of_check_is_explained_without_the_repository() {
+    let unknown = meshmint(&["check", "--explain", "attic"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    let ids: Vec<_> = err(&unknown).split("they are ").nth(1).unwrap().lines().next().unwrap().split(", ").map(str::to_owned).collect();
+    assert!(ids.len() > 40, "{ids:?}");
+    for id in ids {
+        let explained = meshmint(&["check", "--explain", &id]);
+        let said = out(&explained);
+        assert!(
+            explained.status.success() && said.starts_with(&format!("{id}\n\n")) && said.contains("\nWhat to do: ") && !said.contains("###"),
+            "{id}: {said}"
+        );
+    }
+}
+
+#[test]
+fn request_says_why_and_by_which_id() {
+    let dev = Dev::start();
+    let (csr, roots) = (dev.csr(), dev.roots());
+    let ask = |token: &str, more: &[&str]| {
+        let file = dev.dir().join("a-token");
+        std::fs::write(&file, token).unwrap();
+        meshmint(&[&["request", "--address", &csr, "--roots", text(&roots), "--token-file", text(&file)], more].concat())
+    };
+    let refused = ask(&dev.token("shop", "cart", &["--audience", "elsewhere"]), &[]);
+    let said = err(&refused);
+    assert!(refused.status.code() == Some(1) && said.contains("request id ") && said.contains("audience elsewhere"), "{said}");
+    let said = err(&ask("not a token\n", &[]));
+    assert!(said.contains("no JSON web token"), "{said}");
+    let cut = ask(&dev.token("shop", "cart", &[]), &["--ttl", "8760h"]);
+    let said = err(&cut);
+    assert!(cut.status.code() == Some(0) && said.contains("another lifetime than was asked for") && said.contains("request id "), "{said}");
+}
+
+#[test]
+fn nothing_that_others_named_steers_the_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let evil = folder.path().join("\u{1b}]0;owned\u{7}\u{202e}\u{61c}\u{9b}2J.pem");
+    std::fs::write(&evil, "rubbish").unwrap();
+    let dir = folder.path().join("d\u{1b}[2J");
+    for command in [
+        vec!["inspect", text(&evil)],
+        vec!["inspect", "-o", "json", text(&evil)],
+        vec!["config", "check", text(&evil)],
+        vec!["config", "check", "-o", "json", text(&evil)],
+        vec!["serve", "--config", text(&evil)],
+        vec!["request", "--address", "127.0.0.1:1", "--roots", text(&evil)],
+        vec!["authority", "trust", "add", text(&evil), "--reason", "x", "--dir", text(&dir)],
+        vec!["token", "--dir", text(&dir), "--namespace", "a", "--service-account", "b"],
+        vec!["check", "--dir", text(&dir)],
+        vec!["check", "-o", "json", "--config", text(&evil)],
+    ] {
+        let output = meshmint(&command);
+        let said = out(&output) + &err(&output);
+        let steering = |letter: &char| (letter.is_control() && *letter != '\n') || ['\u{202e}', '\u{61c}'].contains(letter);
+        assert!(!said.is_empty() && said.chars().find(steering).is_none(), "{command:?}: {said:?}");
+    }
+}
+
+#[test]
+fn dev_takes_a_trust_domain_and_says_what_is_still_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = text(folder.path());
+    let command = ["dev", "--dir", dir, "--csr-listen", "127.0.0.1:0", "--trust-domain", "mesh.example", "--exit-after-demo"];
+    let output = meshmint(&command);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    let said = out(&output);
+    assert!(said.contains("spiffe://mesh.example/ns/demo/sa/web"), "{said}");
+    assert!(said.contains(&format!("Next, with `meshmint dev --dir {dir}` running in another terminal:")), "{said}");
+    assert!(!said.contains("Serving until"), "{said}");
 }
 
 #[test]

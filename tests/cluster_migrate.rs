@@ -223,7 +223,7 @@ fn assert_values_render(helm: &Helm, plan: &Value) -> Vec<Value> {
         merge(&mut so_far, values);
         let text = configuration(&helm.render(&so_far));
         std::fs::write(&file, &text).unwrap();
-        let checked = meshmint(&["config", "check", file.to_str().unwrap()]);
+        let checked = meshmint(&["config", "check", "--elsewhere", file.to_str().unwrap()]);
         assert!(checked.status.success(), "{so_far:#}: {}", String::from_utf8_lossy(&checked.stderr));
         serde_saphyr::from_str(&text).unwrap()
     };

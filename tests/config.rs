@@ -18,7 +18,7 @@ use meshmint::config::{Cluster, Config, ConfigError, LogFormat, Problem, Source}
 use proptest::prelude::*;
 use tools::{repository, same_as_file};
 
-const GOOD: &str = "tokens:\n  issuers:\n    - issuer: https://kubernetes.default.svc\n      keys: { file: jwks.json }\n";
+const GOOD: &str = "tokens:\n  issuers:\n    - issuer: https://kubernetes.default.svc.cluster.local\n      keys: { file: jwks.json }\n";
 
 fn load(yaml: &str) -> Result<Config, ConfigError> {
     Config::load(Some(("m.yaml", yaml)), iter::empty())
@@ -140,7 +140,7 @@ fn all_problems_are_told_at_once_in_the_words_of_their_keys() {
     let keys: Vec<_> = found.iter().map(|problem| problem.key.as_str()).collect();
     assert_eq!(
         keys,
-        ["servr", "trustDomain", "server.listen", "server.maxInFlight", "certificates.backdate", "certificates.jitter", "tokens.issuers"]
+        ["servr", "trustDomain", "server.listen", "server.maxInFlight", "certificates.jitter", "certificates.backdate", "tokens.issuers"]
     );
     assert_eq!(found[1].source, Source::File { name: "m.yaml".to_owned(), line: 2, column: 14 });
     assert!(found[0].reason.contains("did you mean server?"), "{}", found[0].reason);
@@ -207,16 +207,48 @@ fn the_reference_is_what_the_table_says() {
 }
 
 #[test]
+fn a_relative_path_begins_at_the_files_folder() {
+    let yaml = format!("{GOOD}state: {{ file: {{ dir: state }} }}\nadmin: {{ socket: admin.sock }}\nledger: {{ sqlite: {{ path: /l/edger.db }} }}\n");
+    let loaded = |name: &str, env: &[(&str, &str)]| {
+        Config::load(Some((name, &yaml)), env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))).unwrap()
+    };
+    let config = loaded("/etc/meshmint/m.yaml", &[("MESHMINT_STATE_FILE_DIR", "here")]);
+    assert_eq!(config.tokens.issuers[0].keys, KeySource::File("/etc/meshmint/jwks.json".into()));
+    assert_eq!(config.admin_socket, Path::new("/etc/meshmint/admin.sock"));
+    assert_eq!((config.state_dir.as_path(), config.ledger_path.as_path()), (Path::new("here"), Path::new("/l/edger.db")));
+    assert_eq!(loaded("sub/m.yaml", &[]).state_dir, Path::new("sub/state"));
+    assert_eq!(loaded("m.yaml", &[]).state_dir, Path::new("state"));
+    let printed = load(&config.effective_yaml()).unwrap();
+    assert_eq!(printed.admin_socket, config.admin_socket, "what is printed means the same");
+}
+
+#[test]
+fn problems_stand_in_the_order_of_the_lines() {
+    let found =
+        problems(with_env("certificates: { jitter: 60% }\nserver: { listen: here }\nservr: {}\ntrustDomain: A\n", &[("MESHMINT_LOG_LEVEL", "loud")]));
+    let keys: Vec<_> = found.iter().map(|problem| problem.key.as_str()).collect();
+    assert_eq!(keys, ["certificates.jitter", "server.listen", "servr", "trustDomain", "log.level", "tokens.issuers"]);
+}
+
+#[test]
 fn dev_is_checked_like_everything_else() {
     let listen = "127.0.0.1:15012".parse().unwrap();
-    let config = Config::for_dev(Path::new("/tmp/m"), listen, Path::new("/tmp/m/admin.sock"), "https://dev.meshmint.invalid").unwrap();
+    let config = Config::for_dev(
+        Path::new("/tmp/m"),
+        &"mesh.example".parse().unwrap(),
+        listen,
+        Path::new("/tmp/m/admin.sock"),
+        "https://dev.meshmint.invalid",
+    )
+    .unwrap();
+    assert_eq!(config.trust_domain.as_str(), "mesh.example");
     assert_eq!(config.server.serving_dns_names, ["localhost", "istiod.istio-system.svc"]);
     assert_eq!(config.tokens.issuers[0].keys, KeySource::File("/tmp/m/jwks.json".into()));
     assert_eq!((config.state_dir.as_path(), config.ledger_path.as_path()), (Path::new("/tmp/m/state"), Path::new("/tmp/m/ledger.db")));
     assert_eq!((config.health_listen.port(), config.metrics_listen.port()), (0, 0));
     load(&config.effective_yaml()).unwrap();
     let long = PathBuf::from(format!("/tmp/{}", "x".repeat(103)));
-    let found = problems(Config::for_dev(Path::new("/tmp/m"), listen, &long, "i"));
+    let found = problems(Config::for_dev(Path::new("/tmp/m"), &"mesh.example".parse().unwrap(), listen, &long, "i"));
     assert_eq!((found.len(), found[0].key.as_str()), (1, "admin.socket"));
 }
 
@@ -242,6 +274,13 @@ fn the_command_prints_and_checks() {
     let (outcome, out, err) = run(&["print"]);
     assert_eq!((outcome, out.as_str(), err.as_str()), (Outcome::Ok, Config::default_yaml().as_str(), ""));
     fs::write(&file, out).unwrap();
+    let (outcome, out, err) = run(&["check", path]);
+    assert_eq!(outcome, Outcome::Warnings, "the example's key set isn't there");
+    assert!(out.ends_with("can be used where the files are that it names (1 not here)\n"), "{out}");
+    let missing = dir.path().join("jwks.json");
+    assert!(err.contains(&format!("keys.file: {} can't be read", missing.display())), "beside the file, not where the command runs: {err}");
+    assert_eq!(run(&["check", "--elsewhere", path]), (Outcome::Ok, format!("{path}: ok\n"), String::new()));
+    fs::write(missing, "{}").unwrap();
     assert_eq!(run(&["check", path]), (Outcome::Ok, format!("{path}: ok\n"), String::new()));
 
     let (outcome, out, _) = run(&["print", "-o", "json"]);

@@ -15,7 +15,7 @@ use tokio::runtime::Runtime;
 use tonic::Code;
 
 use crate::load::{Client, Key, ask_once, not_after, one};
-use crate::process::{Dev, Serve, get, issuer_folder, meshmint, serve_yaml, terminate, token, wait_for};
+use crate::process::{Dev, PATIENCE, Serve, get, issuer_folder, meshmint, serve_yaml, terminate, token, wait_for};
 
 fn state(dir: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(dir.join("state/authority.json")).unwrap()).unwrap()
@@ -97,6 +97,43 @@ fn the_effective_configuration_is_printed_and_the_log_never_holds_a_secret() {
         }
     }
     assert!(!text.contains("PRIVATE KEY"));
+}
+
+#[test]
+fn no_core_dump_holds_its_keys() {
+    let (folder, issuer) = (tempfile::tempdir().unwrap(), issuer_folder());
+    let mut serve = Serve::start(folder.path(), &serve_yaml(folder.path(), issuer.path(), "", ""));
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", serve.child().id())).unwrap();
+    let core: Vec<_> = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap().split_whitespace().collect();
+    assert_eq!(core[4..6], ["0", "0"], "{limits}");
+    assert!(!serve.start_log.iter().any(|line| line.to_string().contains("core dumps can't")));
+    assert_eq!(serve.terminate().0, Some(0));
+}
+
+#[test]
+fn a_hangup_ends_nothing_and_is_answered_in_the_log() {
+    let (folder, issuer) = (tempfile::tempdir().unwrap(), issuer_folder());
+    let mut serve = Serve::start(folder.path(), &serve_yaml(folder.path(), issuer.path(), "", ""));
+    let pid = rustix::process::Pid::from_child(serve.child());
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    let answered = |line: &Value| line["message"].as_str().is_some_and(|message| message.starts_with("SIGHUP: nothing was read anew"));
+    while !answered(&serve.log.recv_timeout(PATIENCE).expect("it is answered")) {}
+    let good = token(issuer.path(), "shop", "cart", &[]);
+    assert!(Runtime::new().unwrap().block_on(ask_once(serve.csr, &trusted(folder.path()), Some(&good))).is_ok(), "it goes on");
+    assert_eq!(serve.terminate().0, Some(0));
+}
+
+#[test]
+fn relative_paths_begin_at_the_configurations_folder() {
+    let (folder, issuer) = (tempfile::tempdir().unwrap(), issuer_folder());
+    let dir = folder.path().display().to_string();
+    let yaml = serve_yaml(folder.path(), issuer.path(), "", "").replace(&format!("{dir}/"), "");
+    assert!(yaml.contains("dir: state") && yaml.contains("socket: admin.sock"), "{yaml}");
+    let serve = Serve::start(folder.path(), &yaml);
+    for made in ["state", "ledger.db", "admin.sock"] {
+        assert!(folder.path().join(made).exists(), "{made} is not beside the configuration");
+    }
+    assert_eq!(serve.terminate().0, Some(0));
 }
 
 #[test]

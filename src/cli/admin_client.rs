@@ -2,6 +2,7 @@
 
 mod kube;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use clap::ArgGroup;
@@ -20,7 +21,15 @@ pub(super) use self::kube::Pod;
 use super::csr_client::{client_config, code_name, connect};
 use crate::clock::SystemClock;
 use crate::cluster::Access;
+use crate::pki::inspect::printable;
 use crate::server::proto::admin::admin_client::AdminClient;
+
+/// The folder that `meshmint dev` has by default.
+const DEV: &str = ".meshmint";
+/// The same variable by which `serve` takes the key `admin.socket`.
+const SOCKET_VARIABLE: &str = "MESHMINT_ADMIN_SOCKET";
+/// The default of that key.
+const USUAL_SOCKET: &str = "/run/meshmint/admin.sock";
 
 /// The part of a command's help that says which server is asked.
 const HEADING: &str = "Which server";
@@ -50,9 +59,10 @@ pub(super) struct Target {
 #[group(multiple = false)]
 struct Place {
     /// The folder of a running `meshmint dev`
-    #[arg(long, help_heading = HEADING, value_name = "DIR", default_value = ".meshmint")]
+    #[arg(long, help_heading = HEADING, value_name = "DIR", default_value = DEV)]
     dir: PathBuf,
-    /// The admin socket of a running `meshmint serve` (`admin.socket` in its configuration)
+    /// The admin socket of a running `meshmint serve` (`admin.socket` in its configuration) [default: MESHMINT_ADMIN_SOCKET, then the
+    /// folder of a running `meshmint dev`, then /run/meshmint/admin.sock]
     #[arg(long, help_heading = HEADING, value_name = "SOCKET")]
     admin: Option<PathBuf>,
     /// The admin port of a running `meshmint serve` (`admin.listen`); needs --roots and --token-file
@@ -205,7 +215,20 @@ impl Target {
             return Ok(socket.clone());
         }
         let file = dir.join("endpoints.json");
-        let text = std::fs::read(&file).map_err(|_| {
+        // Only where nobody said which server it is.
+        if dir == Path::new(DEV) {
+            if let Some(socket) = std::env::var_os(SOCKET_VARIABLE).filter(|socket| !socket.is_empty()) {
+                return Ok(socket.into());
+            }
+            let usual = Path::new(USUAL_SOCKET);
+            if !file.exists() && usual.exists() {
+                return Ok(usual.to_owned());
+            }
+        }
+        let text = std::fs::read(&file).map_err(|error| {
+            if error.kind() == ErrorKind::PermissionDenied {
+                return not_ours(&file);
+            }
             format!(
                 "no server is running in {} (there is no {}). Start one with `meshmint dev --dir {}`, or name the socket of `meshmint serve` with --admin",
                 dir.display(),
@@ -228,11 +251,24 @@ async fn over_the_socket(socket: &Path) -> Result<Channel, String> {
         })
     };
     Endpoint::from_static("http://admin").connect_with_connector(connector).await.map_err(|_| {
+        // The error above doesn't say of which kind it is.
+        let refused = std::os::unix::net::UnixStream::connect(socket).err().map(|error| error.kind());
+        if refused == Some(ErrorKind::PermissionDenied) {
+            return not_ours(socket);
+        }
         format!(
             "no server answers on {}. Start one with `meshmint dev` or `meshmint serve --config FILE`, as the user who runs this command",
             socket.display()
         )
     })
+}
+
+fn not_ours(path: &Path) -> String {
+    format!(
+        "this user may not open {}: a server may be running there. Ask as the user that it runs as (`sudo -u USER meshmint …`), or over the network \
+         with --address or --kube",
+        path.display()
+    )
 }
 
 fn read(path: &Path) -> Result<String, String> {
@@ -249,9 +285,11 @@ const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
 /// An answer of the server that is no answer, in words.
 pub(super) fn words(status: &Status) -> String {
+    // One line: `failed` keeps the breaks of our own sentences.
+    let message = printable(status.message());
     match status.code() {
         // Only over the network: the code says whose move it is.
-        code @ (Code::Unauthenticated | Code::PermissionDenied) => format!("{}: {}", code_name(code), status.message()),
-        _ => status.message().to_owned(),
+        code @ (Code::Unauthenticated | Code::PermissionDenied) => format!("{}: {message}", code_name(code)),
+        _ => message,
     }
 }

@@ -35,7 +35,7 @@ const PAUSE: Duration = Duration::from_secs(1);
     meshmint check --kube --as-service-account alice\n  \
     meshmint check --kube --address localhost:8444 --server-name meshmint.meshmint-system.svc \
       --roots roots.pem --token-file token\n\n\
-    Exit code 0: all is well. 1: something has failed. 3: warnings only. docs/checks.md explains each line.",
+    Exit code 0: all is well. 1: something has failed. 3: warnings only. `meshmint check --explain ledger-space` explains a line.",
     mut_arg("kube", |kube| kube.conflicts_with(Resettable::Reset).conflicts_with("dir").help(
         "Look at the mesh in a cluster too, as the person that the kubeconfig names: before and after installing. The server that is asked is the \
         one that runs there, where it has an admin port, unless another is named (--admin, --address, --config)")))]
@@ -54,11 +54,28 @@ pub(super) struct Args {
     /// Ask again every second until all is well, at most for so long (90s, 10m)
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     wait: Option<Duration>,
+    /// Print what this line of the report means and what to do, and ask nobody
+    #[arg(long, value_name = "CHECK", value_parser = explained, exclusive = true)]
+    explain: Option<String>,
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
 }
 
+/// The section of docs/checks.md for a check's id.
+fn explained(id: &str) -> Result<String, String> {
+    const PAGE: &str = include_str!("../../docs/checks.md");
+    let unknown =
+        || format!("no line of the report is called so; they are {}", Check::ALL.iter().map(|check| check.row().id).collect::<Vec<_>>().join(", "));
+    let check = Check::find(id).ok_or_else(unknown)?;
+    let (_, section) = PAGE.split_once(&format!("\n### {}\n", check.row().id)).ok_or_else(unknown)?;
+    let end = ["\n### ", "\n## "].iter().filter_map(|heading| section.find(heading)).min().unwrap_or(section.len());
+    Ok(format!("{}\n\n{}\n\nWhat to do: {}.\n", check.row().id, section.get(..end).unwrap_or_default().trim(), check.row().hint))
+}
+
 pub(super) async fn run(args: Args) -> Outcome {
+    if let Some(section) = &args.explain {
+        return answered(section);
+    }
     let clock = SystemClock::shared();
     let until = clock.monotonic().saturating_add(args.wait.unwrap_or(Duration::ZERO));
     let report = loop {

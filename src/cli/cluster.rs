@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 
-use super::{Outcome, answered, failed};
+use super::{Outcome, answered, failed, screen};
 use crate::clock::SystemClock;
 use crate::cluster::RemoteSecret;
 use crate::config::parse_duration;
@@ -65,7 +65,7 @@ pub(super) async fn run(args: Args) -> Outcome {
     };
     match wanted.make(SystemClock::shared()).await {
         Ok(made) => {
-            eprintln!("The token in it expires {}: make it anew before then.", made.expires);
+            screen::tell(&format!("The token in it expires {}: make it anew before then.", made.expires));
             answered(&made.manifest)
         }
         Err(error) => failed(error.to_string()),

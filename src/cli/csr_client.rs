@@ -15,14 +15,17 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, DnValue, SanType};
 use rsa::pkcs8::EncodePrivateKey;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use time::OffsetDateTime;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::Request;
+use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
 use crate::clock::{Clock, Entropy, NoEntropy, SystemClock, SystemEntropy, within};
+use crate::pki::inspect::{printable, span};
 use crate::pki::{IssuerKey, KeyAlgorithm, KeyError, PemError, certificates_from_pem};
 use crate::server::proto::istio::IstioCertificateRequest;
 use crate::server::proto::istio::istio_certificate_service_client::IstioCertificateServiceClient;
@@ -74,6 +77,8 @@ pub(super) struct Obtained {
     pub(super) chain: Vec<String>,
     /// The trust bundle.
     pub(super) bundle: String,
+    /// What the CA calls the request in its log, where it says so.
+    pub(super) request_id: Option<String>,
 }
 
 /// Why there is no certificate. Each says what to look at next.
@@ -97,8 +102,8 @@ pub(super) enum CsrClientError {
     Connect { address: String, reason: String },
     #[error("{address} did not answer within {PATIENCE:?}")]
     Silent { address: String },
-    #[error("the CA refused: {code} {message}")]
-    Refused { code: &'static str, message: String },
+    #[error("the CA refused: {code} {message}{}", in_its_log(.request_id.as_deref()))]
+    Refused { code: &'static str, message: String, request_id: Option<String> },
     #[error("the CA's answer has {0} elements; at least a leaf and a bundle are expected")]
     Answer(usize),
 }
@@ -122,6 +127,7 @@ pub(super) async fn request(ask: &CsrRequest) -> Result<Obtained, CsrClientError
         let bearer = format!("Bearer {token}").parse().map_err(|_| CsrClientError::Refused {
             code: "(not sent)",
             message: "the token has characters that no header may carry; is it the right file?".to_owned(),
+            request_id: None,
         })?;
         request.metadata_mut().insert("authorization", bearer);
     }
@@ -129,12 +135,42 @@ pub(super) async fn request(ask: &CsrRequest) -> Result<Obtained, CsrClientError
     let answer = within(clock.as_ref(), PATIENCE, client.create_certificate(request))
         .await
         .ok_or_else(|| CsrClientError::Silent { address: ask.address.clone() })?
-        .map_err(|status| CsrClientError::Refused { code: code_name(status.code()), message: status.message().to_owned() })?;
+        .map_err(|status| CsrClientError::Refused {
+            code: code_name(status.code()),
+            message: printable(status.message()),
+            request_id: request_id(status.metadata()),
+        })?;
+    let request_id = request_id(answer.metadata());
     let mut chain = answer.into_inner().cert_chain;
     match (chain.len(), chain.pop()) {
-        (2.., Some(bundle)) => Ok(Obtained { key, chain, bundle }),
+        (2.., Some(bundle)) => Ok(Obtained { key, chain, bundle, request_id }),
         (elements, _) => Err(CsrClientError::Answer(elements)),
     }
+}
+
+fn request_id(metadata: &MetadataMap) -> Option<String> {
+    metadata.get("x-request-id").and_then(|id| id.to_str().ok()).map(printable)
+}
+
+fn in_its_log(request_id: Option<&str>) -> String {
+    request_id.map_or_else(String::new, |id| format!("\nThe CA's log has the reason, under request id {id}."))
+}
+
+/// What can be told of a token that was refused, from the token alone; nothing of it but its audiences is shown.
+pub(super) fn trouble_of_token(token: &str, now: OffsetDateTime) -> Option<String> {
+    let claims = token.split('.').nth(1).and_then(|claims| BASE64_URL_SAFE_NO_PAD.decode(claims).ok());
+    let claims = claims.and_then(|claims| serde_json::from_slice::<serde_json::Value>(&claims).ok());
+    let Some(claims) = claims else { return Some("the file holds no JSON web token".to_owned()) };
+    if let Some(end) = claims.get("exp").and_then(serde_json::Value::as_i64).filter(|end| *end < now.unix_timestamp()) {
+        return Some(format!("the token expired {} ago", span(now.unix_timestamp().abs_diff(end))));
+    }
+    let audiences: Vec<_> = match claims.get("aud") {
+        Some(serde_json::Value::Array(all)) => all.iter().filter_map(serde_json::Value::as_str).map(printable).collect(),
+        Some(serde_json::Value::String(one)) => vec![printable(one)],
+        _ => Vec::new(),
+    };
+    let istio = audiences.iter().any(|audience| audience == "istio-ca");
+    (!istio).then(|| format!("the token is for audience {}, and CAs of Istio expect istio-ca", audiences.join(", ")))
 }
 
 /// gRPC's own spelling of a code.
@@ -268,7 +304,7 @@ fn innermost(error: &dyn std::error::Error) -> String {
     while let Some(next) = cause.source() {
         cause = next;
     }
-    cause.to_string()
+    printable(&cause.to_string())
 }
 
 /// Writes what came back: the key readable by its owner only, each file whole or not at all.

@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::pki::certificates_from_pem;
 use crate::pki::inspect::verify_as_peer;
 use crate::server::{Server, StartError};
+use crate::spiffe::TrustDomain;
 use crate::stores::StoreError;
 use crate::tasks::Tasks;
 
@@ -44,6 +45,9 @@ pub(super) struct Args {
     /// Where the CSR API listens; all other ports are free ones
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:15012")]
     csr_listen: SocketAddr,
+    /// The trust domain of every identity; it can't change once DIR has a root
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    trust_domain: TrustDomain,
     /// End after the demonstration
     #[arg(long)]
     exit_after_demo: bool,
@@ -78,8 +82,9 @@ async fn dev(args: &Args, log: &mut Option<Log>) -> Result<Outcome, String> {
     let jwks = issuer.jwks().to_string();
     write_whole(&dir.join("jwks.json"), jwks.as_bytes(), 0o644).map_err(|error| format!("jwks.json: {error}"))?;
     let socket = admin_socket(&dir, entropy.as_ref())?;
-    let config = Config::for_dev(&dir, args.csr_listen, &socket, DevIssuer::ISSUER).map_err(|error| error.to_string())?;
+    let config = Config::for_dev(&dir, &args.trust_domain, args.csr_listen, &socket, DevIssuer::ISSUER).map_err(|error| error.to_string())?;
     let log = log.insert(logging::start(&config).map_err(|error| format!("the log can't be written: {error}"))?);
+    limits::keep_memory_to_ourselves();
     limits::raise_open_files();
 
     let endpoints_file = dir.join("endpoints.json");
@@ -146,7 +151,7 @@ async fn demonstrate(
     const BOLD: anstyle::Style = anstyle::Style::new().bold();
     let dir = args.dir.display();
     let bundle = server.bundle();
-    say(format!("{BOLD}meshmint dev{BOLD:#}: a SPIFFE CA for trust domain cluster.local, state and ledger in {dir}\n\n")).await;
+    say(format!("{BOLD}meshmint dev{BOLD:#}: a SPIFFE CA for trust domain {}, state and ledger in {dir}\n\n", args.trust_domain)).await;
 
     say(format!("{BOLD}1.{BOLD:#} A token for a demo workload: namespace demo, service account web, pod web-0\n")).await;
     let request = TokenRequest {
@@ -170,7 +175,7 @@ async fn demonstrate(
         key_type: KeyType::P256,
         lifetime: None,
         impersonate: None,
-        trust_domain: "cluster.local".parse().map_err(|error: crate::spiffe::TrustDomainError| error.to_string())?,
+        trust_domain: args.trust_domain.clone(),
     };
     let obtained = csr_client::request(&ask).await.map_err(|error| error.to_string())?;
 
@@ -182,12 +187,13 @@ async fn demonstrate(
 
     let flag = if args.dir == Path::new(".meshmint") { String::new() } else { format!(" --dir {dir}") };
     say(format!(
-        "\n{BOLD}Next{BOLD:#}, in another terminal:\n  \
+        "\n{BOLD}Next{BOLD:#}, {}:\n  \
          meshmint token{flag} --namespace shop --service-account cart > token\n  \
          meshmint request --address {address} --roots {dir}/root-cert.pem --token-file token --out-dir cart\n  \
          meshmint inspect cart/cert-chain.pem --roots {dir}/root-cert.pem\n  \
          meshmint certs list{flag}\n\
-         (meshmint is target/release/meshmint after `cargo run --release`)\n"
+         (meshmint is target/release/meshmint after `cargo run --release`)\n",
+        if args.exit_after_demo { format!("with `meshmint dev{flag}` running in another terminal") } else { "in another terminal".to_owned() }
     ))
     .await;
     if !args.exit_after_demo {

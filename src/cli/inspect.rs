@@ -4,7 +4,7 @@ pub(super) mod live;
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 
 use self::live::Server;
-use super::{Outcome, Output};
+use super::{Outcome, Output, screen};
 use crate::clock::Clock;
 use crate::pki::inspect::{ChainStatus, InspectError, MAX_INPUT, Palette, Report, Severity, inspect, inspect_chain, render_text, roots_of};
 
@@ -82,7 +82,7 @@ pub async fn run(args: &InspectArgs, clock: &Arc<dyn Clock>) -> Outcome {
     match look(args, clock, io::stdin().lock()).await {
         Ok(findings) => print(&findings, args.output),
         Err(refusal) => {
-            _ = writeln!(io::stderr(), "error: {refusal}");
+            screen::tell(&format!("error: {refusal}"));
             refusal.outcome()
         }
     }
@@ -97,12 +97,12 @@ pub(super) fn show_chain(chain_der: &[CertificateDer<'_>], roots_der: &[Certific
 fn print(findings: &Findings, output: Output) -> Outcome {
     let written = match output {
         // The stream takes the colours out where it is no terminal.
-        Output::Text => anstream::stdout().write_all(text(findings, Palette::ANSI).as_bytes()),
-        Output::Json => serde_json::to_string_pretty(findings).map_err(io::Error::other).and_then(|json| writeln!(io::stdout(), "{json}")),
+        Output::Text => screen::write(&text(findings, Palette::ANSI)),
+        Output::Json => screen::json(findings).map_err(io::Error::other).and_then(|json| screen::write(&(json + "\n"))),
     };
     match (written, findings.report.severity) {
         (Err(error), _) if error.kind() != io::ErrorKind::BrokenPipe => {
-            _ = writeln!(io::stderr(), "error: can't write the report: {error}");
+            screen::tell(&format!("error: can't write the report: {error}"));
             Outcome::Failed
         }
         (_, Severity::Ok) => Outcome::Ok,

@@ -3,6 +3,7 @@
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 
+use super::screen::{self, json_escaped};
 use crate::server::proto::DESCRIPTORS;
 
 /// Writes messages of one type.
@@ -24,7 +25,7 @@ impl Json {
     /// # Errors
     /// As [`Json::of`].
     pub(super) fn line<M: Message>(&self, message: &M) -> Result<String, String> {
-        serde_json::to_string(&self.dynamic(message)?).map_err(|error| error.to_string())
+        serde_json::to_string(&self.dynamic(message)?).map(|json| json_escaped(&json)).map_err(|error| error.to_string())
     }
 
     fn dynamic<M: Message>(&self, message: &M) -> Result<DynamicMessage, String> {
@@ -37,5 +38,5 @@ impl Json {
 /// # Errors
 /// As [`Json::of`].
 pub(super) fn to_json<M: Message>(name: &str, message: &M) -> Result<String, String> {
-    serde_json::to_string_pretty(&Json::of(name)?.dynamic(message)?).map_err(|error| error.to_string())
+    screen::json(&Json::of(name)?.dynamic(message)?)
 }

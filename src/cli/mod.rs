@@ -25,7 +25,7 @@ mod serve;
 mod times;
 mod token;
 
-use std::io::{ErrorKind, Write, stderr, stdout};
+use std::io::{ErrorKind, stderr, stdout};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -43,7 +43,7 @@ pub mod outcome;
 #[derive(Debug, Parser)]
 #[command(
     name = "meshmint",
-    version,
+    version = env!("PROGRAM_VERSION"),
     about = "A SPIFFE certificate authority for Istio meshes",
     after_help = "Begin with:\n  meshmint dev      a CA on this machine, with a demonstration\n\nExit codes: 0 ok, 1 failed, 2 wrong usage, 3 warnings only."
 )]
@@ -131,7 +131,7 @@ impl Cli {
 
 /// Prints a command's answer. A reader that has gone (`| head`) is no failure.
 fn answered(text: &str) -> Outcome {
-    match anstream::stdout().write_all(text.as_bytes()) {
+    match screen::write(text) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => failed(format!("can't write the answer: {error}")),
         _ => Outcome::Ok,
     }
@@ -140,6 +140,6 @@ fn answered(text: &str) -> Outcome {
 /// Says on stderr what went wrong and what to do next.
 fn failed(message: impl std::fmt::Display) -> Outcome {
     // Where nobody can read it, the exit code still says it.
-    let _ = writeln!(anstream::stderr(), "error: {message}");
+    screen::tell(&format!("error: {message}"));
     Outcome::Failed
 }

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::csr_client::{self, CsrRequest, KeyType, Obtained};
-use super::{Outcome, Output, failed, inspect};
+use super::csr_client::{self, CsrClientError, CsrRequest, KeyType, Obtained, trouble_of_token};
+use super::{Outcome, Output, failed, inspect, screen};
 use crate::clock::SystemClock;
 use crate::config::parse_duration;
 use crate::pki::certificates_from_pem;
+use crate::pki::inspect::{inspect_chain, span};
 use crate::spiffe::TrustDomain;
 
 /// `meshmint request`
@@ -63,15 +64,36 @@ pub(super) async fn run(args: Args) -> Outcome {
     };
     let obtained = match csr_client::request(&ask).await {
         Ok(obtained) => obtained,
-        Err(error) => return failed(error),
+        Err(error) => {
+            let trouble = ask.token.as_deref().and_then(|token| trouble_of_token(token, SystemClock::shared().now()));
+            let refused = matches!(error, CsrClientError::Refused { .. });
+            let why = trouble.filter(|_| refused).map_or_else(String::new, |trouble| format!("\nIn --token-file: {trouble}."));
+            return failed(format!("{error}{why}"));
+        }
     };
+    if let Some(id) = &obtained.request_id {
+        screen::tell(&format!("request id {id}"));
+    }
+    if let Some(changed) = args.ttl.and_then(|asked| changed_lifetime(&obtained, asked)) {
+        screen::tell(&changed);
+    }
     if let Some(directory) = &args.out_dir {
         match csr_client::write_files(directory, &obtained) {
-            Ok(files) => files.iter().for_each(|file| anstream::eprintln!("wrote {}", file.display())),
+            Ok(files) => files.iter().for_each(|file| screen::tell(&format!("wrote {}", file.display()))),
             Err(error) => return failed(format!("can't write to {}: {error}", directory.display())),
         }
     }
     show(&obtained, args.output)
+}
+
+/// Where the certificate lives a tenth longer or shorter from now on than was asked for.
+fn changed_lifetime(obtained: &Obtained, asked: Duration) -> Option<String> {
+    let chain = certificates_from_pem(obtained.chain.first()?).ok()?;
+    let now = SystemClock::shared().now();
+    let leaf = inspect_chain(&chain, None, now).certificates.into_iter().next()?;
+    let got = Duration::try_from(leaf.not_after - now).ok()?;
+    let told = format!("the CA gave another lifetime than was asked for: {} instead of {}", span(got.as_secs()), span(asked.as_secs()));
+    (got.abs_diff(asked) > asked / 10 + Duration::from_secs(60)).then_some(told)
 }
 
 /// Shows what came back as `inspect` does, verified against the bundle of the same answer.

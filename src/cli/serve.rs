@@ -20,7 +20,7 @@ const LAST_TASKS: Duration = Duration::from_secs(10);
 #[command(
     after_help = "Examples:\n  meshmint config print > meshmint.yaml\n  meshmint config check meshmint.yaml\n  meshmint serve --config meshmint.yaml\n\n\
     Every key can be overridden by an environment variable, for example MESHMINT_SERVER_LISTEN=127.0.0.1:8443.\n\
-    SIGTERM and SIGINT drain and exit 0. Exit code 1 while it serves says that a part of it is gone by a bug: start it anew."
+    SIGTERM and SIGINT drain and exit 0; SIGHUP changes nothing. Relative paths in the file begin at its folder. Exit code 1 while it serves says that a part of it is gone by a bug: start it anew."
 )]
 pub(super) struct Args {
     /// The configuration file (YAML)
@@ -52,11 +52,13 @@ pub(super) async fn run(args: Args) -> Outcome {
         Err(error) => return failed(format!("the log can't be written: {error}")),
     };
     tracing::info!("effective configuration:\n{}", config.effective_yaml());
+    limits::keep_memory_to_ourselves();
     limits::raise_open_files();
-    let mut stop = match StopSignals::new() {
-        Ok(stop) => stop,
-        Err(error) => return log.failed(format!("signals can't be handled: {error}")),
+    let (mut stop, hangup) = match (StopSignals::new(), signal(SignalKind::hangup())) {
+        (Ok(stop), Ok(hangup)) => (stop, hangup),
+        (Err(error), _) | (_, Err(error)) => return log.failed(format!("signals can't be handled: {error}")),
     };
+    tokio::spawn(answer_hangups(hangup));
     let started = tokio::select! {
         started = Server::start(&config, MadeBy::Serve, SystemClock::shared(), SystemEntropy::shared()) => started,
         () = stop.received() => return Outcome::Ok,
@@ -71,6 +73,16 @@ pub(super) async fn run(args: Args) -> Outcome {
     let admin_network = addresses.admin_network.map(tracing::field::display);
     tracing::info!(csr, health = %addresses.health, metrics = %addresses.metrics, admin = %addresses.admin.display(), admin_network, "ready");
     serve(server, stop.received(), config.server.drain_timeout + LAST_TASKS).await
+}
+
+/// SIGHUP asks many a service to read its configuration anew, and ends a process that hasn't heard of it.
+async fn answer_hangups(mut hangup: tokio::signal::unix::Signal) {
+    while hangup.recv().await.is_some() {
+        tracing::info!(
+            "SIGHUP: nothing was read anew. The configuration is read once, at the start: restart for a change of it. Key sets, passwords, tokens and \
+             what a cluster has are read again by themselves"
+        );
+    }
 }
 
 /// Serves until `stop` ends, or until a task that should live is gone; then drains, which in that case takes no longer than `longest`.
@@ -145,7 +157,14 @@ mod tests {
         _ = rustls::crypto::ring::default_provider().install_default();
         let dir = folder.path();
         std::fs::write(dir.join("jwks.json"), r#"{"keys":[]}"#).unwrap();
-        let config = Config::for_dev(dir, SocketAddr::from(([127, 0, 0, 1], 0)), &dir.join("admin.sock"), "https://issuer.invalid").unwrap();
+        let config = Config::for_dev(
+            dir,
+            &"cluster.local".parse().unwrap(),
+            SocketAddr::from(([127, 0, 0, 1], 0)),
+            &dir.join("admin.sock"),
+            "https://issuer.invalid",
+        )
+        .unwrap();
         Server::start(&config, MadeBy::Serve, SystemClock::shared(), SystemEntropy::shared()).await.unwrap()
     }
 

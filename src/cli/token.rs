@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::dev_issuer::{DevIssuer, TokenRequest};
-use super::outcome::Outcome;
+use super::{outcome::Outcome, screen};
 use crate::clock::{Clock, Entropy};
 use crate::spiffe::{SpiffeId, TrustDomain};
 
@@ -61,7 +61,7 @@ pub(super) fn run(args: &TokenArgs, clock: &dyn Clock, entropy: &dyn Entropy, ou
         Ok(()) => Outcome::Ok,
         Err(error) => {
             // Where not even stderr can be written to, the exit code has to do.
-            let _ = writeln!(err, "error: {error}");
+            let _ = writeln!(err, "error: {}", screen::plain(&error));
             Outcome::Failed
         }
     }

@@ -99,6 +99,8 @@ pub enum FetchError {
 
 /// Where the API server publishes the keys of its service-account tokens. Its discovery document names an address that need not be reachable.
 const JWKS_PATH: &str = "/openid/v1/jwks";
+/// The longest discovery document.
+const MAX_DISCOVERY_BYTES: usize = 64 << 10;
 const JWKS_TYPE: &str = "application/jwk-set+json, application/json";
 
 /// Fetches the keys of `issuer` once; `api` is our cluster's, where there is one.
@@ -125,6 +127,13 @@ pub(super) async fn fetch(
         Ok(KeySet::from_jwks(&document)?)
     };
     timely(clock.as_ref(), limit, work).await
+}
+
+/// The name of the cluster's token issuer, from its own discovery document.
+pub(super) async fn issuer_of(api: &ApiServer, limit: Duration) -> Result<String, ApiError> {
+    let document = api.document("/.well-known/openid-configuration", "application/json", MAX_DISCOVERY_BYTES, limit).await?;
+    let issuer = strict_object(&document).ok().and_then(|document| document.get("issuer")?.as_str().map(str::to_owned));
+    issuer.filter(|issuer| !issuer.is_empty()).ok_or_else(|| ApiError::Unreadable("an OpenID configuration without issuer".to_owned()))
 }
 
 async fn timely<T>(clock: &dyn Clock, limit: Duration, work: impl Future<Output = Result<T, FetchError>>) -> Result<T, FetchError> {

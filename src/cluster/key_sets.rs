@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 
 use super::api_server::ApiServer;
-use super::fetch::{FetchError, KeySource, fetch};
+use super::fetch::{FetchError, KeySource, fetch, issuer_of};
 use crate::bounds::rate::Rate;
 use crate::callers::{FaultyKey, KeySet, TokenError, VerificationKey};
 use crate::clock::Clock;
@@ -87,6 +87,8 @@ pub struct IssuerStatus {
     pub failures: u64,
     /// The latest fetch's error, where it failed.
     pub last_error: Option<FetchError>,
+    /// What the API server that its keys come from calls itself as an issuer, where it said.
+    pub named_by_cluster: Option<String>,
 }
 
 /// The key sets. Shared by everything that authenticates.
@@ -101,6 +103,7 @@ struct Tracked {
     issuer: TrackedIssuer,
     api: Option<Arc<ApiServer>>,
     current: ArcSwapOption<Loaded>,
+    named_by_cluster: ArcSwapOption<String>,
     progress: Mutex<Progress>,
 }
 
@@ -133,7 +136,10 @@ impl KeySets {
             let name = issuer.issuer.clone();
             let refetches = Rate::every(issuer.timing.refetch_interval, 1);
             let progress = Mutex::new(Progress { flight: None, refetches, failures: 0, last_error: None });
-            (name, Arc::new(Tracked { issuer, api: api.clone(), current: ArcSwapOption::empty(), progress }))
+            (
+                name,
+                Arc::new(Tracked { issuer, api: api.clone(), current: ArcSwapOption::empty(), named_by_cluster: ArcSwapOption::empty(), progress }),
+            )
         };
         Arc::new(Self { clock, waiting: Semaphore::new(MAX_WAITING), issuers: issuers.into_iter().map(tracked).collect() })
     }
@@ -238,6 +244,12 @@ impl Tracked {
             }
         }
         drop(flight);
+        // For people only; nobody waits for it.
+        if let (KeySource::ApiServer, Some(api)) = (&self.issuer.source, &self.api)
+            && let Ok(named) = issuer_of(api, timeout).await
+        {
+            self.named_by_cluster.store(Some(Arc::new(named)));
+        }
     }
 
     /// Once for each change, not at each fetch.
@@ -264,6 +276,7 @@ impl Tracked {
             faulty: loaded.as_ref().map_or_else(Vec::new, |loaded| loaded.set.faulty().to_vec()),
             failures: progress.failures,
             last_error: progress.last_error.clone(),
+            named_by_cluster: self.named_by_cluster.load().as_deref().cloned(),
         }
     }
 

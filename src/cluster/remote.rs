@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use super::api_server::{Access, ApiError, ApiServer};
 use super::clusters::{Clusters, Member, Review};
 use super::credentials::Validity;
-use super::fetch::KeySource;
+use super::fetch::{KeySource, issuer_of};
 use super::index::{Index, Resource};
 use super::key_sets::{IssuerStatus, KeySets, Timing, TrackedIssuer};
 use super::kubernetes::{ClusterStatus, Kubernetes, KubernetesParts};
@@ -31,7 +31,7 @@ use super::lookups::LookupLimits;
 use super::objects::Metadata;
 use super::token_review::Reviewer;
 use super::watched::{Scope, WatchStatus, Watched};
-use crate::callers::{TokenRules, strict_object};
+use crate::callers::TokenRules;
 use crate::clock::{Clock, Entropy, within};
 
 /// The label of a Secret that names clusters.
@@ -40,8 +40,6 @@ const LABEL: &str = "istio/multiCluster=true";
 const RETRY: Duration = Duration::from_secs(5);
 /// How often a joined cluster is asked whether its tokens still have the same issuer.
 const ISSUER_LOOKS: Duration = Duration::from_secs(300);
-/// The longest discovery document.
-const MAX_DISCOVERY_BYTES: usize = 64 << 10;
 /// How long joining one may take before it counts without its lists; then what isn't listed is looked at live.
 const FIRST_LISTS: Duration = Duration::from_secs(10);
 
@@ -331,13 +329,6 @@ impl Remotes {
 fn one_ended(joined: &mut BTreeMap<String, Joined>, context: &mut Context<'_>) -> Poll<()> {
     let ended = joined.values_mut().any(|joined| matches!(joined.work.poll_join_next(context), Poll::Ready(Some(_))));
     if ended { Poll::Ready(()) } else { Poll::Pending }
-}
-
-/// The name of the cluster's token issuer, from its own discovery document.
-async fn issuer_of(api: &ApiServer, limit: Duration) -> Result<String, ApiError> {
-    let document = api.document("/.well-known/openid-configuration", "application/json", MAX_DISCOVERY_BYTES, limit).await?;
-    let issuer = strict_object(&document).ok().and_then(|document| document.get("issuer")?.as_str().map(str::to_owned));
-    issuer.filter(|issuer| !issuer.is_empty()).ok_or_else(|| ApiError::Unreadable("an OpenID configuration without issuer".to_owned()))
 }
 
 /// The contents of a kubeconfig. It never shows itself.

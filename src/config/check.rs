@@ -28,7 +28,8 @@ pub(super) fn check(values: Values, problems: Vec<Problem>) -> Result<Config, Co
     let mut checking = Checking { values: &values, problems };
     let config = checking.config();
     checking.check_together(config.as_ref());
-    let problems = checking.problems;
+    let mut problems = checking.problems;
+    problems.sort_by(|one, other| one.source.cmp_place(&other.source));
     match config {
         Some(config) if problems.is_empty() => Ok(Config { written: values, ..config }),
         _ => Err(ConfigError::Values(problems)),

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
-use super::keys::{self, KEYS};
+use super::keys::{self, KEYS, Kind};
 use super::problem::{ConfigError, Problem, Source};
 
 /// What was given for each path, numbers of list items included.
@@ -25,6 +26,23 @@ pub(super) struct Given {
 pub(super) enum Written {
     One(String),
     Many(Vec<String>),
+}
+
+/// Relative paths in a file begin at its folder, so that it means the same wherever the command is run; those that came another way don't.
+pub(super) fn begin_at_folder(folder: Option<&Path>, values: &mut Values) {
+    let Some(folder) = folder.filter(|folder| !folder.as_os_str().is_empty()) else { return };
+    for (path, given) in values.iter_mut() {
+        let is_path = keys::find(&keys::table_path(path)).is_some_and(|key| matches!(key.kind, Kind::Path | Kind::Socket));
+        if let Written::One(text) = &mut given.value
+            && is_path
+            && !text.is_empty()
+            && Path::new(text).is_relative()
+            // What isn't UTF-8 stays as it was written: it could not be shown.
+            && let Some(whole) = folder.join(&*text).to_str()
+        {
+            *text = whole.to_owned();
+        }
+    }
 }
 
 /// Reads a file's text.

@@ -16,6 +16,16 @@ pub(super) struct Key {
     pub(super) secret: bool,
 }
 
+/// What meshmint makes where it isn't there.
+const MADE_HERE: [&str; 3] = ["state.file.dir", "ledger.sqlite.path", "ledger.spool.path"];
+
+impl Key {
+    /// Whether its value is a file that somebody else has to put there.
+    pub(super) fn names_a_given_file(&self) -> bool {
+        matches!(self.kind, Kind::Path) && !MADE_HERE.contains(&self.path)
+    }
+}
+
 /// What a key has where nobody gives it a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Preset {
@@ -131,7 +141,7 @@ pub(super) const KEYS: &[Key] = &[
     key("tokens.maxLifetimeUnbound", Duration(M, 366 * D), Is("24h"), "Longest lifetime accepted of a token that is bound to no object, as istioctl makes them for virtual machines."),
     key("tokens.trustedNodeAccounts", Accounts, Items("istio-system/ztunnel"), "Accounts that may ask for the identities of pods on their own node (istio-csr: caTrustedNodeAccounts)."),
     key("tokens.verification", Choice(&["local", "tokenReview"]), Is("local"), "Who says that a token is good: we, by published keys and by watching what it is bound to, or the cluster, asked for each."),
-    key("tokens.issuers[].issuer", Text, Required("https://kubernetes.default.svc"), "The issuer (`iss`) of tokens, exactly as they carry it. At least one issuer, each only once."),
+    key("tokens.issuers[].issuer", Text, Required("https://kubernetes.default.svc.cluster.local"), "The issuer (`iss`) of tokens, exactly as they carry it: what `kubectl get --raw /.well-known/openid-configuration` calls issuer. This is kubeadm's default; managed clusters have others. At least one issuer, each only once."),
     key("tokens.issuers[].keys.file", Path, Optional("jwks.json"), "Its public keys, a JWK Set in a file. Exactly one of file, url, discovery and apiServer."),
     key("tokens.issuers[].keys.url", Url, Optional("https://issuer.example/keys"), "Its public keys, a JWK Set at an https URL."),
     key("tokens.issuers[].keys.discovery", Flag, Optional("true"), "Its public keys, found through OIDC discovery below the issuer, which must be an https URL."),

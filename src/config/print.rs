@@ -102,6 +102,8 @@ Over the file go environment variables: `MESHMINT_` and the key in capitals with
 is `MESHMINT_SERVER_SERVING_DNS_NAMES`. Lists are comma-separated there; `tokens.issuers` can only stand in the file. A variable `MESHMINT_…` that is no
 key is refused, except `MESHMINT_TEST_…` and what Kubernetes sets for a Service called `meshmint` (`MESHMINT_SERVICE_HOST`, `MESHMINT_PORT_8443_TCP`, …). Flags go over both.
 
+A relative path in the file begins at the file's folder; one in the environment or in a flag at the working directory.
+
 Durations are whole numbers with `d`, `h`, `m`, `s` or `ms`, combined largest first (`1h30m`). Sizes have `B`, `KiB`, `MiB` or `GiB`; shares a `%`. Bounds are included.
 
 These must fit together:

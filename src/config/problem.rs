@@ -22,6 +22,19 @@ pub enum Source {
     Flag,
 }
 
+impl Source {
+    /// The order in which a reader meets them: the lines of the file, then what goes over it, then what nobody gave.
+    pub(super) fn cmp_place(&self, other: &Self) -> std::cmp::Ordering {
+        let place = |source: &Self| match source {
+            Self::File { line, column, .. } => (0, *line, *column),
+            Self::Environment(_) => (1, 0, 0),
+            Self::Flag => (2, 0, 0),
+            Self::Default => (3, 0, 0),
+        };
+        place(self).cmp(&place(other))
+    }
+}
+
 /// One wrong value, unknown key, or contradiction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {

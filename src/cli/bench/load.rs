@@ -113,6 +113,11 @@ impl Load {
         }
     }
 
+    /// A request that was tried before the load began.
+    pub(super) fn not_counted(&self) {
+        self.started.fetch_sub(1, Ordering::Relaxed);
+    }
+
     /// The measurement begins.
     pub(super) fn warmed_up(&self) {
         self.recorder.restart();

@@ -1,17 +1,17 @@
 //! One run: the load begins, warms up, is measured, ends, and the server comes to rest. Times and counts are taken at the same moments.
 
-use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use super::super::screen;
 use super::args::{Args, Mode};
 use super::herd::{self, Herd};
 use super::idle::{self, Held};
 use super::load::Load;
 use super::open::OpenLoop;
-use super::process::{CpuSource, Memory, Process, own_cpu, own_wait};
+use super::process::{CpuReading, CpuSource, Memory, Process, own_cpu, own_wait};
 use super::progress::Progress;
 use super::tally::Tally;
 use super::unread::{self, Unread};
@@ -70,11 +70,13 @@ pub(super) struct ServerUse {
 
 /// Runs the load that `args` ask for.
 ///
+/// A server that goes away meanwhile takes none of the results with it, only what it used.
+///
 /// # Errors
-/// In words, where the server's process goes away.
+/// In words, where the server's process is gone before the load.
 pub(super) async fn run(load: &Arc<Load>, args: &Args, server: Option<&Process>) -> Result<Measured, String> {
     let clock = load.clock.as_ref();
-    let progress = Progress::new(std::io::stderr().is_terminal(), clock.monotonic());
+    let progress = Progress::new(screen::is_errors_terminal(), clock.monotonic());
     let mut tasks = JoinSet::new();
     let (mut herd, mut held, mut unread) = (None, None, None);
     let before = server.map(Process::memory).transpose()?;
@@ -100,7 +102,7 @@ pub(super) async fn run(load: &Arc<Load>, args: &Args, server: Option<&Process>)
         load.warmed_up();
         began = clock.monotonic();
         own = (own_cpu(), own_wait());
-        cpu = server.map(Process::cpu).transpose()?;
+        cpu = server.and_then(|process| process.cpu().ok());
     }
 
     drive(load, &mut tasks, began + args.longest(), &progress).await;
@@ -115,16 +117,20 @@ pub(super) async fn run(load: &Arc<Load>, args: &Args, server: Option<&Process>)
     let unanswered = load.unanswered();
     tasks.abort_all();
 
-    let server = match (server, cpu, before) {
-        (Some(process), Some(begin), Some(before)) => {
-            let (settled_after, settled) = if args.settle { settle(clock, process).await? } else { (None, false) };
-            let (cpu, source) = begin.until(process.cpu()?);
-            let after = process.memory()?;
-            Some(ServerUse { pid: process.pid(), cpu, source, settled_after, settled, before, after })
-        }
-        _ => None,
+    let used = match (server, cpu, before) {
+        (Some(process), Some(begin), Some(before)) => server_use(clock, process, begin, before, args.settle).await,
+        (Some(process), None, _) => Err(format!("process {} has gone", process.pid())),
+        _ => Err(String::new()),
     };
     progress.clear();
+    let server = match used {
+        Ok(used) => Some(used),
+        Err(why) if why.is_empty() => None,
+        Err(why) => {
+            screen::tell(&format!("warning: what the server used isn't known: {why}"));
+            None
+        }
+    };
     let open_after_hold = match (&held, args.hold) {
         (Some(held), Some(time)) => Some(hold(clock, held, time).await),
         _ => None,
@@ -132,9 +138,16 @@ pub(super) async fn run(load: &Arc<Load>, args: &Args, server: Option<&Process>)
     Ok(Measured { window, served_in_window, tally, unanswered, own_cpu, own_wait, server, herd, held, open_after_hold, unread })
 }
 
+/// What the server used since `begin`, once it is at rest where that is waited for.
+async fn server_use(clock: &dyn Clock, process: &Process, begin: CpuReading, before: Memory, rest: bool) -> Result<ServerUse, String> {
+    let (settled_after, settled) = if rest { settle(clock, process).await? } else { (None, false) };
+    let (cpu, source) = begin.until(process.cpu()?);
+    Ok(ServerUse { pid: process.pid(), cpu, source, settled_after, settled, before, after: process.memory()? })
+}
+
 /// Says that all is open, holds it, and counts what is open still.
 async fn hold(clock: &dyn Clock, held: &Held, time: Duration) -> usize {
-    anstream::eprintln!("{} connections are held for {} s", held.count(), time.as_secs());
+    screen::tell(&format!("{} connections are held for {} s", held.count(), time.as_secs()));
     clock.sleep_until(clock.monotonic() + time).await;
     held.count_open()
 }

@@ -29,6 +29,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
+use tonic::Code;
 
 pub(super) use self::args::Args;
 use self::args::Mode;
@@ -37,10 +38,13 @@ use self::load::Load;
 use self::process::Process;
 use self::questions::{Ingredients, Questions};
 use self::report::{Report, VOID_ABOVE};
+use self::tally::Ended;
 use self::target::{Target, Trust, dev_endpoints};
 use self::tokens::Population;
-use super::{Outcome, Output, answered, failed};
+use super::csr_client::code_name;
+use super::{Outcome, Output, answered, failed, screen};
 use crate::clock::{Clock, SystemClock, SystemEntropy};
+use crate::pki::inspect::printable;
 
 /// How long each of the four pieces of the floor is measured, before the load and after it.
 const FLOOR_EACH: Duration = Duration::from_millis(250);
@@ -78,6 +82,7 @@ async fn bench(args: &Args) -> Result<Report, String> {
         _ => return Err("give HOST:PORT with --ca, or --dev".to_owned()),
     };
     let trust = Trust { roots: read(&roots)?, client };
+    let has_client = trust.client.is_some();
     let target = Target::find(&address, args.server_name.as_deref(), &trust, args.source_addresses).await?;
     let server = args.server_pid.or(dev_pid).map(Process::find).transpose()?;
     reach(&target, clock.as_ref()).await?;
@@ -105,6 +110,9 @@ async fn bench(args: &Args) -> Result<Report, String> {
     let floor = || args.floor.then(|| Floor::measure(FLOOR_EACH)).transpose().map_err(|error| error.to_string());
     let before = floor()?;
     let load = Load::new(clock, entropy, target, questions, args);
+    if tokens.is_empty() && !has_client {
+        try_without_credential(&load).await?;
+    }
     let measured = measure::run(&load, args, server.as_ref()).await?;
     Ok(Report::new(&load, args, tokens.len(), measured, before.zip(floor()?)))
 }
@@ -123,6 +131,22 @@ async fn reach(target: &Target, clock: &dyn Clock) -> Result<(), String> {
     }
 }
 
+/// One request before a load that shows no credential: where it is refused, all of them would be.
+async fn try_without_credential(load: &Load) -> Result<(), String> {
+    let Some(question) = load.start() else { return Ok(()) };
+    let mut ended = None;
+    kept::ask_anew(load, 0, question, |answer| ended = answer.ok().map(|answer| answer.judge().0)).await;
+    load.not_counted();
+    match ended {
+        Some(Ended::Refused { code: code @ (Code::Unauthenticated | Code::PermissionDenied), message }) => Err(format!(
+            "the CA refused a first request, and would refuse the others: {} {}. There is neither --token-file nor --client-cert",
+            code_name(code),
+            printable(&message)
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn read(path: &Path) -> Result<String, String> {
     std::fs::read_to_string(path).map_err(|error| format!("can't read {}: {error}", path.display()))
 }
@@ -130,7 +154,7 @@ fn read(path: &Path) -> Result<String, String> {
 fn tell(args: &Args, report: &Report) -> Outcome {
     let text = match args.output {
         Output::Text => report.text(),
-        Output::Json => match serde_json::to_string_pretty(report) {
+        Output::Json => match screen::json(report) {
             Ok(json) => json + "\n",
             Err(error) => return failed(error),
         },
@@ -139,12 +163,12 @@ fn tell(args: &Args, report: &Report) -> Outcome {
         return Outcome::Failed;
     }
     if report.void {
-        anstream::eprintln!(
+        screen::tell(&format!(
             "warning: this run is void: bench itself was busy for {:.0} % of its time (more than {:.0} %), so it may have been what was measured. \
              Give it a core of its own or more --threads",
             report.client_core_share * 100.0,
             VOID_ABOVE * 100.0
-        );
+        ));
     }
     outcome(args, report)
 }

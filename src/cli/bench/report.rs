@@ -157,9 +157,9 @@ fn megabytes(bytes: u64) -> f64 {
     number(bytes) / f64::from(1 << 20)
 }
 
-/// What the server's memory has grown by, for each connection.
+/// What the server's memory has grown by, for each connection. It may shrink meanwhile, what it had before being given back: then nobody knows.
 fn grown(server: Option<ServerUse>, connections: usize) -> Option<f64> {
-    server.and_then(|used| ratio(number(used.after.resident) - number(used.before.resident), number(connections as u64)))
+    server.and_then(|used| ratio(number(used.after.resident.checked_sub(used.before.resident)?), number(connections as u64)))
 }
 
 fn memory_each(bytes: Option<f64>) -> String {

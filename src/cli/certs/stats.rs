@@ -49,7 +49,7 @@ fn counts(stats: &Stats) -> String {
 fn charts(stats: &Stats, style: Style, width: usize) -> String {
     let mut text = String::new();
     if let [whole @ .., running] = stats.issued_per_minute.as_slice() {
-        let (hour, last, most) = (whole.iter().sum::<u64>(), whole.last().copied().unwrap_or(0), whole.iter().max().copied().unwrap_or(0));
+        let (hour, last, most) = (whole.iter().sum::<u64>() + running, whole.last().copied().unwrap_or(0), whole.iter().max().copied().unwrap_or(0));
         let rate = |count: u64, seconds: u32| count as f64 / f64::from(seconds);
         text += &format!(
             "\nissued           {hour} in the last hour ({:.1}/s), {last} in the last minute ({:.1}/s), {most} in the busiest, {running} in this one\n",
@@ -131,7 +131,7 @@ mod tests {
             }
         }
         let text = charts(&stats, Style::Ascii, 80);
-        assert!(text.contains("360 in the last hour (0.1/s), 240 in the last minute (4.0/s), 240 in the busiest, 7 in this one"), "{text}");
+        assert!(text.contains("367 in the last hour (0.1/s), 240 in the last minute (4.0/s), 240 in the busiest, 7 in this one"), "{text}");
         assert!(text.contains("0 within an hour, 9 within a day"), "{text}");
         assert!(text.contains("P-256") && text.contains("<= 1d") && text.contains("longer"), "{text}");
         assert_eq!(charts(&Stats::default(), Style::Ascii, 80), "", "an older server gives none");

@@ -1,11 +1,11 @@
 //! `meshmint certs watch`: a line for each certificate, as it is recorded.
 
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 
 use super::super::admin_client::{Target, words};
 use super::super::json::Json;
 use super::super::serve::StopSignals;
-use super::super::{Outcome, Output, answered};
+use super::super::{Outcome, Output, answered, screen};
 use super::Which;
 use super::text::{heading, line};
 use crate::server::proto::admin::{Certificate, WatchCertificatesRequest};
@@ -64,10 +64,7 @@ pub(super) async fn run(args: Args) -> Result<Outcome, String> {
             Next::Ended(outcome) => return Ok(outcome),
         };
         // A terminal that stands still blocks a write: on a thread of its own, so that Ctrl-C is still heard.
-        let written = tokio::task::spawn_blocking(move || {
-            let mut out = anstream::stdout().lock();
-            out.write_all(text.as_bytes()).and_then(|()| out.flush())
-        });
+        let written = tokio::task::spawn_blocking(move || screen::write(&text));
         tokio::select! {
             () = stop.received() => return Ok(Outcome::Ok),
             written = written => match written.map_err(|error| error.to_string())? {

@@ -5,8 +5,8 @@ use std::fmt::Write;
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
-use super::super::Outcome;
-use crate::pki::inspect::Severity;
+use super::super::{Outcome, screen};
+use crate::pki::inspect::{Severity, printable};
 use crate::server::checkup::Check;
 use crate::server::proto::admin::{Fact, Severity as SeverityMessage};
 
@@ -83,7 +83,10 @@ impl Report {
         }
     }
 
-    fn insert(&mut self, line: Line) {
+    /// What stands in a line came from other programs and clusters: one line it stays, and steers no terminal.
+    fn insert(&mut self, mut line: Line) {
+        line.message = printable(&line.message);
+        line.detail = printable(&line.detail);
         let place = |line: &Line| Check::ALL.iter().position(|check| check.row().id == line.check).unwrap_or(Check::ALL.len());
         let after = self.lines.iter().position(|other| place(other) > place(&line)).unwrap_or(self.lines.len());
         self.lines.insert(after, line);
@@ -116,8 +119,8 @@ impl Report {
             let (sign, style, indent) = mark(line.severity, rich);
             let detail = if line.severity == Severity::Ok || line.detail.is_empty() { String::new() } else { format!(" ({})", line.detail) };
             _ = writeln!(text, "{style}{sign}{style:#} {}{detail}", line.message);
-            if let (Some(hint), Some(doc)) = (line.hint, &line.doc) {
-                _ = writeln!(text, "{indent} {hint}\n{indent} {DIM}{doc}{DIM:#}");
+            if let Some(hint) = line.hint {
+                _ = writeln!(text, "{indent} {hint}\n{indent} {DIM}meshmint check --explain {}{DIM:#}", line.check);
             }
         }
         let verdict = match (self.count(Severity::Failed), self.count(Severity::Warning)) {
@@ -142,7 +145,7 @@ impl Report {
             server_version: self.server_version.as_deref(),
             checks: &self.lines,
         };
-        serde_json::to_string_pretty(&document).map_err(|error| error.to_string())
+        screen::json(&document)
     }
 }
 
@@ -180,8 +183,11 @@ mod tests {
         let text = anstream::adapter::strip_str(&report().text(false)).to_string();
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[..4], ["server", "ok   answers", "", "ledger"]);
-        assert!(lines[4] == "FAIL full" && lines[5].starts_with("     free space") && lines[6] == "     docs/checks.md#ledger-writable", "{text}");
-        assert!(lines[7] == "warn little (/var)" && lines[9] == "     docs/checks.md#ledger-space", "{text}");
+        assert!(
+            lines[4] == "FAIL full" && lines[5].starts_with("     free space") && lines[6] == "     meshmint check --explain ledger-writable",
+            "{text}"
+        );
+        assert!(lines[7] == "warn little (/var)" && lines[9] == "     meshmint check --explain ledger-space", "{text}");
         assert_eq!(lines.last(), Some(&"1 failed, 1 to look at"));
         assert!(text.is_ascii());
         let rich = anstream::adapter::strip_str(&report().text(true)).to_string();

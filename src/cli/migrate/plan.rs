@@ -6,7 +6,9 @@ use anstyle::Style;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::super::screen;
 use super::facts::{Facts, Unread};
+use crate::pki::inspect::printable;
 
 /// Which way a mesh goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -77,7 +79,7 @@ impl Plan<'_> {
     /// # Errors
     /// The serializer's, which has none for these types.
     pub(super) fn json(&self) -> Result<String, String> {
-        serde_json::to_string_pretty(self).map(|json| json + "\n").map_err(|error| error.to_string())
+        screen::json(self).map(|json| json + "\n")
     }
 
     /// For people.
@@ -125,11 +127,6 @@ impl Part {
             }
         }
     }
-}
-
-/// A line for a terminal: names in it are a cluster's, and none of them may steer it.
-fn printable(line: &str) -> String {
-    line.chars().filter(|letter| !letter.is_control()).collect()
 }
 
 /// Values as YAML. JSON is YAML, too, where the serializer should not take it.

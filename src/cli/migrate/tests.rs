@@ -397,7 +397,7 @@ fn no_name_of_the_cluster_is_more_than_a_word_for_the_shell() {
     facts.cluster = "east\r\u{7}".to_owned();
     facts.remote_clusters = vec!["west\u{9b}1m\nrm".to_owned()];
     let raw = planned(&facts, Some(Way::NewRoot)).text(&facts.lines());
-    assert!(raw.contains("other clusters: west1mrm") && raw.contains("trust domain mesh[2J, cluster east"), "{raw}");
+    assert!(raw.contains("other clusters: west\\u{9b}1m\\nrm") && raw.contains("trust domain mesh\\u{1b}[2J, cluster east\\r\\u{7}"), "{raw}");
     assert!(!anstream::adapter::strip_str(&raw).to_string().contains(|letter: char| letter.is_control() && letter != '\n'), "{raw}");
     let text = text(&planned(&facts, Some(Way::NewRoot)));
     assert!(text.contains("helm upgrade 'x; reboot #' istio/istiod") && text.contains("helm upgrade '$(reboot)' istio/ztunnel"), "{text}");

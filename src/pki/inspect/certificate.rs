@@ -1,6 +1,5 @@
 //! One certificate, as a person or a program wants to see it.
 
-use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ring::digest::{SHA256, digest};
@@ -16,6 +15,7 @@ use x509_parser::public_key::PublicKey;
 use x509_parser::x509::{SubjectPublicKeyInfo, X509Name};
 
 use super::super::signed_by::names_another_key;
+use super::printable::printable;
 use crate::spiffe::x509_svid::{Departure, Extensions, certificate_departures, leaf_departures, signing_departures, svid_id};
 
 /// What a certificate is for.
@@ -149,19 +149,6 @@ impl CertificateReport {
             },
         }
     }
-}
-
-/// Text from a certificate, safe for a terminal: what could move its cursor or turn its writing is shown as an escape.
-pub(crate) fn printable(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => _ = write!(safe, "{}", character.escape_unicode()),
-            _ if character.is_control() => _ = write!(safe, "{}", character.escape_default()),
-            _ => safe.push(character),
-        }
-    }
-    safe
 }
 
 pub(crate) fn name(name: &X509Name<'_>) -> String {

@@ -124,7 +124,7 @@ impl Contents {
                     .push(format!("{place} is a private key: it was not looked at, and it doesn't belong beside certificates that are passed on"));
             }
             (Kind::Unread(fault), _) => self.unreadable.push(format!("{place}: {fault}")),
-            (Kind::Other, _) => self.notes.push(format!("{place} was passed over: {}", super::certificate::printable(block.label))),
+            (Kind::Other, _) => self.notes.push(format!("{place} was passed over: {}", super::printable(block.label))),
             (_, Err(error)) => self.unreadable.push(error.to_string()),
             (Kind::Certificate, Ok(der)) => self.take_certificate(der, &place),
             (Kind::Request, Ok(der)) => match X509CertificationRequest::from_der(&der).map(|(rest, _)| rest.len()) {

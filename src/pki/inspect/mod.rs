@@ -6,6 +6,7 @@
 mod certificate;
 mod chain;
 mod input;
+mod printable;
 mod request;
 mod text;
 
@@ -18,9 +19,10 @@ use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
 pub use certificate::{CertificateReport, KeyReport, Kind};
-pub(crate) use certificate::{name as printable_name, printable, signature_algorithm};
+pub(crate) use certificate::{name as printable_name, signature_algorithm};
 pub use chain::{ChainError, Place, Purpose, verify_as_peer};
 pub use input::{InspectError, MAX_BLOCKS, MAX_INPUT};
+pub(crate) use printable::{is_harmless, printable};
 pub use request::RequestReport;
 pub use text::{Palette, lifetime, render_text, span};
 

@@ -32,7 +32,7 @@ pub(in crate::server) fn listen(path: &Path) -> io::Result<UnixListener> {
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(io::Error::new(io::ErrorKind::AddrInUse, "another server answers there"));
     }
-    // Made under another name, of the same length because that is limited, and then moved: nobody can open it before its mode is right.
+    // Made under another name, of the same length because that is limited, and then moved: the name that all know never has another mode.
     let mut name = path.as_os_str().as_bytes().to_vec();
     if let Some(last) = name.last_mut() {
         *last = if *last == b'~' { b'-' } else { b'~' };

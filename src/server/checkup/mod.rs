@@ -3,6 +3,7 @@
 
 mod controllers;
 mod facts;
+mod refused;
 mod remotes;
 mod table;
 mod window;
@@ -36,6 +37,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const FRESH: Duration = Duration::from_secs(2);
 /// The pause between two looks at the counters.
 const SAMPLE_PAUSE: Duration = Duration::from_secs(5);
+/// How far back it is looked for what was turned away, and for how requests ended.
+const MINUTE: Duration = Duration::from_secs(60);
+const MINUTES: Duration = Duration::from_secs(300);
 
 /// What a checkup looks at.
 #[derive(Debug)]
@@ -75,6 +79,8 @@ pub(super) struct Checkup {
     /// On both clocks.
     started: (OffsetDateTime, Duration),
     window: Mutex<Window>,
+    /// How requests ended in the last minutes.
+    outcomes: Mutex<Window>,
     /// What was found last, and when.
     last: tokio::sync::Mutex<Option<(Duration, Arc<[Fact]>)>>,
 }
@@ -86,12 +92,15 @@ struct Reading {
     panics: u64,
     /// What was turned away since the start and is no caller's fault, by reason.
     turned_away: Counts,
+    /// How requests ended since the start: the reason of a refusal, or [`refused::SERVED`].
+    outcomes: Counts,
 }
 
 impl Checkup {
     pub(super) fn new(parts: CheckupParts) -> Self {
         let started = (parts.clock.now(), parts.clock.monotonic());
-        Self { parts, started, window: Mutex::default(), last: tokio::sync::Mutex::default() }
+        let (window, outcomes) = (Mutex::new(Window::over(MINUTE)), Mutex::new(Window::over(MINUTES)));
+        Self { parts, started, window, outcomes, last: tokio::sync::Mutex::default() }
     }
 
     /// Since the server started.
@@ -103,8 +112,10 @@ impl Checkup {
     pub(super) async fn run(&self, shutdown: impl Future<Output = ()>) {
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
-            let counts = Reading::of(&self.parts.metrics).turned_away;
-            self.window.lock().unwrap_or_else(PoisonError::into_inner).note(self.parts.clock.monotonic(), counts);
+            let Reading { turned_away, outcomes, .. } = Reading::of(&self.parts.metrics);
+            let now = self.parts.clock.monotonic();
+            self.window.lock().unwrap_or_else(PoisonError::into_inner).note(now, turned_away);
+            self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).note(now, outcomes);
             tokio::select! {
                 () = self.parts.clock.sleep_until(self.parts.clock.monotonic() + SAMPLE_PAUSE) => {}
                 () = &mut shutdown => return,
@@ -147,6 +158,7 @@ impl Checkup {
         });
         let keys = self.parts.key_sets.status();
         facts.extend(keys.iter().enumerate().map(|(index, status)| facts::token_keys(index, keys.len(), status)));
+        facts.push(refused::token_issuer(&keys));
         match self.parts.faces_mesh {
             true => facts.extend(facts::cluster(self.parts.kubernetes.as_ref().map(|kubernetes| kubernetes.status()).as_ref())),
             false => facts.push(Fact::ok(Check::ClusterKnown, "nobody is served here: role authority")),
@@ -183,7 +195,8 @@ impl Checkup {
 
     fn load(&self) -> Vec<Fact> {
         let CheckupParts { admission, metrics, max_connections, .. } = &self.parts;
-        let Reading { connections, panics, turned_away } = Reading::of(metrics);
+        let Reading { connections, panics, turned_away, outcomes } = Reading::of(metrics);
+        let ended = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).since(&outcomes);
         let recent = self.window.lock().unwrap_or_else(PoisonError::into_inner).since(&turned_away);
         vec![
             match panics {
@@ -193,6 +206,7 @@ impl Checkup {
             facts::room(Check::RequestsRoom, "requests are in progress", admission.in_flight(), admission.limits().in_flight),
             facts::room(Check::ConnectionsRoom, "connections are open", connections, *max_connections),
             facts::refusals(&recent),
+            refused::callers(&ended),
             facts::open_files(getrlimit(Resource::Nofile).current, *max_connections),
         ]
     }
@@ -305,15 +319,22 @@ impl Reading {
                 match family.name() {
                     "meshmint_connections" => reading.connections = level as usize,
                     "meshmint_panics_total" => reading.panics = count as u64,
+                    "citadel_server_success_cert_issuance_count" => *reading.outcomes.entry(refused::SERVED.to_owned()).or_default() += count as u64,
                     "meshmint_refusals_total" if matches!(label("code"), Some("ResourceExhausted" | "Unavailable")) => {
                         reading.note(label("reason"), count);
+                        reading.refused(label("reason"), count);
                     }
+                    "meshmint_refusals_total" => reading.refused(label("reason"), count),
                     "meshmint_connections_closed_total" if label("reason").is_some_and(is_our_doing) => reading.note(label("reason"), count),
                     _ => {}
                 }
             }
         }
         reading
+    }
+
+    fn refused(&mut self, reason: Option<&str>, count: f64) {
+        *self.outcomes.entry(reason.unwrap_or("unknown").to_owned()).or_default() += count as u64;
     }
 
     fn note(&mut self, reason: Option<&str>, count: f64) {
@@ -365,9 +386,11 @@ mod tests {
         for reason in ["too_many_connections", "queue_full", "accept_error", "no_alpn_h2"] {
             metrics.connection_refused(reason);
         }
+        metrics.issued();
         metrics.connection_opened();
         metrics.panicked();
-        let Reading { connections, panics, turned_away } = Reading::of(&metrics);
+        let Reading { connections, panics, turned_away, outcomes } = Reading::of(&metrics);
+        assert_eq!((outcomes["no_credential"], outcomes["overloaded"], outcomes[refused::SERVED]), (1, 1, 1));
         assert_eq!((connections, panics), (1, 1));
         let grown: Vec<_> = turned_away.into_iter().filter(|(_, count)| *count > 0).collect();
         let one = |reason: &str| (reason.to_owned(), 1);

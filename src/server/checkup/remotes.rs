@@ -92,6 +92,7 @@ mod tests {
             faulty: vec![],
             failures: 0,
             last_error: None,
+            named_by_cluster: None,
         };
         let known = ClusterStatus {
             cluster: "west".to_owned(),

@@ -31,6 +31,8 @@ pub enum Check {
     StatePrivate,
     StateSpace,
     TokenKeys,
+    TokenIssuer,
+    CallersServed,
     ClusterKnown,
     RemoteClusters,
     RootConfigMaps,
@@ -96,6 +98,8 @@ impl Check {
         Self::StatePrivate,
         Self::StateSpace,
         Self::TokenKeys,
+        Self::TokenIssuer,
+        Self::CallersServed,
         Self::ClusterKnown,
         Self::RemoteClusters,
         Self::RootConfigMaps,
@@ -181,6 +185,14 @@ impl Check {
             Self::StatePrivate => state("state-private", "give the folder and its files back to the server's user: folders 0700, files 0600"),
             Self::StateSpace => state("state-space", "free space before the next renewal"),
             Self::TokenKeys => row("token-keys", "callers", "see that the key set's file or URL can be read from the server's machine"),
+            Self::TokenIssuer => row(
+                "token-issuer",
+                "callers",
+                "set tokens.issuers to what `kubectl get --raw /.well-known/openid-configuration` calls issuer, and restart",
+            ),
+            Self::CallersServed => {
+                row("callers-served", "callers", "see what the line says; the log names each reason, and refusals.md what it means")
+            }
             Self::ClusterKnown => {
                 row("cluster-known", "callers", "see that the API server answers and that our account may list and watch (deploy/kubernetes)")
             }

@@ -102,6 +102,7 @@ fn keys_age() {
         faulty: vec![],
         failures: 0,
         last_error: None,
+        named_by_cluster: None,
     };
     let severity = |status: IssuerStatus| token_keys(0, 1, &status).severity;
     assert_eq!(severity(good.clone()), Ok);
