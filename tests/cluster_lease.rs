@@ -149,6 +149,18 @@ async fn nobodys_time_of_day_is_believed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_count_that_can_not_grow_keeps_nobody_from_leading() {
+    let world = World::of(shared().await).await;
+    let spec = json!({"leaseTransitions": i32::MAX});
+    let collection = world.path().replace("/meshmint-leader", "");
+    world.admin.create(&collection, &json!({"metadata": {"name": "meshmint-leader"}, "spec": spec})).await;
+    let candidate = world.candidate("one");
+    wait_until("it to lead", || candidate.leads()).await;
+    assert_eq!(world.spec().await["leaseTransitions"], i32::MAX);
+    candidate.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_can_not_renew_stops_before_anybody_could_take_over() {
     let shared = Shared::over(ApiServer::start().await).await;
     let world = World::of(&shared).await;

@@ -10,14 +10,13 @@ mod helm;
 mod sandbox;
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use common::api_server::{ApiServer, CLUSTER_ISSUER};
+use common::api_server::{ApiServer, CLUSTER_ISSUER, free_ports};
 use common::cluster::{BoundTo, Client};
 use common::csrs::{key_pem, pem};
 use common::load::{ask_once, one};
@@ -228,11 +227,6 @@ fn assert_values_render(helm: &Helm, plan: &Value) -> Vec<Value> {
         serde_saphyr::from_str(&text).unwrap()
     };
     all.iter().map(render).collect()
-}
-
-fn free_ports() -> [u16; 3] {
-    let sockets = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    sockets.map(|socket| socket.local_addr().unwrap().port())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

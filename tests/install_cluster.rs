@@ -12,12 +12,11 @@ mod helm;
 mod sandbox;
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::Output;
 
 use chart_values::{value_sets, with_image};
-use common::api_server::{ApiServer, CLUSTER_ISSUER};
+use common::api_server::{ApiServer, CLUSTER_ISSUER, free_ports};
 use common::cluster::{BoundTo, Client};
 use common::load::ask_once;
 use common::{process, tools};
@@ -228,17 +227,6 @@ async fn an_upgrade_keeps_the_place_of_the_state_and_parts_the_roles_and_back() 
     admin.until_may("meshmint", "", "list", ("", "pods", ""), true).await;
     accepted(&run("uninstall", NAMESPACE, &[]));
     admin.get(&format!("/api/v1/namespaces/{NAMESPACE}/secrets/meshmint-state")).await;
-}
-
-/// Four ports that are free now, below those that the system gives to whoever connects: between now and the start of the pod others do.
-fn free_ports() -> [u16; 4] {
-    let mut sockets = Vec::new();
-    while sockets.len() < 4 {
-        let somewhere = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        sockets.extend(TcpListener::bind(("0.0.0.0", 10_000 + somewhere % 20_000)));
-    }
-    let ports: Vec<_> = sockets.iter().map(|socket| socket.local_addr().unwrap().port()).collect();
-    ports.try_into().unwrap()
 }
 
 fn text(output: &Output) -> String {

@@ -235,7 +235,8 @@ impl Election {
             "metadata": { "resourceVersion": lease.version()? },
             "spec": match ours {
                 true => self.spec(clock.now(), spec.get("acquireTime").and_then(Value::as_str), transitions),
-                false => self.spec(clock.now(), None, transitions + 1),
+                // The field is an int32: whoever sets it to the last one mustn't keep everybody from leading.
+                false => self.spec(clock.now(), None, (transitions + 1).min(u64::from(i32::MAX.unsigned_abs()))),
             },
         });
         Ok(self.wrote(self.leases.change(name, &patch).await?.as_ref(), asked))

@@ -17,6 +17,8 @@ struct Attempt {
     until: Duration,
     /// What the watch showed when the latest write began, until it shows something else.
     replaced: Option<Box<str>>,
+    /// What the watch showed when the latest write began, where that failed.
+    failed_over: Option<Box<str>>,
     /// In a row.
     failures: u32,
     /// In a row.
@@ -60,7 +62,10 @@ impl Attempts {
             return Err(Duration::MAX);
         }
         let is_shown = attempt.replaced.as_ref().is_none_or(|replaced| **replaced != *shown);
-        let earliest = if is_shown { attempt.until } else { attempt.until.max(attempt.ended + SHOWN_WITHIN) };
+        // What stood in the way of a write may be gone, as an immutable object that somebody deletes; once a second that is worth a try.
+        let is_changed = attempt.failed_over.as_ref().is_some_and(|failed_over| **failed_over != *shown);
+        let until = if is_changed { attempt.until.min(attempt.ended + AFTER_FAILURE.0) } else { attempt.until };
+        let earliest = if is_shown { until } else { until.max(attempt.ended + SHOWN_WITHIN) };
         if earliest > now { Err(earliest) } else { Ok(()) }
     }
 
@@ -82,7 +87,7 @@ impl Attempts {
             attempt.writes = 0;
         }
         attempt.ended = now;
-        let (mut failures, mut conflicts, mut replaced) = (0, 0, None);
+        let (mut failures, mut conflicts, mut replaced, mut failed_over) = (0, 0, None, None);
         let rest = match outcome {
             Outcome::Written => {
                 replaced = Some(shown.into());
@@ -95,10 +100,11 @@ impl Attempts {
             }
             Outcome::Failed => {
                 failures = attempt.failures.saturating_add(1);
+                failed_over = Some(shown.into());
                 pause(AFTER_FAILURE, failures)
             }
         };
-        (attempt.failures, attempt.conflicts, attempt.replaced) = (failures, conflicts, replaced);
+        (attempt.failures, attempt.conflicts, attempt.replaced, attempt.failed_over) = (failures, conflicts, replaced, failed_over);
         attempt.until = now + rest.mul_f64(1.0 - chance.clamp(0.0, 1.0) / 2.0);
     }
 
@@ -108,7 +114,7 @@ impl Attempts {
             _ if attempt.under_way => true,
             None => false,
             Some(true) => {
-                (attempt.failures, attempt.conflicts, attempt.replaced) = (0, 0, None);
+                (attempt.failures, attempt.conflicts, attempt.replaced, attempt.failed_over) = (0, 0, None, None);
                 now.saturating_sub(attempt.ended) <= QUIET
             }
             Some(false) => true,
@@ -148,6 +154,7 @@ mod tests {
             waits.push(attempts.may("a", "-", Duration::ZERO).unwrap_err().as_secs());
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 30, 30]);
+        assert_eq!(attempts.may("a", "5", Duration::ZERO), Err(S), "what stood in the way may be gone");
         attempts.end("a", "-", Outcome::Failed, Duration::ZERO, 1.0);
         assert_eq!(attempts.may("a", "-", Duration::ZERO), Err(S * 15), "chance takes off a half at most");
         assert!(attempts.is_failing("a") && !attempts.is_failing("b"));

@@ -129,7 +129,7 @@ impl ApiServer {
     /// The same with other settings.
     pub async fn start_with(settings: &Settings) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let ports = free_ports();
+        let ports: [u16; 3] = free_ports();
         write_secrets(folder.path());
         let etcd = start_etcd(folder.path(), ports[1], ports[2]);
         let mut this = Self { folder, port: ports[0], etcd_port: ports[1], server: None, etcd };
@@ -182,9 +182,13 @@ impl ApiServer {
             }
         };
         if tokio::time::timeout(PATIENCE, ready).await.is_err() {
-            let said = std::fs::read_to_string(&log).unwrap();
-            let last: Vec<_> = said.lines().rev().take(20).collect();
-            panic!("kube-apiserver did not become ready; the end of its log, newest first:\n{}", last.join("\n"));
+            let end_of = |log: &Path| {
+                let said = std::fs::read_to_string(log).unwrap();
+                let last: Vec<_> = said.lines().rev().take(20).collect();
+                last.join("\n")
+            };
+            let etcd = end_of(&self.folder.path().join("etcd.log"));
+            panic!("kube-apiserver did not become ready; the end of its log, newest first:\n{}\nand of etcd's:\n{etcd}", end_of(&log));
         }
     }
 
@@ -255,7 +259,7 @@ impl ApiServer {
 
     /// A new node with what port-forwarding needs of a kubelet; its pods are processes of this machine.
     pub async fn kubelet(&self, node: &str) -> Kubelet {
-        let port = free_ports()[0];
+        let [port] = free_ports();
         let at = |name: &str| self.folder.path().join(name).to_str().unwrap().to_owned();
         let flags = [
             format!("--listen=127.0.0.1:{port}"),
@@ -330,10 +334,16 @@ fn start_etcd(folder: &Path, port: u16, peers: u16) -> Below {
     Below::start(&tool("bin/etcd"), &flags, &folder.join("etcd.log"))
 }
 
-fn free_ports() -> [u16; 3] {
-    // All at once, so that they differ.
-    let sockets = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    sockets.map(|socket| socket.local_addr().unwrap().port())
+/// Ports that are free now, all at once, so that they differ; below those that the system gives to whoever connects or asks for any, which others do between
+/// now and the start of whatever shall listen there.
+pub fn free_ports<const N: usize>() -> [u16; N] {
+    let mut sockets = Vec::new();
+    while sockets.len() < N {
+        let somewhere = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        sockets.extend(TcpListener::bind(("0.0.0.0", 10_000 + somewhere % 20_000)));
+    }
+    let ports: Vec<_> = sockets.iter().map(|socket| socket.local_addr().unwrap().port()).collect();
+    ports.try_into().unwrap()
 }
 
 fn write_secrets(folder: &Path) {
