@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal as _, Write, stderr, stdout};
 
 use serde::Serialize;
 
-use crate::pki::inspect::is_harmless;
+use crate::pki::inspect::printable::is_harmless;
 
 /// Columns where nobody says how many there are.
 const COLUMNS: u16 = 80;

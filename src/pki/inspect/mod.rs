@@ -6,7 +6,7 @@
 mod certificate;
 mod chain;
 mod input;
-mod printable;
+pub(crate) mod printable;
 mod request;
 mod text;
 
@@ -22,7 +22,7 @@ pub use certificate::{CertificateReport, KeyReport, Kind};
 pub(crate) use certificate::{name as printable_name, signature_algorithm};
 pub use chain::{ChainError, Place, Purpose, verify_as_peer};
 pub use input::{InspectError, MAX_BLOCKS, MAX_INPUT};
-pub(crate) use printable::{is_harmless, printable};
+pub(crate) use printable::printable;
 pub use request::RequestReport;
 pub use text::{Palette, lifetime, render_text, span};
 
