@@ -172,7 +172,7 @@ fn key_usages(usage: &KeyUsage) -> Vec<&'static str> {
 }
 
 /// RFC 5280 §4.2.1.12.
-fn purposes(usage: &ExtendedKeyUsage<'_>) -> Vec<String> {
+pub(super) fn purposes(usage: &ExtendedKeyUsage<'_>) -> Vec<String> {
     let named = [
         (usage.any, "any"),
         (usage.server_auth, "serverAuth"),

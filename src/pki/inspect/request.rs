@@ -3,9 +3,9 @@
 use serde::Serialize;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::cri_attributes::ParsedCriAttribute;
-use x509_parser::extensions::{ExtendedKeyUsage, ParsedExtension, X509Extension};
+use x509_parser::extensions::{ParsedExtension, X509Extension};
 
-use super::certificate::{KeyReport, general_name, key_report, name, signature_algorithm};
+use super::certificate::{KeyReport, general_name, key_report, name, purposes, signature_algorithm};
 
 /// One CSR.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -65,27 +65,13 @@ fn in_words(extension: &X509Extension<'_>) -> String {
             (false, _) => "basicConstraints CA:FALSE".to_owned(),
         },
         ParsedExtension::KeyUsage(usage) => format!("keyUsage {usage}"),
-        ParsedExtension::ExtendedKeyUsage(usage) => format!("extendedKeyUsage {}", purposes(usage)),
+        ParsedExtension::ExtendedKeyUsage(usage) => format!("extendedKeyUsage {}", purposes(usage).join(", ")),
         ParsedExtension::SubjectKeyIdentifier(id) => format!("subjectKeyIdentifier {}", hex::encode(id.0)),
         ParsedExtension::NameConstraints(_) => "nameConstraints".to_owned(),
         ParsedExtension::ParseError { .. } => format!("{}, which can't be read", extension.oid),
         _ => extension.oid.to_string(),
     };
     if extension.critical { format!("{what} (critical)") } else { what }
-}
-
-fn purposes(usage: &ExtendedKeyUsage<'_>) -> String {
-    let named = [
-        (usage.any, "any"),
-        (usage.server_auth, "serverAuth"),
-        (usage.client_auth, "clientAuth"),
-        (usage.code_signing, "codeSigning"),
-        (usage.email_protection, "emailProtection"),
-        (usage.time_stamping, "timeStamping"),
-        (usage.ocsp_signing, "OCSPSigning"),
-    ];
-    let known = named.into_iter().filter(|(set, _)| *set).map(|(_, purpose)| purpose.to_owned());
-    known.chain(usage.other.iter().map(ToString::to_string)).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
