@@ -118,9 +118,9 @@ impl<T> Receiver<T> {
         }
     }
 
-    /// Whether nothing is there now.
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.lock().jobs.is_empty()
+    /// How many jobs are there now.
+    pub(super) fn len(&self) -> usize {
+        self.0.lock().jobs.len()
     }
 
     /// Moves what is there into `jobs`, at most `limit`.
@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(receiver.wait(1, None), Woken::Filled);
         receiver.take(&mut jobs, 2);
         assert_eq!(jobs, [0, 1]);
-        assert!(!receiver.is_empty());
+        assert_eq!(receiver.len(), 1);
         sender.send(4).unwrap();
         assert_eq!(receiver.wait(9, Some(Duration::ZERO)), Woken::Filled, "too few, but the time is up");
         receiver.take(&mut jobs, 9);

@@ -37,11 +37,12 @@ const TOGETHER: usize = 2_000;
 /// Where the last commit carried this many commands, more are on their way.
 const SEVERAL: usize = 3;
 
-/// For how many commands a commit then waits, and how long: what a flush and a switch of threads cost is shared by all that it carries. Where so many
-/// didn't come in time, there is time for more commits, and the next one waits for less.
+/// For how many commands a commit then waits, and how long: what a flush and a switch of threads cost is shared by all that it carries. Where it
+/// shows at a first look that so many won't come in time, there is time for more commits, and nobody is kept waiting for them.
 const GATHERED: usize = 16;
 const GATHERING: Duration = Duration::from_millis(4);
-const GATHERING_FEW: Duration = Duration::from_micros(1_500);
+const FIRST_LOOK: Duration = Duration::from_micros(1_500);
+const BY_FIRST_LOOK: usize = 6;
 
 /// After so long without a command, what was appended is indexed, however little it is.
 const QUIET: Duration = Duration::from_millis(200);
@@ -105,8 +106,6 @@ pub(super) struct Writer {
     prunes: VecDeque<Job>,
     /// How many commands the last commit carried.
     carried: usize,
-    /// Whether as many as a commit waits for came in time.
-    gathered: bool,
     /// New rows since the last step of a chore that was due.
     since_step: usize,
     /// Whether that step pruned: the next one indexes, if it can.
@@ -148,7 +147,6 @@ impl Writer {
             checkpoints,
             prunes: VecDeque::new(),
             carried: 0,
-            gathered: false,
             since_step: 0,
             pruned: false,
             rest: 0,
@@ -166,7 +164,7 @@ impl Writer {
             self.rest = self.rest.saturating_sub(1 + rows / ROWS_FOR_A_STEP);
             if woken == Woken::Quiet {
                 self.since_step = 0;
-                self.chores(usize::MAX, || !queue.is_empty());
+                self.chores(usize::MAX, || queue.len() > 0);
             } else if self.is_due() {
                 self.since_step += rows;
                 // Where little comes in, or nothing is let in, there is time for a step each time.
@@ -181,10 +179,10 @@ impl Writer {
     /// Waits for something to do; `None` when nothing will come any more. A command that comes alone is not kept waiting.
     fn wait(&mut self, queue: &Receiver<Job>) -> Option<Woken> {
         if self.carried >= SEVERAL {
-            let time = if self.gathered { GATHERING } else { GATHERING_FEW };
-            self.gathered = queue.wait(GATHERED, Some(time)) == Woken::Filled;
-            if self.gathered {
-                return Some(Woken::Filled);
+            let before = queue.len();
+            queue.wait(GATHERED, Some(FIRST_LOOK));
+            if queue.len().saturating_sub(before) >= BY_FIRST_LOOK {
+                queue.wait(GATHERED, Some(GATHERING.saturating_sub(FIRST_LOOK)));
             }
         }
         let complete = self.opened.as_ref().and_then(|opened| opened.index.as_ref()).is_none_or(Index::is_complete);
