@@ -11,6 +11,9 @@ use common::grpc::{Answer, CREATE, answer, bearer, frame, soon};
 use common::refused::{Refused, UNAVAILABLE_SENTENCE, World};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use h2::client::ResponseFuture;
+use h2::{Reason, SendStream};
+use hyper::body::Bytes;
 use prost::Message;
 use rusqlite::Connection;
 use tonic::Code;
@@ -147,6 +150,33 @@ async fn an_old_connection_is_told_to_go_and_loses_nothing() {
     world.goes_on().await;
     assert_eq!(world.metric(r#"meshmint_connections_closed_total{reason="age"}"#), 1.0);
     assert_eq!(world.metric(r#"meshmint_connections_closed_total{reason="cut_off"}"#), 0.0);
+}
+
+#[tokio::test]
+async fn a_stranger_has_few_streams_until_its_first_certificate() {
+    let world = World::start("", "");
+    let wire = world.wire(None).await;
+    let token = bearer(&world.token());
+    let headers: &[(&str, &[u8])] = &[("authorization", &token)];
+    let finish = async |(response, mut body): (ResponseFuture, SendStream<Bytes>)| {
+        body.send_data(frame(&request().encode_to_vec()), true).unwrap();
+        soon("an answer", answer(response)).await.unwrap().chain().len()
+    };
+    let mut begun = Vec::new();
+    for _ in 0..16 {
+        begun.push(wire.begin(CREATE, headers).await.unwrap());
+    }
+    let (response, _body) = wire.begin(CREATE, headers).await.unwrap();
+    let refused = soon("a reset", response).await.unwrap_err();
+    assert_eq!(refused.reason(), Some(Reason::REFUSED_STREAM), "it may be sent again");
+    assert_eq!(finish(begun.pop().unwrap()).await, 3);
+    // Now it is known: as many as it was told.
+    for _ in 0..84 {
+        begun.push(wire.begin(CREATE, headers).await.unwrap());
+    }
+    for unfinished in begun {
+        assert_eq!(finish(unfinished).await, 3);
+    }
 }
 
 #[tokio::test]

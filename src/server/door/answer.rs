@@ -25,6 +25,8 @@ pub(super) struct Answer {
     /// What isn't ready yet.
     rest: Option<Body>,
     member: Arc<Member>,
+    /// Its stream is under way for as long as this is here.
+    _under_way: Arc<()>,
 }
 
 /// Bytes that count until they are written.
@@ -36,9 +38,9 @@ pub(super) struct Kept {
 
 impl Answer {
     /// The same response; whatever of it is ready is counted now.
-    pub(super) async fn of(response: Response<Body>, member: Arc<Member>) -> Response<Self> {
+    pub(super) async fn of(response: Response<Body>, member: Arc<Member>, under_way: Arc<()>) -> Response<Self> {
         let (parts, body) = response.into_parts();
-        let mut answer = Self { ready: VecDeque::new(), rest: Some(body), member };
+        let mut answer = Self { ready: VecDeque::new(), rest: Some(body), member, _under_way: under_way };
         if answer.rest.as_ref().is_some_and(HttpBody::is_end_stream) {
             answer.rest = None;
         }

@@ -1,7 +1,6 @@
 //! One HTTP/2 connection under its bounds: few header fields, small windows, frames that cost a peer nothing, the time of a stranger, and the
 //! connection's age. It ends when its place is needed more.
 
-use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -43,6 +42,9 @@ const MAX_HEADER_BYTES: u32 = 32 * 1024;
 const MAX_HEADER_FIELDS: usize = 64;
 /// Streams that a peer may open and reset before we answered (CVE-2023-44487) until its connection is closed.
 const MAX_PENDING_RESETS: usize = 50;
+/// Streams that a stranger may have under way. An agent has one, ztunnel eight. The peer was told of more, which come with the first certificate; what is
+/// above is reset as if it hadn't been, with the code that says that it may be sent again (RFC 9113 §8.7).
+const STRANGERS_STREAMS: usize = 16;
 /// Bytes of requests that may be on their way on a stream, and on a connection: a few requests' worth. They are read as they come.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 128 * 1024;
@@ -127,7 +129,11 @@ where
 {
     let member = connection.member.clone();
     let stream = Gather::new(Paced::new(stream, clock.clone(), connection.fared.clone()), member.clone());
+    let streams = Arc::new(());
     let service = service_fn(|mut request: Request<Incoming>| {
+        let under_way = Arc::clone(&streams);
+        // Itself, and the one that they are counted by.
+        let too_many = !member.is_known() && Arc::strong_count(&streams) > STRANGERS_STREAMS + 1;
         // Done in the connection's own turn, so too many fields are gone before more than the frames of this turn (16 KiB) can come.
         let held = if request.headers().len() > MAX_HEADER_FIELDS {
             request.headers_mut().clear();
@@ -135,8 +141,17 @@ where
         } else {
             Ok(hold_headers(request.headers(), &member))
         };
-        let (answering, member) = (answer(request, held), member.clone());
-        async move { Ok::<_, Infallible>(Answer::of(answering.await, member).await) }
+        let answering = if too_many {
+            // Its headers are gone already, and it is read again after a pause.
+            connection.turn_away();
+            None
+        } else {
+            Some((answer(request, held), member.clone()))
+        };
+        async move {
+            let Some((answering, member)) = answering else { return Err(h2::Error::from(h2::Reason::REFUSED_STREAM)) };
+            Ok(Answer::of(answering.await, member, under_way).await)
+        }
     });
     let mut served = pin!(
         http2::Builder::new(TokioExecutor::new())

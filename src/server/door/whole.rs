@@ -32,6 +32,12 @@ pub(super) fn hold_headers(headers: &HeaderMap, member: &Arc<Member>) -> Held {
     member.holds(bytes + STREAM)
 }
 
+/// How many bytes the message has, by its prefix (gRPC over HTTP/2, Length-Prefixed-Message), where that is here.
+fn announced(data: &[u8]) -> usize {
+    let length = data.get(1..PREFIX).and_then(|length| <[u8; 4]>::try_from(length).ok());
+    length.and_then(|length| usize::try_from(u32::from_be_bytes(length)).ok()).unwrap_or(0)
+}
+
 /// A request's whole body: one message of at most `most` bytes.
 ///
 /// # Errors
@@ -46,7 +52,10 @@ pub(in crate::server) async fn read_whole(mut body: Incoming, held: &mut Held, m
                 return Err(Unread::TooLarge);
             }
             held.grow(data.len());
-            // No more room than what counts.
+            if whole.is_empty() {
+                // Grown with each piece it would leave a hole of each length behind, which nothing else fits in; what isn't filled takes no memory.
+                whole.reserve_exact(announced(data).min(most) + PREFIX);
+            }
             whole.reserve_exact(data.len());
             whole.extend_from_slice(data);
         }
