@@ -42,7 +42,7 @@ impl World {
         let admin = shared.admin().await;
         admin.apply_rules_in(&namespace, RULES).await;
         admin.until_may("meshmint", &namespace, "patch", ("coordination.k8s.io", "leases", "meshmint-leader"), true).await;
-        admin.until_may("meshmint", &namespace, "create", ("coordination.k8s.io", "leases", ""), true).await;
+        admin.until_may("meshmint", &namespace, "create", ("coordination.k8s.io", "leases", "meshmint-leader"), true).await;
         let access = Access::Kubeconfig(shared.kubeconfig(shared.server.port()));
         Self { admin, api: Api::connect(&access, SystemClock::shared()).await.unwrap(), namespace }
     }
@@ -203,7 +203,7 @@ async fn each_rule_is_needed_and_named_where_it_is_missing() {
         world.admin.until_may("meshmint", &world.namespace, verb, ("coordination.k8s.io", "leases", name), allowed).await;
     };
     // In the order in which they are needed: there is no Lease yet.
-    for (verb, name) in [("get", "meshmint-leader"), ("create", ""), ("patch", "meshmint-leader")] {
+    for (verb, name) in [("get", "meshmint-leader"), ("create", "meshmint-leader"), ("patch", "meshmint-leader")] {
         may(verb, name, false).await;
         let candidate = world.candidate(verb);
         let missed = || matches!(candidate.election.status().trouble, Some(ApiError::Status { code: 403, message }) if message.contains(&format!("cannot {verb}")));

@@ -148,8 +148,10 @@ fn check_places(name: &str, rendered: &[Value]) {
     for object in rendered {
         let cluster_wide = ["ClusterRole", "ClusterRoleBinding"].contains(&object["kind"].as_str().unwrap());
         // But for what istiod's Secrets and those of other clusters need.
-        let of_istiod = ["istiod", "cacerts"].into_iter().find(|which| object["metadata"]["name"] == format!("meshmint-{which}"));
         let own_name = object["metadata"]["name"].as_str().unwrap();
+        // What is elsewhere is called after the release's namespace, too.
+        let own_name = own_name.trim_end_matches("-meshmint-system");
+        let of_istiod = ["istiod", "cacerts"].into_iter().find(|which| own_name == format!("meshmint-{which}"));
         let of_others = own_name.ends_with("-remote-clusters").then_some("/cluster/remoteSecretsNamespace");
         let key = of_istiod.map(|which| format!("/controllers/{which}/namespace")).or(of_others.map(str::to_owned));
         let of_issuers = own_name.ends_with("-issuer-remote-clusters");
@@ -297,12 +299,17 @@ fn names_follow_the_release_and_fit() {
         "{:?}",
         names(&rendered)
     );
-    // Two releases with one name in two namespaces share nothing.
-    let cluster_wide = |namespace: &str| -> Vec<String> {
-        let rendered = helm.render_as("meshmint", namespace, &with_image(&json!({})));
-        names(&rendered.into_iter().filter(|object| object["metadata"]["namespace"].is_null()).collect::<Vec<_>>())
+    // Two releases with one name in two namespaces share nothing, also where both have something in a third.
+    let elsewhere = |namespace: &str| -> Vec<String> {
+        let values = json!({"app": {
+            "multiCluster": {"enabled": true, "namespace": "clusters"}, "tls": {"istiodCertificateEnable": true}, "cacerts": {"enabled": true},
+            "controller": {"rootConfigMap": true}, "admin": {"enabled": true},
+        }});
+        let rendered = helm.render_as("meshmint", namespace, &with_image(&values));
+        names(&rendered.into_iter().filter(|object| object["metadata"]["namespace"] != namespace).collect::<Vec<_>>())
     };
-    assert!(cluster_wide("one").iter().all(|name| !cluster_wide("two").contains(name)));
+    let (one, two) = (elsewhere("one"), elsewhere("two"));
+    assert!(one.len() > 10 && one.iter().all(|name| !two.contains(name)), "{one:?} {two:?}");
     let binding = helm.render_as("meshmint", "one", &with_image(&json!({})));
     assert_eq!(find(&binding, "ClusterRoleBinding", "")["subjects"][0]["namespace"], "one");
 }
@@ -408,6 +415,19 @@ fn rules_of_access_and_alerts_are_those_of_the_files() {
     let role = west.iter().find(|object| object["kind"] == "Role").unwrap();
     for named in role["rules"].as_array().unwrap().iter().filter_map(|rule| rule["resourceNames"].as_array()).flatten() {
         assert!(named.as_str().unwrap().starts_with("west-meshmint-"), "{named}");
+    }
+
+    // Whoever may create any Secret where Helm keeps its records may forge one, and the next upgrade does what it says.
+    for values in sets.values() {
+        for role in helm.render(&with_image(values)).iter().filter(|object| object["kind"].as_str().is_some_and(|kind| kind.ends_with("Role"))) {
+            for rule in role["rules"].as_array().unwrap() {
+                let (kinds, verbs) = (texts(&rule["resources"]), texts(&rule["verbs"]));
+                let makes = verbs.iter().any(|verb| ["create", "update", "patch", "*"].contains(&verb.as_str()));
+                let guarded = kinds.iter().any(|kind| ["secrets", "leases", "*"].contains(&kind.as_str()));
+                let anything = texts(&rule["resourceNames"]).is_empty();
+                assert!(!(makes && guarded && anything), "{} {rule}", role["metadata"]["name"]);
+            }
+        }
     }
 
     let monitoring = rendered("monitoring");

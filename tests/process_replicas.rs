@@ -28,8 +28,9 @@ async fn installations_that_race_end_with_one_root() {
         let (namespace, database) = (format!("race-{round}"), world.postgres.database());
         world.admin.apply_rules_in(&namespace, "deploy/kubernetes/state.yaml").await;
         for (group, resource, name) in [("", "secrets", "meshmint-state"), ("coordination.k8s.io", "leases", "meshmint-leader")] {
-            world.admin.until_may("meshmint", &namespace, "patch", (group, resource, name), true).await;
-            world.admin.until_may("meshmint", &namespace, "create", (group, resource, ""), true).await;
+            for verb in ["patch", "create"] {
+                world.admin.until_may("meshmint", &namespace, verb, (group, resource, name), true).await;
+            }
         }
         let starts: Vec<_> = (0..3)
             .map(|_| {

@@ -97,6 +97,23 @@ async fn an_issuer_issues_and_can_not_read_the_root_key() {
     forbidden("GET", &format!("/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/meshmint-leader")).await;
     as_issuer.get(&format!("{secrets}/meshmint-issuing")).await;
     assert_eq!(world.secret(NAMESPACE, "meshmint-root").await.len(), 1);
+    // Nobody forges Helm's record of a release, whose next upgrade would do what it says: not an issuer, and not who founded the authority here.
+    let as_authority = common::cluster::Client::new(&authority_config).await;
+    let name = "sh.helm.release.v1.meshmint.v99";
+    let forged = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "helm.sh/release.v1", "data": {"release": ""},
+        "metadata": {"name": name, "labels": {"owner": "helm", "name": "meshmint", "status": "deployed", "version": "99"}},
+    });
+    for client in [&as_issuer, &as_authority] {
+        for (method, path, kind) in [
+            ("POST", secrets.clone(), "application/json"),
+            ("PATCH", format!("{secrets}/{name}?fieldManager=thief"), "application/apply-patch+yaml"),
+            ("PUT", format!("{secrets}/{name}"), "application/json"),
+        ] {
+            let refused = client.ask(method, &path, kind, &forged).await;
+            assert!(matches!(&refused, Err(kube::Error::Api(status)) if status.code == 403), "{method} {path}: {refused:?}");
+        }
+    }
     // Nor does it change anything for an operator, who hears whom to ask.
     let root = issuers[0].folder.path().join("root.pem");
     std::fs::write(&root, issuers[0].bundle()).unwrap();
@@ -202,7 +219,7 @@ async fn each_rule_is_needed() {
     let leads = |leads: bool| block_in_place(|| wait_for("the Lease", || (authority.leads() == leads).then_some(())));
     leads(true);
     let lease = format!("/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/meshmint-leader");
-    for (verb, name) in [("get", "meshmint-leader"), ("patch", "meshmint-leader"), ("create", "")] {
+    for (verb, name) in [("get", "meshmint-leader"), ("patch", "meshmint-leader"), ("create", "meshmint-leader")] {
         world.admin.set_role(NAMESPACE, STATE, "meshmint-state", &without(verb, "leases")).await;
         may(&world, "meshmint", verb, "leases", name, false).await;
         if verb == "create" {
@@ -225,9 +242,9 @@ async fn each_rule_is_needed() {
     // Founding makes Secrets.
     world.admin.apply_rules_in("founding", STATE).await;
     world.admin.set_role("founding", STATE, "meshmint-state", &without("create", "secrets")).await;
-    world.admin.until_may("meshmint", "founding", "create", ("", "secrets", ""), false).await;
+    world.admin.until_may("meshmint", "founding", "create", ("", "secrets", "meshmint-state"), false).await;
     world.admin.until_may("meshmint", "founding", "get", ("", "secrets", "meshmint-state"), true).await;
-    world.admin.until_may("meshmint", "founding", "create", ("coordination.k8s.io", "leases", ""), true).await;
+    world.admin.until_may("meshmint", "founding", "create", ("coordination.k8s.io", "leases", "meshmint-leader"), true).await;
     let (folder, database) = (tempfile::tempdir().unwrap(), world.postgres.database());
     let yaml = world.yaml(folder.path(), &authority_config, &database, "founding", "role: authority\n");
     let (code, said) = block_in_place(|| Serve::refused(folder.path(), &yaml));

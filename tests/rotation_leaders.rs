@@ -41,10 +41,9 @@ impl World {
         let shared = shared().await;
         let admin = shared.admin().await;
         admin.apply_rules_in(namespace, "deploy/kubernetes/state.yaml").await;
-        for verb in ["get", "patch"] {
+        for verb in ["get", "create", "patch"] {
             admin.until_may("meshmint", namespace, verb, ("", "secrets", "meshmint-state"), true).await;
         }
-        admin.until_may("meshmint", namespace, "create", ("", "secrets", ""), true).await;
         let api = Api::connect(&Access::Kubeconfig(shared.kubeconfig(shared.server.port())), SystemClock::shared()).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         Self {

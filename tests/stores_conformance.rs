@@ -193,8 +193,9 @@ async fn secrets_of(shared: &Shared) -> Secrets {
     let admin = shared.admin().await;
     admin.apply_rules_in(&namespace, RULES).await;
     for (group, resource, name) in [("", "secrets", "meshmint-issuing"), ("coordination.k8s.io", "leases", "meshmint-leader")] {
-        admin.until_may("meshmint", &namespace, "patch", (group, resource, name), true).await;
-        admin.until_may("meshmint", &namespace, "create", (group, resource, ""), true).await;
+        for verb in ["patch", "create"] {
+            admin.until_may("meshmint", &namespace, verb, (group, resource, name), true).await;
+        }
     }
     let access = Access::Kubeconfig(shared.kubeconfig(shared.server.port()));
     let api = Api::connect(&access, SystemClock::shared()).await.unwrap();
@@ -289,10 +290,10 @@ async fn each_rule_is_needed_and_named_where_it_is_missing() {
     let version = store.swap(None, &state(1)).await.unwrap();
     let reference = store.put_key("issuing-1-aa", &key()).await.unwrap();
     let all = objects(RULES)[0]["rules"].clone();
-    let without = |verb: &str, named: bool| {
+    let without = |verb: &str| {
         let mut rules = all.clone();
         for rule in rules.as_array_mut().unwrap() {
-            if rule["resources"] == json!(["secrets"]) && rule.get("resourceNames").is_some() == named {
+            if rule["resources"] == json!(["secrets"]) {
                 rule["verbs"].as_array_mut().unwrap().retain(|each| each != verb);
             }
         }
@@ -310,17 +311,17 @@ async fn each_rule_is_needed_and_named_where_it_is_missing() {
             secrets.admin.until_may("meshmint", &secrets.namespace, verb, ("", "secrets", name), allowed).await;
         }
     };
-    may(without("get", true), "get", "meshmint-state", false).await;
+    may(without("get"), "get", "meshmint-state", false).await;
     refused(store.load().await.unwrap_err(), "meshmint-state", "get");
     refused(store.version().await.unwrap_err(), "meshmint-state", "get");
     refused(store.key(&reference).await.unwrap_err(), "meshmint-issuing", "get");
     refused(store.keys().await.unwrap_err(), "meshmint-issuing", "get");
-    may(without("patch", true), "patch", "meshmint-state", false).await;
+    may(without("patch"), "patch", "meshmint-state", false).await;
     refused(store.swap(Some(&version), &state(2)).await.unwrap_err(), "meshmint-state", "patch");
     refused(store.destroy_key(&reference).await.unwrap_err(), "meshmint-issuing", "patch");
-    may(without("create", false), "create", "", false).await;
+    may(without("create"), "create", "meshmint-root", false).await;
     refused(store.put_key("root-aa", &key()).await.unwrap_err(), "meshmint-root", "create");
-    may(all.clone(), "create", "", true).await;
+    may(all.clone(), "create", "meshmint-root", true).await;
     store.put_key("root-aa", &key()).await.unwrap();
     store.swap(Some(&version), &state(2)).await.unwrap();
 
@@ -331,6 +332,7 @@ async fn each_rule_is_needed_and_named_where_it_is_missing() {
         "another".to_owned(),
     );
     refused(other.load().await.unwrap_err(), "another-state", "get");
+    refused(other.swap(None, &state(1)).await.unwrap_err(), "another-state", "patch");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -218,7 +218,7 @@ impl Election {
                 "metadata": { "name": name, "namespace": self.parts.namespace, "labels": { "app.kubernetes.io/managed-by": "meshmint" } },
                 "spec": spec,
             });
-            return Ok(self.wrote(self.leases.create(&object).await?.as_ref(), asked));
+            return Ok(self.wrote(self.leases.create(name, &object).await?.as_ref(), asked));
         };
         let spec = lease.at("/spec").cloned().unwrap_or_default();
         let seen_at = self.saw(Some(&lease));

@@ -1,5 +1,6 @@
 //! Objects of one kind in one namespace that are ours to write: created where there are none, and changed only where nobody else changed them
-//! since they were read (resourceVersion). The store of the authority state and the lease of the leader are kept in such objects.
+//! since they were read (resourceVersion). The store of the authority state and the lease of the leader are kept in such objects. Every question
+//! names its object, so that the rules of access can.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,12 +8,15 @@ use std::time::Duration;
 
 use http::{Request, header};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::api_server::{ApiError, ApiServer};
+use crate::clock::SystemEntropy;
 
 /// The longest object: a Secret of 1 MiB in base64, and what else is in it.
 const MAX_BYTES: usize = 4 << 20;
+/// The annotation with the writer that made an object.
+const CREATED_BY: &str = "meshmint.io/created-by";
 /// Asks for metadata and nothing else.
 const ONLY_METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
@@ -57,12 +61,24 @@ impl OwnObjects {
         self.read(name, ONLY_METADATA).await?.map(|object| object.version()).transpose()
     }
 
-    /// Creates an object. `None`: there is one already.
+    /// Creates an object. `None`: there is one already that says otherwise.
+    ///
+    /// It is server-side apply without force, because RBAC can name the object in that and can't in a plain create: whoever may create any Secret
+    /// may forge Helm's record of a release, whose next upgrade does what that says. The fields belong to a writer that nobody else ever is, and
+    /// one of them says who that was: so with any object that was created here meanwhile it is a conflict, and that one stays.
     ///
     /// # Errors
     /// [`ApiError`]; it may have been created all the same where no answer came.
-    pub async fn create(&self, object: &Value) -> Result<Option<Object>, ApiError> {
-        let request = Request::post(&self.collection).header(header::CONTENT_TYPE, "application/json");
+    pub async fn create(&self, name: &str, object: &Value) -> Result<Option<Object>, ApiError> {
+        let mut writer = [0; 8];
+        SystemEntropy::shared().fill(&mut writer).map_err(|error| ApiError::Access(error.to_string()))?;
+        let writer = format!("meshmint-{:016x}", u64::from_be_bytes(writer));
+        let mut object = object.clone();
+        if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.insert("annotations".to_owned(), json!({ CREATED_BY: writer }));
+        }
+        let request = Request::patch(format!("{}/{name}?fieldManager={writer}", self.collection));
+        let request = request.header(header::CONTENT_TYPE, "application/apply-patch+yaml");
         match self.send(request.body(object.to_string().into_bytes())).await {
             Err(ApiError::Status { code: 409, .. }) => Ok(None),
             answer => answer.map(Some),
@@ -126,7 +142,7 @@ impl fmt::Debug for OwnObjects {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{from_value, json};
+    use serde_json::from_value;
 
     use super::*;
 

@@ -98,7 +98,7 @@ impl SecretsStore {
     async fn add(&self, secret: &str, name: &str, key: &[u8]) -> Result<bool, StoreError> {
         for _ in 0..ATTEMPTS {
             let written = match self.said(secret, self.secrets.get(secret).await)? {
-                None => self.said(secret, self.secrets.create(&self.object(secret, name, key)).await)?,
+                None => self.said(secret, self.secrets.create(secret, &self.object(secret, name, key)).await)?,
                 Some(there) if there.at(&format!("/data/{name}")).is_some() => return Ok(false),
                 Some(there) => {
                     let version = self.said(secret, there.version())?;
@@ -140,7 +140,7 @@ impl StateStore for SecretsStore {
             return Err(StoreError::TooLarge { place: self.place(&name), bytes: bytes.len(), most: MAX_BYTES });
         }
         let answer = match expected {
-            None => self.secrets.create(&self.object(&name, DOCUMENT, &bytes)).await,
+            None => self.secrets.create(&name, &self.object(&name, DOCUMENT, &bytes)).await,
             Some(Version(version)) => {
                 let patch = json!({"metadata": {"resourceVersion": version}, "data": {DOCUMENT: STANDARD.encode(&bytes)}});
                 self.secrets.change(&name, &patch).await

@@ -194,7 +194,8 @@ mod tests {
         let state =
             more("state: { store: secrets, secrets: { namespace: keys, prefix: ca } }\nledger: { postgres: { url: 'postgresql://a@b/c' } }\n");
         assert!(
-            state.contains(&"get secrets/ca-root in keys".to_owned()) && state.contains(&"create leases.coordination.k8s.io in keys".to_owned()),
+            state.contains(&"get secrets/ca-root in keys".to_owned())
+                && state.contains(&"create leases.coordination.k8s.io/ca-leader in keys".to_owned()),
             "{state:?}"
         );
     }
