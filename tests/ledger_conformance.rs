@@ -288,10 +288,12 @@ async fn generations_open_once_and_close_for_ever(backend: &dyn Backend) {
 
 async fn bundles_keep_their_bytes(backend: &dyn Backend) {
     let ledger = backend.open().await;
+    assert_eq!(ledger.latest_bundle().await, Ok(None));
     ledger.record_bundle(1, "one\n", START).await.unwrap();
     ledger.record_bundle(1, "one\n", START + Duration::HOUR).await.unwrap();
     assert!(matches!(ledger.record_bundle(1, "one\n ", START).await, Err(LedgerError::Duplicate(_))));
     ledger.record_bundle(2, "one\n", START).await.unwrap();
+    assert_eq!(ledger.latest_bundle().await, Ok(Some(2)));
 }
 
 async fn the_log_of_operators_and_replicas_takes_entries(backend: &dyn Backend) {

@@ -8,6 +8,7 @@ mod process;
 use std::path::Path;
 
 use process::{Serve, issuer_folder, meshmint, serve_yaml};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -105,4 +106,53 @@ fn a_state_that_is_older_than_its_ledger_says_what_to_restore() {
     let said = world.refused();
     assert!(said.contains("the state is older than the ledger") && said.contains("same backup"), "{said}");
     assert!(meshmint(&["config", "check", world.path("meshmint.yaml").to_str().unwrap()]).status.success());
+}
+
+/// Without it the answers of one replica would lack a root that those of another have.
+#[test]
+fn an_older_copy_of_the_state_is_refused_at_every_start() {
+    let world = World::new();
+    world.run();
+    let copied = world.path("older.json");
+    copy(&world.path("state/authority.json"), &copied);
+    let root = world.path("root.pem");
+    std::fs::write(&root, foreign_root()).unwrap();
+    let serve = Serve::start(world.folder.path(), &world.yaml);
+    let socket = world.path("admin.sock");
+    let add = ["authority", "trust", "add", root.to_str().unwrap(), "--reason", "a move", "--admin", socket.to_str().unwrap()];
+    assert!(meshmint(&add).status.success());
+    assert_eq!(serve.terminate().0, Some(0));
+    let newest = std::fs::read(world.path("state/authority.json")).unwrap();
+
+    copy(&copied, &world.path("state/authority.json"));
+    for _ in 0..2 {
+        let said = world.refused();
+        assert!(
+            said.contains("an older copy") && said.contains("number 1, and the ledger has number 2") && said.contains("Restore the newest"),
+            "{said}"
+        );
+    }
+    assert_eq!(std::fs::read(world.path("state/authority.json")).unwrap(), std::fs::read(&copied).unwrap(), "nothing was written");
+    // The newest is taken again; and where there is none, the older one with a new ledger.
+    std::fs::write(world.path("state/authority.json"), newest).unwrap();
+    world.run();
+    copy(&copied, &world.path("state/authority.json"));
+    std::fs::create_dir(world.path("old")).unwrap();
+    for file in std::fs::read_dir(world.folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()) {
+        if file.starts_with("ledger.db") {
+            std::fs::rename(world.path(&file), world.path("old").join(&file)).unwrap();
+        }
+    }
+    let log = world.run();
+    assert!(log.iter().any(|line| line["level"] == "WARN" && line["message"].as_str().unwrap().contains("took over")), "{log:?}");
+}
+
+/// A root of somebody else's.
+fn foreign_root() -> String {
+    let mut parameters = CertificateParams::default();
+    parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    parameters.distinguished_name.push(DnType::CommonName, "another root");
+    let certificate = parameters.self_signed(&KeyPair::generate().unwrap()).unwrap();
+    pem_rfc7468::encode_string("CERTIFICATE", pem_rfc7468::LineEnding::LF, certificate.der()).unwrap()
 }

@@ -69,6 +69,12 @@ pub trait Ledger: Send + Sync + Debug {
     /// [`LedgerError::Unavailable`].
     async fn audits(&self, before: Option<u64>, limit: u32) -> Result<AuditPage, LedgerError>;
 
+    /// The highest number of a bundle on record; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`].
+    async fn latest_bundle(&self) -> Result<Option<u64>, LedgerError>;
+
     /// Notes which generation and bundle `replica` serves now.
     ///
     /// # Errors

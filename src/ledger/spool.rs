@@ -361,6 +361,10 @@ impl Ledger for Spooling {
         self.0.database.replica_serves(replica, generation, bundle_number, now).await
     }
 
+    async fn latest_bundle(&self) -> Result<Option<u64>, LedgerError> {
+        self.0.database.latest_bundle().await
+    }
+
     async fn high_water(&self) -> Result<u64, LedgerError> {
         self.0.database.high_water().await
     }

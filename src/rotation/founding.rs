@@ -33,8 +33,14 @@ pub(super) async fn state(parts: &KeeperParts, founding: &Founding) -> Result<(A
     let end = parts.clock.monotonic() + PATIENCE;
     loop {
         let bound = async {
+            // Before the state is read: whoever publishes a bundle has written it into the state first.
+            let latest = parts.ledger.latest_bundle().await?;
             let held = match parts.store.load().await? {
-                Some(stored) => adopt(stored, parts, founding.made_by)?,
+                Some(stored) => {
+                    let held = adopt(stored, parts, founding.made_by)?;
+                    is_newest(&held.0, parts, latest)?;
+                    held
+                }
                 None if parts.duty == Duty::Follow => return Err(KeeperError::NotFounded),
                 None => found(parts, founding).await?,
             };
@@ -99,6 +105,16 @@ fn adopt(found: (AuthorityState, Version), parts: &KeeperParts, mode: MadeBy) ->
             Err(KeeperError::Foreign("the state was made by `meshmint serve`; give `dev` another folder with --dir".to_owned()))
         }
         _ => Ok(found),
+    }
+}
+
+/// Holds the state against the latest bundle on record in its own ledger. Another one knows nothing of it.
+fn is_newest(state: &AuthorityState, parts: &KeeperParts, latest: Option<u64>) -> Result<(), KeeperError> {
+    match latest {
+        Some(latest) if latest > state.bundle_number && state.ledger.as_ref().is_some_and(|mark| mark.id == parts.ledger.id()) => {
+            Err(KeeperError::Older { state: state.bundle_number, ledger: latest })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -101,6 +101,17 @@ pub enum KeeperError {
     /// State and ledger don't belong to the same moment.
     #[error("the state is older than the ledger ({0}): restore both from the same backup, or the state from a later one")]
     Behind(LedgerError),
+    /// The state is older than what the ledger knows was published from it: its replicas would answer with a bundle that lacks roots.
+    #[error(
+        "the state is an older copy: its trust bundle is number {state}, and the ledger has number {ledger} on record. Restore the newest state, or state \
+         and ledger from one backup; where no newer one is left, give this one a new ledger (the records stay in the old one)"
+    )]
+    Older {
+        /// The number of the state's bundle.
+        state: u64,
+        /// The highest that the ledger knows.
+        ledger: u64,
+    },
     /// This replica may not found an authority.
     #[error("there is no authority yet, and a replica of role issuer makes none: start one of role authority")]
     NotFounded,

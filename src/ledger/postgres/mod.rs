@@ -229,6 +229,12 @@ impl Ledger for PostgresLedger {
         self.write(Work::ReplicaServes(replica.to_owned(), generation, bundle_number, now)).await
     }
 
+    async fn latest_bundle(&self) -> Result<Option<u64>, LedgerError> {
+        let sql = "SELECT number FROM meshmint.bundles ORDER BY number DESC LIMIT 1";
+        let found = self.pool.lease().await?.ask(sql, &[]).await?;
+        found.first().map(|row| counter(row, "number")).transpose()
+    }
+
     async fn high_water(&self) -> Result<u64, LedgerError> {
         let sql = "SELECT (commits + coalesce((SELECT sum(written) FROM meshmint.replicas), 0))::bigint AS mark FROM meshmint.meta";
         let found = self.pool.lease().await?.ask(sql, &[]).await?;

@@ -174,6 +174,10 @@ impl Ledger for SqliteLedger {
         self.write(Command::ReplicaServes { replica: replica.to_owned(), generation, bundle_number, now }).await.map(drop)
     }
 
+    async fn latest_bundle(&self) -> Result<Option<u64>, LedgerError> {
+        self.readers.ask(|connection| queries::latest_bundle(connection)).await
+    }
+
     async fn high_water(&self) -> Result<u64, LedgerError> {
         self.readers.ask(|connection| queries::high_water(connection)).await
     }

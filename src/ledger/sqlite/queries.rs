@@ -16,6 +16,11 @@ pub(super) fn high_water(connection: &Connection) -> rusqlite::Result<u64> {
     connection.prepare_cached(HIGH_WATER)?.query_row([], |row| counter(row, 0))
 }
 
+pub(super) fn latest_bundle(connection: &Connection) -> rusqlite::Result<Option<u64>> {
+    let latest: Option<i64> = connection.prepare_cached("SELECT max(number) FROM bundles")?.query_row([], |row| row.get(0))?;
+    Ok(latest.and_then(|latest| u64::try_from(latest).ok()))
+}
+
 pub(super) fn last_sequence(connection: &Connection, replica: &str) -> rusqlite::Result<Option<u64>> {
     let sql = "SELECT max(last) FROM (SELECT last_sequence AS last FROM replicas WHERE id = ?1 UNION ALL \
          SELECT replica_sequence FROM certificates WHERE id > (SELECT indexed_to FROM meta) AND replica = ?1)";
