@@ -239,14 +239,32 @@ async fn what_others_do_to_it_is_repaired_and_what_is_theirs_is_kept() {
     let (_, took) = world.until_right(&admin, &map("new")).await;
     assert!(took < Duration::from_secs(1), "a deleted one waited for {took:?}");
 
-    // A higher number is another writer's, who knows more.
+    // A higher number is another writer's, who knows more: for as long as a frozen leader might believe otherwise. Then it was never given.
     let newer = json!({"metadata": {"annotations": {NUMBER: "4000"}}, "data": {"root-cert.pem": "newer"}});
     admin.patch(&map("new"), &newer).await;
     wait_until("it to be left alone", || world.namespaces("left_alone") == 1.0).await;
-    world.until_check("failed", "a bundle of a higher number").await;
+    world.until_check("warning", "a bundle of a higher number").await;
     admin.namespace("after").await;
     world.until_right(&admin, &map("after")).await;
     assert_eq!(admin.get(&map("new")).await["data"]["root-cert.pem"], "newer");
+    let (_, took) = world.until_right(&admin, &map("new")).await;
+    assert!(took > Duration::from_secs(10), "{took:?}");
+    // Whose it says it is changes nothing but what an operator reads.
+    let others = json!({"metadata": {"annotations": {NUMBER: "9000", "meshmint.io/authority": "cafe"}}, "data": {"root-cert.pem": "theirs"}});
+    admin.patch(&map("new"), &others).await;
+    world.until_check("warning", "a bundle of another authority, cafe").await;
+    // One who never stops is told of.
+    let fighting = async {
+        loop {
+            admin.patch(&map("after"), &json!({"data": {"root-cert.pem": "mine"}})).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        () = fighting => {}
+        () = world.until_check("failed", "again and again") => {}
+    }
+    world.until_right(&admin, &map("after")).await;
 
     // Nothing is made in a namespace that is on its way out.
     admin.delete("/api/v1/namespaces/new", 0).await;

@@ -36,6 +36,9 @@ pub(crate) struct Annotations {
     /// The number of the trust bundle that is in it.
     #[serde(default, rename = "meshmint.io/bundle-number")]
     pub(crate) bundle_number: Option<String>,
+    /// The authority whose trust bundle it is.
+    #[serde(default, rename = "meshmint.io/authority")]
+    pub(crate) authority: Option<String>,
     /// The generation that signed what is in it.
     #[serde(default, rename = "meshmint.io/generation")]
     pub(crate) generation: Option<String>,

@@ -74,6 +74,11 @@ impl Attempts {
         self.0.get(namespace).is_some_and(|attempt| attempt.failures > 0)
     }
 
+    /// Whether somebody else has written there again and again since it was quiet last.
+    pub(super) fn is_fought_over(&self, namespace: &str) -> bool {
+        self.0.get(namespace).is_some_and(|attempt| attempt.writes >= AT_ONCE)
+    }
+
     pub(super) fn begin(&mut self, namespace: &str) {
         self.0.entry(namespace.into()).or_default().under_way = true;
     }

@@ -4,6 +4,7 @@
 //! written: namespaces that have none first, because pods hang without it; evenly spread; a few at once. One that can't be written waits for its
 //! own next try and holds up nobody.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -32,6 +33,9 @@ const RETRIES_AT_ONCE: usize = 8;
 const LOOK_PAUSE: Duration = Duration::from_millis(25);
 /// The longest: the bundle may have changed.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// How long a bundle of a higher number is left alone: longer than a leader that was frozen goes on leading, or believes an older state. Whoever leads for
+/// so long has the newest state there is, so the number was never given: somebody wrote it by hand, it is of another authority, or from before a restore.
+const NEWER_FOR: Duration = Duration::from_secs(20);
 /// So many writes in a row that found the API server away, and everything waits.
 const AWAY_AFTER: u32 = 16;
 const AWAY_PAUSE: Duration = Duration::from_secs(5);
@@ -62,8 +66,12 @@ pub struct RootMapStatus {
     pub selected: usize,
     /// Those that have it.
     pub current: usize,
-    /// Those that have one of a higher number, which is left alone.
+    /// Those that have one of a higher number, which is left alone for a while.
     pub left_alone: usize,
+    /// Those that don't have it because somebody else writes something else again and again.
+    pub fought_over: usize,
+    /// One of these or of those that are left alone, and the other authority that its bundle says it is of.
+    pub rival: Option<(String, Option<String>)>,
     /// Those whose last write failed.
     pub failing: usize,
     /// Since when not all of them have it, on the monotonic clock; `None` where they do.
@@ -107,6 +115,8 @@ struct Look {
     selected: usize,
     current: usize,
     left_alone: usize,
+    fought_over: usize,
+    rival: Option<(String, Option<String>)>,
     failing: usize,
     due: Vec<Due>,
     /// When something is due next that isn't yet.
@@ -139,7 +149,7 @@ impl RootConfigMaps {
         let clock = self.parts.clock.as_ref();
         let (mut namespaces, mut maps) = (self.namespaces.changes(), self.maps.changes());
         let (mut attempts, mut pace, mut under_way) = (Attempts::default(), pace(), FuturesUnordered::new());
-        let (mut retries, mut away) = (0_usize, 0_u32);
+        let (mut newer, mut retries, mut away) = (HashMap::new(), 0_usize, 0_u32);
         let mut quiet_until = Duration::ZERO;
         loop {
             namespaces.borrow_and_update();
@@ -149,7 +159,7 @@ impl RootConfigMaps {
             // Before both were listed nothing is known to be missing.
             if self.namespaces.age().is_some() && self.maps.age().is_some() {
                 let wanted = Wanted::of(&self.parts.generation.load());
-                let look = self.look(&wanted, &mut attempts, now);
+                let look = self.look(&wanted, &mut attempts, &mut newer, now);
                 self.note(&look, now);
                 wake = wake.min(look.next.unwrap_or(wake));
                 if quiet_until > now {
@@ -195,26 +205,42 @@ impl RootConfigMaps {
         }
     }
 
-    /// Compares every namespace with what it shall have.
-    fn look(&self, wanted: &Wanted, attempts: &mut Attempts, now: Duration) -> Look {
+    /// Compares every namespace with what it shall have. `newer`: since when namespaces have a bundle of a higher number.
+    fn look(&self, wanted: &Wanted, attempts: &mut Attempts, newer: &mut HashMap<Box<str>, Duration>, now: Duration) -> Look {
         self.namespaces.look(|namespaces| {
             self.maps.look(|maps| {
+                newer.retain(|namespace, _| namespaces.contains(namespace) && matches!(maps.need(namespace, wanted), Need::Newer(_)));
                 let settled = |namespace: &str| {
-                    let need = namespaces.contains(namespace).then(|| maps.need(namespace, wanted))?;
-                    Some(matches!(need, Need::Nothing | Need::LeftAlone))
+                    let waits = || newer.get(namespace).is_none_or(|since| now.saturating_sub(*since) < NEWER_FOR);
+                    match namespaces.contains(namespace).then(|| maps.need(namespace, wanted))? {
+                        Need::Nothing => Some(true),
+                        Need::Newer(_) => Some(waits()),
+                        Need::Create | Need::Change(_) => Some(false),
+                    }
                 };
                 attempts.tidy(now, settled);
                 let mut look = Look { selected: namespaces.len(), ..Look::default() };
                 let (mut missing, mut changed) = (Vec::new(), Vec::new());
                 for namespace in namespaces.iter() {
-                    let version = match maps.need(namespace, wanted) {
+                    let need = maps.need(namespace, wanted);
+                    let is_fought_over = !matches!(need, Need::Nothing) && attempts.is_fought_over(namespace);
+                    look.fought_over += usize::from(is_fought_over);
+                    if is_fought_over || matches!(need, Need::Newer(_)) {
+                        look.rival = Some((namespace.to_owned(), maps.other_authority(namespace, wanted).map(str::to_owned)));
+                    }
+                    let version = match need {
                         Need::Nothing => {
                             look.current += 1;
                             continue;
                         }
-                        Need::LeftAlone => {
-                            look.left_alone += 1;
-                            continue;
+                        Need::Newer(version) => {
+                            let until = *newer.entry(namespace.into()).or_insert(now) + NEWER_FOR;
+                            if until > now {
+                                look.left_alone += 1;
+                                look.next = Some(look.next.map_or(until, |next| next.min(until)));
+                                continue;
+                            }
+                            Some(version)
                         }
                         Need::Create => None,
                         Need::Change(version) => Some(version),
@@ -245,6 +271,7 @@ impl RootConfigMaps {
     fn note(&self, look: &Look, now: Duration) {
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         (status.selected, status.current, status.left_alone, status.failing) = (look.selected, look.current, look.left_alone, look.failing);
+        (status.fought_over, status.rival) = (look.fought_over, look.rival.clone());
         if look.failing == 0 {
             status.trouble = None;
         }
@@ -320,7 +347,7 @@ async fn wait(
 fn contents(wanted: &Wanted) -> Value {
     let number = wanted.number.to_string();
     json!({
-        "metadata": {"labels": {"istio.io/config": "true"}, "annotations": {"meshmint.io/bundle-number": number}},
+        "metadata": {"labels": {"istio.io/config": "true"}, "annotations": {"meshmint.io/bundle-number": number, "meshmint.io/authority": wanted.authority.as_str()}},
         "data": {KEY: &*wanted.bundle},
     })
 }

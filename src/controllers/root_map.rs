@@ -5,11 +5,14 @@ use std::collections::HashMap;
 use ring::digest::{SHA256, digest};
 use serde::Deserialize;
 
-use crate::authority::Generation;
+use crate::authority::{AuthorityId, Generation};
 use crate::cluster::{Index, Metadata, Resource};
 
 /// The key under which clients read the bundle.
 pub(super) const KEY: &str = "root-cert.pem";
+
+/// The longest id of another authority that is kept, in characters: ours have half of it.
+const MAX_ID: usize = 64;
 
 type Digest = [u8; 32];
 
@@ -24,12 +27,15 @@ fn digest_of(text: &str) -> Digest {
 pub(super) struct Wanted {
     pub(super) bundle: std::sync::Arc<str>,
     pub(super) number: u64,
+    /// The root that signs: whose bundle it is. Numbers are an authority's own.
+    pub(super) authority: AuthorityId,
     digest: Digest,
 }
 
 impl Wanted {
     pub(super) fn of(generation: &Generation) -> Self {
-        Self { bundle: generation.bundle.clone(), number: generation.bundle_number, digest: digest_of(&generation.bundle) }
+        let (bundle, number, authority) = (generation.bundle.clone(), generation.bundle_number, generation.root.clone());
+        Self { digest: digest_of(&bundle), bundle, number, authority }
     }
 }
 
@@ -38,8 +44,8 @@ impl Wanted {
 pub(super) enum Need<'a> {
     /// Nothing.
     Nothing,
-    /// Nothing from us: there is a bundle of a higher number, so there is a writer that knows more.
-    LeftAlone,
+    /// There is a bundle of a higher number, at this version: of a writer that knows more, or a number that was never given.
+    Newer(&'a str),
     /// There is no ConfigMap.
     Create,
     /// It has another bundle, or lacks our marks; it is at this version.
@@ -54,6 +60,8 @@ struct Known {
     number: Option<u64>,
     digest: Option<Digest>,
     labelled: bool,
+    /// The authority that it says it is of.
+    authority: Option<Box<str>>,
 }
 
 /// All of them, by namespace.
@@ -71,11 +79,16 @@ impl KnownRootMaps {
         self.all.get(namespace).map_or_else(|| format!("nothing after {}", self.removals), |known| known.version.to_string())
     }
 
+    /// The other authority that what is in this namespace says it is of.
+    pub(super) fn other_authority(&self, namespace: &str, wanted: &Wanted) -> Option<&str> {
+        self.all.get(namespace)?.authority.as_deref().filter(|authority| *authority != wanted.authority.as_str())
+    }
+
     /// What this namespace asks for.
     pub(super) fn need(&self, namespace: &str, wanted: &Wanted) -> Need<'_> {
         match self.all.get(namespace) {
             None => Need::Create,
-            Some(known) if known.number.is_some_and(|number| number > wanted.number) => Need::LeftAlone,
+            Some(known) if known.number.is_some_and(|number| number > wanted.number) => Need::Newer(&known.version),
             Some(Known { number: Some(number), digest: Some(digest), labelled: true, .. })
                 if *number == wanted.number && *digest == wanted.digest =>
             {
@@ -114,6 +127,8 @@ impl Index for KnownRootMaps {
             number: metadata.annotations.bundle_number.and_then(|number| number.parse().ok()),
             digest: data.bundle.as_deref().map(digest_of),
             labelled: metadata.labels.istio_config.as_deref() == Some("true"),
+            // Whoever may write there may write anything.
+            authority: metadata.annotations.authority.map(|id| id.chars().take(MAX_ID).collect::<String>().into()),
         };
         self.all.insert(metadata.namespace.into(), known);
     }
@@ -134,7 +149,7 @@ mod tests {
     use super::*;
 
     fn wanted() -> Wanted {
-        Wanted { bundle: "bundle\n".into(), number: 7, digest: digest_of("bundle\n") }
+        Wanted { bundle: "bundle\n".into(), number: 7, authority: AuthorityId::from_text("aa".to_owned()), digest: digest_of("bundle\n") }
     }
 
     fn need_of(labels: &Value, annotations: &Value, data: &Value) -> String {
@@ -164,7 +179,7 @@ mod tests {
         }
         assert_eq!(need_of(&label, &json!({}), &data), change, "istiod's");
         for data in [data, json!({"root-cert.pem": "another"}), json!({})] {
-            assert_eq!(need_of(&label, &json!({"meshmint.io/bundle-number": "8"}), &data), "LeftAlone");
+            assert_eq!(need_of(&label, &json!({"meshmint.io/bundle-number": "8"}), &data), "Newer(\"9\")");
         }
         assert_eq!(KnownRootMaps::default().need("shop", &wanted()), Need::Create);
     }

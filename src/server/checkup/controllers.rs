@@ -24,7 +24,7 @@ pub(super) fn root_maps(status: Option<&[RootMapStatus]>, now: Duration) -> Vec<
 
 fn root_maps_of(status: &RootMapStatus, now: Duration) -> Fact {
     const CHECK: Check = Check::RootConfigMaps;
-    let RootMapStatus { selected, current, left_alone, failing, .. } = status;
+    let RootMapStatus { selected, current, left_alone, fought_over, failing, .. } = status;
     let behind = status.behind_since.map(|since| now.saturating_sub(since));
     let late = behind.is_some_and(|behind| behind > PATIENCE);
     let unlisted = status.watches.iter().find(|watch| watch.age.is_none());
@@ -36,8 +36,11 @@ fn root_maps_of(status: &RootMapStatus, now: Duration) -> Fact {
         }
         (Some(_), _) => Fact::ok(CHECK, "namespaces are being listed"),
         (None, _) if *failing > 0 => Fact::failed(CHECK, format!("{failing} of {selected} namespaces can't be given the trust bundle")),
+        (None, _) if *fought_over > 0 => {
+            Fact::failed(CHECK, format!("in {fought_over} of {selected} namespaces somebody else writes another trust bundle again and again"))
+        }
         (None, _) if *left_alone > 0 => {
-            Fact::failed(CHECK, format!("{left_alone} of {selected} namespaces have a bundle of a higher number, which is left alone"))
+            Fact::warning(CHECK, format!("{left_alone} of {selected} namespaces have a bundle of a higher number, which is left alone for a moment"))
         }
         (None, Some(behind)) => {
             let message = format!("{current} of {selected} namespaces have the trust bundle, for {} not all of them", text(behind));
@@ -52,7 +55,11 @@ fn root_maps_of(status: &RootMapStatus, now: Duration) -> Fact {
         }
         (None, None) => Fact::ok(CHECK, format!("all {selected} namespaces have the trust bundle")),
     };
-    let details = [Some(format!("cluster {}", status.cluster)), of_namespace, trouble];
+    let rival = status.rival.as_ref().map(|(namespace, authority)| match authority {
+        Some(authority) => format!("namespace {namespace} has a bundle of another authority, {authority}"),
+        None => format!("namespace {namespace} has another bundle"),
+    });
+    let details = [Some(format!("cluster {}", status.cluster)), of_namespace, rival, trouble];
     fact.with_detail(details.into_iter().flatten().collect::<Vec<_>>().join("; "))
 }
 
@@ -181,7 +188,13 @@ mod tests {
             RootMapStatus { current: 2, failing: 1, behind_since: since(99), trouble: Some(("shop".to_owned(), refused.clone())), ..status() };
         let (severity, said) = verdict(failing);
         assert!(severity == Failed && said.contains("1 of 3") && said.contains("namespace shop: ") && said.contains("403"), "{said}");
-        assert_eq!(verdict(RootMapStatus { current: 2, left_alone: 1, behind_since: since(99), ..status() }).0, Failed);
+        assert_eq!(verdict(RootMapStatus { current: 2, left_alone: 1, behind_since: since(99), ..status() }).0, Warning);
+        let rival = Some(("shop".to_owned(), Some("bb".to_owned())));
+        let (severity, said) = verdict(RootMapStatus { fought_over: 1, rival, ..status() });
+        assert!(
+            severity == Failed && said.contains("again and again") && said.contains("namespace shop has a bundle of another authority, bb"),
+            "{said}"
+        );
 
         let mut unheard = status();
         unheard.watches[1].trouble = Some(refused);
