@@ -126,14 +126,21 @@ fn namespaces(namespaces: &Result<Vec<NamespaceRoots>, ApiError>, Expected { bun
     let without: Vec<_> = namespaces.iter().filter(|each| each.roots.is_none()).map(|each| each.name.as_str()).collect();
     let lacks = |roots: &str| bundle.as_ref().is_some_and(|bundle| !roots_of(bundle).is_subset(&roots_of(roots)));
     let behind: Vec<_> = namespaces.iter().filter(|each| each.roots.as_deref().is_some_and(lacks)).map(|each| each.name.as_str()).collect();
+    // Whoever has the key of such a root stands in for any workload before those of the namespace.
+    let adds = |roots: &str| !lacks(roots) && bundle.as_ref().is_some_and(|bundle| !roots_of(roots).is_subset(&roots_of(bundle)));
+    let beyond: Vec<_> = namespaces.iter().filter(|each| each.roots.as_deref().is_some_and(adds)).map(|each| each.name.as_str()).collect();
     let count = namespaces.len();
+    if !beyond.is_empty() {
+        let what = format!("{} of {count} namespaces trust a root that isn't in the trust bundle", beyond.len());
+        report.warning(Check::MeshRoots, what, named(&beyond));
+    }
     if !behind.is_empty() {
         report.failed(Check::MeshRoots, format!("{} of {count} namespaces lack a root of the trust bundle", behind.len()), named(&behind));
     }
     if !without.is_empty() {
         report.warning(Check::MeshRoots, format!("{} of {count} namespaces have no istio-ca-root-cert", without.len()), named(&without));
     }
-    if behind.is_empty() && without.is_empty() {
+    if behind.is_empty() && without.is_empty() && beyond.is_empty() {
         let whose = if bundle.is_some() { "the trust bundle" } else { "roots" };
         report.ok(Check::MeshRoots, format!("all {count} namespaces have {whose}"));
     }
