@@ -234,3 +234,45 @@ async fn a_root_that_joins_at_one_replica_is_in_what_the_others_answer() {
         assert_eq!(block_in_place(|| replicas[other].bundle()), answer.bundle());
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_gone_from_the_store_is_told_before_the_next_start() {
+    let world = World::start().await;
+    let replicas: Vec<_> = (0..2).map(|_| world.replica("", "")).collect();
+    leader(&replicas);
+    let path = |name: &str| format!("/api/v1/namespaces/{NAMESPACE}/secrets/{name}");
+    let all = |severity: &str, said: &str| {
+        block_in_place(|| {
+            for replica in &replicas {
+                wait_for(said, || {
+                    let line = replica.check("state-complete");
+                    (line["severity"] == severity && line["message"].as_str().unwrap().contains(said)).then_some(())
+                });
+            }
+        });
+    };
+    let wholly = "the store has the state and its keys";
+    all("ok", wholly);
+    let mut saved = Vec::new();
+    for secret in ["meshmint-root", "meshmint-issuing", "meshmint-state"] {
+        saved.push(world.admin.get(&path(secret)).await);
+        world.admin.delete(&path(secret), 0).await;
+    }
+    all("failed", "lacks the state itself, a key that signs leaves, a key that signs issuing authorities: the next start would fail");
+    for replica in &replicas {
+        for part in ["document", "issuing_key", "parent_key"] {
+            assert_eq!(replica.serve.metric(&format!("meshmint_state_missing{{part=\"{part}\"}}")), 1.0, "{part}");
+        }
+        assert!(replica.check("state-complete")["hint"].as_str().unwrap().contains("before any restart"));
+        once(replica.serve.csr, &replica.bundle(), &world.token).await.unwrap();
+    }
+    for mut secret in saved {
+        // As from a backup.
+        for mark in ["resourceVersion", "uid", "creationTimestamp", "managedFields"] {
+            secret["metadata"].as_object_mut().unwrap().remove(mark);
+        }
+        world.admin.create(&format!("/api/v1/namespaces/{NAMESPACE}/secrets"), &secret).await;
+    }
+    all("ok", wholly);
+    assert_eq!(world.assert_whole(NAMESPACE).await, 1);
+}

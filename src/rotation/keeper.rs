@@ -17,6 +17,7 @@ pub use self::trust::{TrustOrder, TrustRefusal, Trusted};
 use super::Successor;
 use super::advance::{FOLLOW_PAUSE, advance, facts};
 use super::founding::{self, Founding};
+use super::missing::{self, Missing};
 use super::parts::{Duty, KeeperError, KeeperParts};
 use super::publish::publishable;
 use super::sweep::Sweep;
@@ -36,6 +37,8 @@ const LOOK_PAUSE: Duration = Duration::from_secs(2);
 const SAME_LOSS: Duration = Duration::from_secs(10);
 /// The shortest pause where requests want a look.
 const LEAST_PAUSE: Duration = Duration::from_millis(100);
+/// The pause between two looks at whether the store still has everything.
+const MISSING_PAUSE: Duration = Duration::from_secs(30);
 /// The pause after a failure.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -63,6 +66,8 @@ pub struct Keeper {
     wanted: Arc<Notify>,
     changes: watch::Sender<GenerationNumber>,
     failures: AtomicU64,
+    /// What the store lacks, as it was at the last look, and when that was (monotonic).
+    missing: std::sync::Mutex<(Arc<[Missing]>, Option<Duration>)>,
     /// How many records the ledger had lost when that was written into the state.
     lost: AtomicU64,
     /// When the end of the chain was warned of last.
@@ -93,6 +98,7 @@ impl Keeper {
             wanted: Arc::new(Notify::new()),
             changes,
             failures: AtomicU64::new(0),
+            missing: std::sync::Mutex::new((Arc::default(), None)),
             lost: AtomicU64::new(0),
             warned: std::sync::Mutex::default(),
         })
@@ -132,6 +138,11 @@ impl Keeper {
     /// How often something that was due failed.
     pub fn failures(&self) -> u64 {
         self.failures.load(Ordering::Relaxed)
+    }
+
+    /// What the store lacks of the state that goes on here, as it was at the last look.
+    pub fn missing(&self) -> Arc<[Missing]> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
     /// Does what is due until `shutdown` ends. A failure never stops it: the generation in use goes on, and it tries again.
@@ -192,6 +203,7 @@ impl Keeper {
     /// # Errors
     /// [`KeeperError`].
     pub async fn tick(&self) -> Result<OffsetDateTime, KeeperError> {
+        self.look_for_missing().await;
         let mut held = self.held.lock().await;
         if self.parts.store.is_shared() {
             self.follow(&mut held.stored).await?;
@@ -229,6 +241,29 @@ impl Keeper {
         let noted = state.ledger.as_ref().and_then(|mark| mark.incomplete_before);
         let told_at = self.parts.ledger.figures().lost_at.filter(|_| self.parts.duty == Duty::Keep);
         told_at.filter(|at| noted.is_none_or(|noted| noted + SAME_LOSS < *at))
+    }
+
+    /// Sees whether the store still has everything, now and then. Where it can't say, what was seen last stands.
+    async fn look_for_missing(&self) {
+        let now = self.parts.clock.monotonic();
+        let (before, looked) = self.missing.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if looked.is_some_and(|at| now.saturating_sub(at) < MISSING_PAUSE) {
+            return;
+        }
+        let found: Arc<[Missing]> = match missing::look(&self.parts, &self.state()).await {
+            Ok(found) => found.into(),
+            Err(error) => {
+                tracing::debug!(%error, "whether the store has everything can't be seen");
+                before.clone()
+            }
+        };
+        for Missing { reason, .. } in found.iter().filter(|each| !before.contains(each)) {
+            tracing::error!(%reason, "the store lacks a part of the state: restore it before any restart; until then what is known here goes on");
+        }
+        if found.is_empty() && !before.is_empty() {
+            tracing::info!("the store has every part of the state again");
+        }
+        *self.missing.lock().unwrap_or_else(PoisonError::into_inner) = (found, Some(now));
     }
 
     /// Takes what the other replicas wrote. While the store is away, what is known goes on.

@@ -4,6 +4,7 @@
 mod advance;
 mod founding;
 mod keeper;
+mod missing;
 mod parts;
 mod publish;
 mod successor;
@@ -12,6 +13,7 @@ mod upstream;
 
 pub use founding::Founding;
 pub use keeper::{GivenIntermediate, IntermediateOrder, Keeper, TrustOrder, TrustRefusal, Trusted};
+pub use missing::{Missing, Part};
 pub use parts::{Duty, KeeperError, KeeperParts};
 pub use successor::Successor;
 pub use upstream::{IssuingRequest, UpstreamError, UpstreamIssuer};

@@ -43,6 +43,7 @@ use crate::authority::{Generation, Outlook};
 use crate::cluster::RemoteStatus;
 use crate::issuance::{Observer, Refusal, RequestError, Step, Trouble};
 use crate::ledger::{CommitObserver, Figures};
+use crate::rotation::{Missing, Part};
 
 /// Every metric of a process, in a registry of its own.
 #[derive(Debug)]
@@ -62,6 +63,7 @@ pub(super) struct Metrics {
     handshake_seconds: Histogram,
     panics: IntCounter,
     authority_failures: IntGauge,
+    state_missing: IntGaugeVec,
     key_set_age: IntGaugeVec,
     key_set_keys: IntGaugeVec,
     key_set_failures: IntGaugeVec,
@@ -149,6 +151,13 @@ impl Metrics {
             authority_failures: gauge(
                 "meshmint_authority_failures",
                 "How often renewing an issuing key or storing the state failed since the start.",
+            )?,
+            state_missing: register(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new("meshmint_state_missing", "Parts of the state that the store lacks: the next start would fail."),
+                    &["part"],
+                )?,
             )?,
             key_set_age: gauges(
                 "meshmint_key_set_age_seconds",
@@ -293,6 +302,10 @@ impl Metrics {
         let _scrape = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
         self.expiries.authority(&seen.generation, &seen.outlook);
         self.authority_failures.set(whole(seen.failures));
+        for part in Part::ALL {
+            let count = seen.missing.iter().filter(|each| each.part == part).count();
+            self.state_missing.with_label_values(&[part.label()]).set(whole(count));
+        }
         self.ledger.figures(&seen.ledger);
         for (issuer, set) in seen.key_sets.iter().enumerate() {
             let issuer = issuer.to_string();
@@ -317,6 +330,8 @@ pub(super) struct Seen {
     pub(super) outlook: Arc<Outlook>,
     /// How often the authority could not be kept up to date.
     pub(super) failures: u64,
+    /// What the store lacks.
+    pub(super) missing: Arc<[Missing]>,
     pub(super) ledger: Figures,
     /// In the order of the issuers' names.
     pub(super) key_sets: Vec<KeySetSeen>,

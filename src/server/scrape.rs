@@ -48,6 +48,7 @@ impl Scrape {
             generation: self.keeper.published().load_full(),
             outlook: self.keeper.outlook(),
             failures: self.keeper.failures(),
+            missing: self.keeper.missing(),
             ledger: self.ledger.figures(),
             key_sets: key_sets.collect(),
             replicas: ReplicaSeen { lease: self.election.as_ref().map(|election| election.status()), state_age: self.keeper.state_age() },

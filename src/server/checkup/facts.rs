@@ -8,6 +8,7 @@ use super::table::Check;
 use crate::cluster::{ClusterStatus, IssuerStatus, LeaseStatus, WatchStatus};
 use crate::ledger::{Figures, Standby};
 use crate::pki::inspect::{Severity, lifetime, span};
+use crate::rotation::{Missing, Part};
 use crate::spiffe::x509_svid::PeerRefusal;
 
 /// One line of the report.
@@ -243,6 +244,19 @@ pub(super) fn followed(age: Option<Duration>) -> Fact {
         }
         Some(age) => Fact::ok(Check::StateFollowed, format!("the state is known as of {} ago", text(age))),
     }
+}
+
+/// Whether the store has every part of the state.
+pub(super) fn complete(missing: &[Missing]) -> Fact {
+    const CHECK: Check = Check::StateComplete;
+    let count = |part| missing.iter().filter(|each| each.part == part).count();
+    let named = Part::ALL.into_iter().zip(["the state itself", "a key that signs leaves", "a key that signs issuing authorities"]);
+    let told: Vec<_> = named.filter(|(part, _)| count(*part) > 0).map(|(_, what)| what).collect();
+    if told.is_empty() {
+        return Fact::ok(CHECK, "the store has the state and its keys");
+    }
+    let details: Vec<_> = missing.iter().map(|each| each.reason.as_str()).collect();
+    Fact::failed(CHECK, format!("the store lacks {}: the next start would fail", told.join(", "))).with_detail(details.join("; "))
 }
 
 /// A watch that is quiet for longer is no longer heard: there is a bookmark about once a minute.

@@ -151,6 +151,7 @@ impl Checkup {
         let election = self.parts.state.election().map(|election| election.status());
         facts.push(facts::leader(matches!(self.parts.state, State::File(..)), election.as_ref()));
         facts.push(facts::followed(self.parts.keeper.state_age()));
+        facts.push(facts::complete(&self.parts.keeper.missing()));
         facts.push(match (state, &self.parts.state) {
             (Err(fact), _) => fact,
             (Ok(_), State::File(..)) => Fact::ok(Check::StatePrivate, "state and keys are ours alone"),
