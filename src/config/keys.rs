@@ -179,7 +179,7 @@ pub(super) const KEYS: &[Key] = &[
     key("authority.issuingLifetime", Duration(S, 3_653 * D), Is("30d"), "Lifetime of an issuing authority, which is renewed long before it could shorten a certificate."),
     key("authority.import.certFile", Path, Optional("ca-cert.pem"), "An existing CA certificate to start from; read only while the state is empty."),
     key("authority.import.keyFile", Path, Optional("ca-key.pem"), "Its private key (PKCS#8, SEC1 or PKCS#1)."),
-    key("authority.import.chainFile", Path, Optional("cert-chain.pem"), "The certificates between it and its root, nearest first."),
+    key("authority.import.chainFile", Path, Optional("cert-chain.pem"), "The certificates between it and its root, in any order."),
     key("authority.import.rootFile", Path, Optional("root-cert.pem"), "Its root, where it is not self-signed and the chain doesn't end with it."),
 
     key("state.store", Choice(&["file", "secrets"]), Is("file"), "Where the authority state and its keys are: a folder, for one replica, or Secrets of the cluster (section cluster), for any number of them."),
