@@ -13,6 +13,7 @@ mod signed_by;
 mod signer;
 mod subject;
 mod tbs;
+mod weak_rsa;
 
 pub use csr::{CsrError, MAX_CSR_BYTES, check_csr};
 pub use keys::{IssuerKey, KeyAlgorithm, KeyError};

@@ -10,6 +10,7 @@ use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::der::{Der, tag};
+use super::weak_rsa::{Weakness, weakness};
 
 /// A public key that passed every check. It can only be made here.
 #[derive(Clone, PartialEq, Eq)]
@@ -77,6 +78,12 @@ pub enum PublicKeyError {
     /// RSA with an even modulus, which is no product of two odd primes.
     #[error("an RSA modulus must be odd")]
     RsaModulus,
+    /// RSA with a small prime in its modulus.
+    #[error("an RSA modulus must have no factor below 752")]
+    RsaSmallFactor,
+    /// RSA as the library of CVE-2017-15361 makes it.
+    #[error("this RSA key can be factored (CVE-2017-15361): make another one, with another library")]
+    RsaRoca,
     /// RSA with another exponent.
     #[error("an RSA exponent must be 65537")]
     RsaExponent,
@@ -201,7 +208,11 @@ fn rsa(info: &SubjectPublicKeyInfo<'_>) -> Result<PublicKeyAlgorithm, PublicKeyE
     if key.try_exponent() != Ok(65537) {
         return Err(PublicKeyError::RsaExponent);
     }
-    Ok(PublicKeyAlgorithm::Rsa { bits })
+    match weakness(modulus) {
+        Some(Weakness::SmallFactor) => Err(PublicKeyError::RsaSmallFactor),
+        Some(Weakness::Roca) => Err(PublicKeyError::RsaRoca),
+        None => Ok(PublicKeyAlgorithm::Rsa { bits }),
+    }
 }
 
 #[cfg(test)]

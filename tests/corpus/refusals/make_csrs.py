@@ -140,6 +140,8 @@ KEY_KIND = ("csr_key_not_accepted", key_sentence("it must be P-256, P-384, Ed255
 KEY_BITS = ("csr_key_not_accepted", key_sentence("its bits are malformed"))
 RSA_SIZE = ("csr_key_not_accepted", key_sentence("an RSA key must have 2048 to 4096 bits"))
 RSA_EVEN = ("csr_key_not_accepted", key_sentence("an RSA modulus must be odd"))
+RSA_FACTOR = ("csr_key_not_accepted", key_sentence("an RSA modulus must have no factor below 752"))
+RSA_ROCA = ("csr_key_not_accepted", key_sentence("this RSA key can be factored (CVE-2017-15361): make another one, with another library"))
 RSA_EXPONENT = ("csr_key_not_accepted", key_sentence("an RSA exponent must be 65537"))
 
 P256 = "1.2.840.10045.3.1.7"
@@ -221,6 +223,9 @@ def cases():
     yield "rsa-exponent-1", pem(request(rsa2048, public=rsa_spki(modulus, 1))), RSA_EXPONENT
     yield "rsa-exponent-huge", pem(request(rsa2048, public=rsa_spki(modulus, 2**2000 + 1))), RSA_EXPONENT
     yield "rsa-even-modulus", pem(request(rsa2048, public=rsa_spki(modulus - 1, 65537))), RSA_EVEN
+    yield "rsa-small-factor", pem(request(rsa2048, public=rsa_spki(modulus // 751 // 2 * 2 * 751 + 751, 65537))), RSA_FACTOR
+    # A power of 65537 modulo every prime, as the products of such primes are.
+    yield "rsa-roca", pem(request(rsa2048, public=rsa_spki(65537**128, 65537))), RSA_ROCA
     yield "rsa-modulus-zero", pem(request(rsa2048, public=rsa_spki(0, 65537))), RSA_SIZE
     yield "rsa-key-of-rubbish", pem(request(rsa2048, public=sequence(sequence(oid("1.2.840.113549.1.1.1"), NULL), bits(b"\xff" * 200)))), KEY_BITS
     yield "p224", pem(request(ec.generate_private_key(ec.SECP224R1()))), KEY_KIND
