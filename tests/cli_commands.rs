@@ -110,6 +110,7 @@ fn exit_codes() {
         vec!["certs"],
         vec!["certs", "show"],
         vec!["certs", "list", "--page-size", "0"],
+        vec!["certs", "list", "--all", "--page-size", "5"],
         vec!["certs", "list", "--kind", "teapot"],
         vec!["certs", "list", "--issued-after", "yesterday"],
         vec!["certs", "list", "--dir", "a", "--admin", "b"],
@@ -376,6 +377,11 @@ fn the_inventory() {
     }
     assert_eq!(walked, whole);
     assert_eq!(walked.iter().collect::<BTreeSet<_>>().len(), walked.len());
+    let all = out(&meshmint(&["certs", "list", "--dir", world.dir(), "--all", "-o", "json"]));
+    let all: Vec<Value> = all.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(serials(&all), whole, "a line for each");
+    let all = out(&meshmint(&["certs", "list", "--dir", world.dir(), "--all"]));
+    assert!(all.starts_with("SERIAL") && all.lines().count() == whole.len() + 1 && !all.contains("There are more"), "{all}");
     let shown = out(&meshmint(&["certs", "list", "--dir", world.dir(), "--page-size", "2"]));
     assert!(shown.contains("There are more: add --page-token ") && !shown.contains('\u{1b}'), "{shown}");
     let bad = meshmint(&["certs", "list", "--dir", world.dir(), "--page-token", "x"]);

@@ -5,17 +5,22 @@ mod stats;
 mod text;
 mod watch;
 
+use std::io::ErrorKind;
+
 use clap::{Subcommand, ValueEnum};
 use prost_types::Timestamp;
 use time::OffsetDateTime;
 
-use self::text::{details, table};
+use self::text::{Lines, details, table};
 use super::admin_client::{Target, words};
 use super::json::to_json;
 use super::times::{self, When};
-use super::{Outcome, Output, answered, failed};
+use super::{Outcome, Output, answered, failed, screen};
 use crate::clock::SystemClock;
 use crate::server::proto::admin::{GetCertificateRequest, Kind, ListCertificatesRequest, State};
+
+/// The most certificates on a page.
+const MOST: u32 = 1000;
 
 /// `meshmint certs`
 #[derive(Debug, clap::Args)]
@@ -39,6 +44,7 @@ enum What {
     #[command(after_help = "Examples:\n  \
         meshmint certs list --namespace shop --state valid\n  \
         meshmint certs list --kind leaf --expires-before +1h -o json\n  \
+        meshmint certs list --all -o json | jq -r .spiffeId | sort | uniq -c\n  \
         meshmint certs list --admin /run/meshmint/admin.sock --issued-after -2h --page-size 20\n  \
         meshmint certs list --kube --context staging --state valid")]
     List(ListArgs),
@@ -100,8 +106,11 @@ struct ListArgs {
     /// Expires before this time (+1h)
     #[arg(long, value_name = "TIME", value_parser = times::parse, allow_hyphen_values = true)]
     expires_before: Option<When>,
+    /// All of them, page after page as they come; with -o json a line for each
+    #[arg(long, conflicts_with_all = ["page_size", "page_token"])]
+    all: bool,
     /// Certificates on a page
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST)))]
     page_size: u32,
     /// Where to go on: what the page before ended with
     #[arg(long, value_name = "TOKEN", default_value = "", hide_default_value = true)]
@@ -151,7 +160,7 @@ enum StateArg {
 
 pub(super) async fn run(args: Args) -> Outcome {
     let shown = match args.what {
-        What::List(args) => list(args).await,
+        What::List(args) => return list(args).await.unwrap_or_else(failed),
         What::Show(args) => show(args).await,
         What::Stats(args) => stats::run(args).await,
         What::Watch(args) => return watch::run(args).await.unwrap_or_else(failed),
@@ -159,7 +168,7 @@ pub(super) async fn run(args: Args) -> Outcome {
     shown.map_or_else(failed, |text| answered(&text))
 }
 
-async fn list(args: ListArgs) -> Result<String, String> {
+async fn list(args: ListArgs) -> Result<Outcome, String> {
     let now = SystemClock::shared().now();
     let time = |when: Option<When>| when.map(|when| timestamp(when.relative_to(now)));
     let state = match args.state {
@@ -168,7 +177,7 @@ async fn list(args: ListArgs) -> Result<String, String> {
         Some(StateArg::Expired) => State::Expired,
         Some(StateArg::Revoked) => State::Revoked,
     };
-    let request = ListCertificatesRequest {
+    let mut request = ListCertificatesRequest {
         kind: args.which.kind().into(),
         namespace: args.which.namespace,
         service_account: args.which.service_account,
@@ -179,13 +188,33 @@ async fn list(args: ListArgs) -> Result<String, String> {
         issued_before: time(args.issued_before),
         expires_after: time(args.expires_after),
         expires_before: time(args.expires_before),
-        page_size: args.page_size,
+        page_size: if args.all { MOST } else { args.page_size },
         page_token: args.page_token,
     };
-    let page = args.target.connect().await?.list_certificates(request).await.map_err(|status| words(&status))?.into_inner();
-    match args.output {
-        Output::Json => json("ListCertificatesResponse", &page),
-        Output::Text => Ok(table(&page)),
+    let mut client = args.target.connect().await?;
+    let mut next = async |request: &ListCertificatesRequest| {
+        client.list_certificates(request.clone()).await.map(tonic::Response::into_inner).map_err(|status| words(&status))
+    };
+    if !args.all {
+        let page = next(&request).await?;
+        return Ok(answered(&match args.output {
+            Output::Json => json("ListCertificatesResponse", &page)?,
+            Output::Text => table(&page),
+        }));
+    }
+    // Printed as they come: nobody keeps a million of them in memory.
+    let lines = Lines::of(args.output)?;
+    let (mut text, mut left) = (lines.heading(), u64::MAX);
+    loop {
+        let page = next(&request).await?;
+        text += &lines.of_page(&page.certificates, &mut left)?;
+        match screen::write(&std::mem::take(&mut text)) {
+            Ok(()) if page.next_page_token.is_empty() => return Ok(Outcome::Ok),
+            Ok(()) => request.page_token = page.next_page_token,
+            // A reader that has gone (`| head`) is no failure.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(Outcome::Ok),
+            Err(error) => return Err(format!("can't write: {error}")),
+        }
     }
 }
 

@@ -1,7 +1,9 @@
-//! Certificates on record, for people.
+//! Certificates on record, as they are printed.
 
 use anstyle::{AnsiColor, Style};
 
+use super::super::Output;
+use super::super::json::Json;
 use super::super::times::rfc3339;
 use crate::server::proto::admin::{Certificate, Kind, ListCertificatesResponse, State};
 
@@ -19,13 +21,13 @@ pub(super) fn table(page: &ListCertificatesResponse) -> String {
 }
 
 /// The names of the columns.
-pub(super) fn heading() -> String {
+fn heading() -> String {
     const BOLD: Style = Style::new().bold();
     format!("{BOLD}{:<40}  {:<12}  {:<7}  {:<20}  {}{BOLD:#}\n", "SERIAL", "KIND", "STATE", "EXPIRES", "FOR")
 }
 
 /// One certificate below them.
-pub(super) fn line(certificate: &Certificate) -> String {
+fn line(certificate: &Certificate) -> String {
     let style = state_style(certificate.state());
     let whom = if certificate.spiffe_id.is_empty() { "-" } else { &certificate.spiffe_id };
     format!(
@@ -35,6 +37,47 @@ pub(super) fn line(certificate: &Certificate) -> String {
         state_name(certificate.state()),
         rfc3339(certificate.not_after.as_ref()),
     )
+}
+
+/// Certificates line by line, for people or for programs.
+pub(super) struct Lines(Option<Json>);
+
+impl Lines {
+    /// # Errors
+    /// In words: a bug.
+    pub(super) fn of(output: Output) -> Result<Self, String> {
+        match output {
+            Output::Json => Json::of("Certificate").map(|json| Self(Some(json))),
+            Output::Text => Ok(Self(None)),
+        }
+    }
+
+    /// What stands above them; nothing for programs.
+    pub(super) fn heading(&self) -> String {
+        if self.0.is_none() { heading() } else { String::new() }
+    }
+
+    /// The lines of a page, `left` at most, of which so many fewer are left then.
+    ///
+    /// # Errors
+    /// In words: a bug.
+    pub(super) fn of_page(&self, certificates: &[Certificate], left: &mut u64) -> Result<String, String> {
+        let mut text = String::new();
+        for certificate in certificates {
+            if *left == 0 {
+                break;
+            }
+            *left -= 1;
+            match &self.0 {
+                Some(json) => {
+                    text += &json.line(certificate)?;
+                    text.push('\n');
+                }
+                None => text += &line(certificate),
+            }
+        }
+        Ok(text)
+    }
 }
 
 /// Everything on record about one certificate.

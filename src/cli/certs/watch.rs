@@ -3,12 +3,11 @@
 use std::io::ErrorKind;
 
 use super::super::admin_client::{Target, words};
-use super::super::json::Json;
 use super::super::serve::StopSignals;
 use super::super::{Outcome, Output, answered, screen};
 use super::Which;
-use super::text::{heading, line};
-use crate::server::proto::admin::{Certificate, WatchCertificatesRequest};
+use super::text::Lines;
+use crate::server::proto::admin::WatchCertificatesRequest;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -41,12 +40,10 @@ pub(super) async fn run(args: Args) -> Result<Outcome, String> {
     };
     let mut client = args.target.connect().await?;
     let mut pages = client.watch_certificates(request).await.map_err(|status| words(&status))?.into_inner();
-    let json = match args.output {
-        Output::Json => Some(Json::of("Certificate")?),
-        Output::Text => None,
-    };
+    let lines = Lines::of(args.output)?;
     // Whoever sees this line, or finds the command running, misses nothing that is recorded from now on.
-    if json.is_none() && answered(&heading()) == Outcome::Failed {
+    let heading = lines.heading();
+    if !heading.is_empty() && answered(&heading) == Outcome::Failed {
         return Ok(Outcome::Failed);
     }
     let mut left = args.limit.unwrap_or(u64::MAX);
@@ -54,7 +51,7 @@ pub(super) async fn run(args: Args) -> Result<Outcome, String> {
         let next = tokio::select! {
             () = stop.received() => Next::Ended(Outcome::Ok),
             page = pages.message() => match page {
-                Ok(Some(page)) => Next::Page(lines(&page.certificates, &mut left, json.as_ref())?),
+                Ok(Some(page)) => Next::Page(lines.of_page(&page.certificates, &mut left)?),
                 Ok(None) => return Err(lost("the server ended the watch")),
                 Err(status) => return Err(lost(&words(&status))),
             },
@@ -76,25 +73,6 @@ pub(super) async fn run(args: Args) -> Result<Outcome, String> {
             },
         }
     }
-}
-
-/// The lines of a page, `left` at most, of which so many fewer are left then.
-fn lines(certificates: &[Certificate], left: &mut u64, json: Option<&Json>) -> Result<String, String> {
-    let mut text = String::new();
-    for certificate in certificates {
-        if *left == 0 {
-            break;
-        }
-        *left -= 1;
-        match json {
-            Some(json) => {
-                text += &json.line(certificate)?;
-                text.push('\n');
-            }
-            None => text += &line(certificate),
-        }
-    }
-    Ok(text)
 }
 
 fn lost(why: &str) -> String {
