@@ -139,7 +139,7 @@ fn main() {
         let serial = Serial::draw(entropy.as_ref(), now).unwrap();
         let validity = world.profile.validity(0, now, 0.5, generation.limit).unwrap();
         let (subject, signer) = (Subject::Leaf { id: &id, key: &key }, IssuedBy::Signer(&generation.signer));
-        drop(black_box(prepare(&subject, serial, validity, &signer).unwrap().sign(&signer).unwrap()));
+        drop(black_box(prepare(&subject, serial, validity, signer).unwrap().sign().unwrap()));
     });
 
     for (name, token, verify) in [("RS256", &rs256, verified[0]), ("ES256", &es256, verified[1])] {

@@ -69,7 +69,7 @@ fn root(now: OffsetDateTime, serial: Serial) -> Signer {
     let validity = Validity { not_before: now, not_after: now + time::Duration::days(365) };
     let issuer = IssuedBy::Itself(&key);
     let subject = Subject::Root { trust_domain: &domain, name: "root", key: &key.public_key().unwrap() };
-    let certificate = prepare(&subject, serial, validity, &issuer).unwrap().sign(&issuer).unwrap();
+    let certificate = prepare(&subject, serial, validity, issuer).unwrap().sign().unwrap();
     Signer::new(&certificate, key).unwrap()
 }
 
@@ -115,8 +115,8 @@ fn measure_certificate(key: &CheckedKey, now: OffsetDateTime) {
     let validity = Validity { not_before: now - time::Duration::minutes(2), not_after: now + time::Duration::hours(24) };
     let subject = Subject::Leaf { id: &id, key };
     report("serial", || _ = black_box(Serial::draw(entropy.as_ref(), now).unwrap()));
-    report("certificate: encode and lint", || drop(black_box(prepare(&subject, serial, validity, &issuer).unwrap())));
-    let certificate = prepare(&subject, serial, validity, &issuer).unwrap().sign(&issuer).unwrap();
+    report("certificate: encode and lint", || drop(black_box(prepare(&subject, serial, validity, issuer).unwrap())));
+    let certificate = prepare(&subject, serial, validity, issuer).unwrap().sign().unwrap();
     report("certificate: to PEM", || drop(black_box(certificate_to_pem(black_box(&certificate)))));
 }
 

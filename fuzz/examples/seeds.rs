@@ -81,7 +81,7 @@ fn main() -> Outcome<()> {
     let signer = Signer::new(&issuing_der, issuing_key)?;
     let (key, validity) = (check_csr(&pem)?, policy.profile.validity(0, NOW, 0.0, signer.not_after())?);
     let by = IssuedBy::Signer(&signer);
-    let leaf = prepare(&Subject::Leaf { id: &id, key: &key }, Serial::draw(entropy.as_ref(), NOW)?, validity, &by)?.sign(&by)?;
+    let leaf = prepare(&Subject::Leaf { id: &id, key: &key }, Serial::draw(entropy.as_ref(), NOW)?, validity, by)?.sign()?;
     put("seeds/client_certificate/leaf", &leaf)?;
     put("seeds/client_certificate/issuing", &issuing_der)?;
     put("seeds/public_key/p256", key.der())?;

@@ -131,7 +131,7 @@ mod tests {
         let validity = Validity { not_before: NOW, not_after: NOW + Duration::from_secs(3600) };
         let issuer = IssuedBy::Signer(signer);
         let serial = Serial::draw(entropy().as_ref(), NOW).unwrap();
-        prepare(&Subject::Leaf { id: &id, key: &key }, serial, validity, &issuer).unwrap().sign(&issuer).unwrap()
+        prepare(&Subject::Leaf { id: &id, key: &key }, serial, validity, issuer).unwrap().sign().unwrap()
     }
 
     #[test]

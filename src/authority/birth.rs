@@ -81,7 +81,7 @@ pub fn make_root(
     let subject = Subject::Root { trust_domain: &policy.trust_domain, name: &name, key: &public_key };
     let validity = policy.profile.clamped(policy.root_lifetime, now, now + policy.root_lifetime)?;
     let issuer = IssuedBy::Itself(key);
-    let certificate = prepare(&subject, Serial::draw(entropy, now)?, validity, &issuer)?.sign(&issuer)?;
+    let certificate = prepare(&subject, Serial::draw(entropy, now)?, validity, issuer)?.sign()?;
     let id = AuthorityId::of_certificate(&certificate);
     Ok(Authority {
         root: id.clone(),
@@ -137,7 +137,7 @@ pub fn certify_intermediate(
 ) -> Result<Certified, BirthError> {
     let subject = Subject::Issuing { trust_domain, name, key };
     let issuer = IssuedBy::Signer(signer);
-    let certificate = prepare(&subject, serial, validity, &issuer)?.sign(&issuer)?;
+    let certificate = prepare(&subject, serial, validity, issuer)?.sign()?;
     let mut upstream_chain = Vec::new();
     if parent.role != Role::Root {
         upstream_chain.push(parent.certificate.clone());

@@ -203,10 +203,10 @@ impl Issuer {
             let serial = Serial::draw(self.parts.entropy.as_ref(), self.parts.clock.now()).map_err(|_| Trouble::Entropy)?;
             let validity = validity(&generation)?;
             let issuer = IssuedBy::Signer(&generation.signer);
-            let prepared = watch.over(Step::Prepare, prepare(subject, serial, validity, &issuer)).map_err(not_signed)?;
+            let prepared = watch.over(Step::Prepare, prepare(subject, serial, validity, issuer)).map_err(not_signed)?;
 
             // 8. Sign.
-            let certificate = watch.over(Step::Sign, prepared.sign(&issuer)).map_err(not_signed)?;
+            let certificate = watch.over(Step::Sign, prepared.sign()).map_err(not_signed)?;
 
             // 9. Record, durably, before anyone can see it.
             let recording = self.parts.admission.recording(turn.take()).await;

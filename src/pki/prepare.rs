@@ -1,7 +1,8 @@
 //! From a decision to a certificate, in two steps: [`prepare`] makes the to-be-signed bytes and lints them, [`Prepared::sign`] signs them.
 //!
-//! A [`Prepared`] can only come from here and is consumed by signing, so what was not linted can't be signed. The lint reads the
-//! very bytes that are signed, not the request that led to them (OpenBao's GHSA-g892-p242-8g86 looked at the request).
+//! A [`Prepared`] can only come from here, knows who signs it, and is consumed by signing: what was not linted can't be
+//! signed, and nobody but the issuer that it was linted for can sign it. The lint reads the very bytes that are signed, not
+//! the request that led to them (OpenBao's GHSA-g892-p242-8g86 looked at the request).
 
 use rcgen::SigningKey;
 use rustls_pki_types::{AlgorithmIdentifier, CertificateDer};
@@ -17,7 +18,7 @@ pub enum PrepareError {
     /// A name that can't be written into a certificate.
     #[error("{0:?} can't be a name in a certificate")]
     Name(String),
-    /// The issuer's key is of a kind that signs no certificates here, or of another kind than it was prepared for.
+    /// The issuer's key is of a kind that signs no certificates here.
     #[error("the issuer's key does not sign with the algorithm of the certificate")]
     SignatureAlgorithm,
     /// ring could not sign.
@@ -28,40 +29,37 @@ pub enum PrepareError {
     Lint(#[from] LintError),
 }
 
-/// Linted to-be-signed bytes, good for one signature.
+/// Linted to-be-signed bytes, good for one signature of the issuer that they name.
 #[derive(Debug)]
-pub struct Prepared {
+pub struct Prepared<'i> {
     tbs: Vec<u8>,
     signature_algorithm: AlgorithmIdentifier,
+    issuer: IssuedBy<'i>,
 }
 
 /// Makes the to-be-signed bytes of a certificate and lints them.
 ///
 /// # Errors
 /// [`PrepareError`].
-pub fn prepare(subject: &Subject<'_>, serial: Serial, validity: Validity, issuer: &IssuedBy<'_>) -> Result<Prepared, PrepareError> {
+pub fn prepare<'i>(subject: &Subject<'_>, serial: Serial, validity: Validity, issuer: IssuedBy<'i>) -> Result<Prepared<'i>, PrepareError> {
     let signature_algorithm = issuer.key().signature_algorithm().ok_or(PrepareError::SignatureAlgorithm)?;
-    let tbs = tbs::write(subject, serial, validity, issuer, signature_algorithm)?;
-    lint(&tbs, subject, serial, validity, issuer)?;
-    Ok(Prepared { tbs, signature_algorithm })
+    let tbs = tbs::write(subject, serial, validity, &issuer, signature_algorithm)?;
+    lint(&tbs, subject, serial, validity, &issuer)?;
+    Ok(Prepared { tbs, signature_algorithm, issuer })
 }
 
-impl Prepared {
+impl Prepared<'_> {
     #[cfg(test)]
     pub(super) fn into_tbs(self) -> Vec<u8> {
         self.tbs
     }
 
-    /// Signs. The issuer must be the one that was prepared for: another key's algorithm is refused, another key of that algorithm
-    /// makes a certificate that verifies nowhere.
+    /// Signs.
     ///
     /// # Errors
-    /// [`PrepareError::SignatureAlgorithm`], or [`PrepareError::Signing`] where ring can't sign.
-    pub fn sign(self, issuer: &IssuedBy<'_>) -> Result<CertificateDer<'static>, PrepareError> {
-        if issuer.key().signature_algorithm() != Some(self.signature_algorithm) {
-            return Err(PrepareError::SignatureAlgorithm);
-        }
-        let signature = issuer.key().pair().sign(&self.tbs).map_err(|error| PrepareError::Signing(error.to_string()))?;
+    /// [`PrepareError::Signing`] where ring can't sign.
+    pub fn sign(self) -> Result<CertificateDer<'static>, PrepareError> {
+        let signature = self.issuer.key().pair().sign(&self.tbs).map_err(|error| PrepareError::Signing(error.to_string()))?;
         // What stands around them, tags, lengths and the algorithm, has 40 bytes at most.
         let mut der = Der::with_capacity(self.tbs.len() + signature.len() + 40);
         der.sequence(|certificate| {
@@ -106,7 +104,7 @@ mod tests {
         let public_key = root_key.public_key().unwrap();
         let issuer = IssuedBy::Itself(&root_key);
         let subject = Subject::Root { trust_domain: &domain(), name: "root", key: &public_key };
-        let certificate = prepare(&subject, serial(), LONG, &issuer).unwrap().sign(&issuer).unwrap();
+        let certificate = prepare(&subject, serial(), LONG, issuer).unwrap().sign().unwrap();
         Signer::new(&certificate, root_key).unwrap()
     }
 
@@ -114,7 +112,7 @@ mod tests {
         let id = "spiffe://cluster.local/ns/shop/sa/cart".parse().unwrap();
         let key = key().public_key().unwrap();
         let issuer = IssuedBy::Signer(signer);
-        prepare(&Subject::Leaf { id: &id, key: &key }, serial(), validity, &issuer)?.sign(&issuer)
+        prepare(&Subject::Leaf { id: &id, key: &key }, serial(), validity, issuer)?.sign()
     }
 
     #[test]
@@ -141,12 +139,12 @@ mod tests {
         let names = ["localhost".to_owned(), "istiod.istio-system.svc".to_owned()];
         let subject = Subject::Serving { dns_names: &names, ip_addresses: &["127.0.0.1".parse().unwrap()], key: &server };
         let issuer = IssuedBy::Signer(&root);
-        let der = prepare(&subject, serial(), SHORT, &issuer).unwrap().sign(&issuer).unwrap();
+        let der = prepare(&subject, serial(), SHORT, issuer).unwrap().sign().unwrap();
         let (_, certificate) = X509Certificate::from_der(&der).unwrap();
         assert_eq!(certificate.subject_alternative_name().unwrap().unwrap().value.general_names.len(), 3);
         assert!(!certificate.extended_key_usage().unwrap().unwrap().value.client_auth);
         let bad = Subject::Serving { dns_names: &["ä".to_owned()], ip_addresses: &[], key: &server };
-        assert_eq!(prepare(&bad, serial(), SHORT, &issuer).unwrap_err(), PrepareError::Name("ä".to_owned()));
+        assert_eq!(prepare(&bad, serial(), SHORT, issuer).unwrap_err(), PrepareError::Name("ä".to_owned()));
     }
 
     #[test]
@@ -174,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_issuer_signs_and_only_with_its_own_algorithm() {
+    fn every_kind_of_issuer_signs_with_its_own_algorithm() {
         let pems = [
             include_str!("../../tests/corpus/keys/p256-sec1.pem"),
             include_str!("../../tests/corpus/keys/p384-sec1.pem"),
@@ -182,15 +180,13 @@ mod tests {
             include_str!("../../tests/corpus/keys/rsa2048-pkcs1.pem"),
         ];
         let keys = pems.map(|pem| IssuerKey::from_pem(pem).unwrap());
-        for (number, key) in keys.iter().enumerate() {
-            let (issuer, public_key) = (IssuedBy::Itself(key), key.public_key().unwrap());
-            let prepared = || prepare(&Subject::Root { trust_domain: &domain(), name: "root", key: &public_key }, serial(), LONG, &issuer).unwrap();
-            let certificate = prepared().sign(&issuer).unwrap();
+        for key in &keys {
+            let public_key = key.public_key().unwrap();
+            let subject = Subject::Root { trust_domain: &domain(), name: "root", key: &public_key };
+            let certificate = prepare(&subject, serial(), LONG, IssuedBy::Itself(key)).unwrap().sign().unwrap();
             let (rest, read) = X509Certificate::from_der(&certificate).unwrap();
             assert!(rest.is_empty() && read.verify_signature(None).is_ok(), "{key:?}");
             assert_eq!(read.signature_algorithm, read.tbs_certificate.signature);
-            let other = &keys[(number + 1) % keys.len()];
-            assert_eq!(prepared().sign(&IssuedBy::Itself(other)).unwrap_err(), PrepareError::SignatureAlgorithm);
         }
     }
 
@@ -206,7 +202,7 @@ mod tests {
         let checked = check_csr(&csr).unwrap();
         let id = "spiffe://cluster.local/ns/shop/sa/cart".parse().unwrap();
         let issuer = IssuedBy::Signer(&root);
-        let der = prepare(&Subject::Leaf { id: &id, key: &checked }, serial(), SHORT, &issuer).unwrap().sign(&issuer).unwrap();
+        let der = prepare(&Subject::Leaf { id: &id, key: &checked }, serial(), SHORT, issuer).unwrap().sign().unwrap();
         let text = String::from_utf8_lossy(&der);
         assert!(!text.contains("evil.example"));
         assert!(!X509Certificate::from_der(&der).unwrap().1.is_ca());
